@@ -1,0 +1,1 @@
+"""The hardware, from the Arm Architecture Reference Manual: knows no kernel."""
