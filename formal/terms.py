@@ -2,8 +2,8 @@
 
 A term is an immutable, shared (hash-consed) node. The specification builds terms, and everything else reads them:
 the engines translate them one to one into Z3, replay evaluates them on concrete values *without* any solver, and
-the evidence writes them as SMT-LIB. That is why the logic is our own and not z3py's: a counterexample can be replayed, and a proof
-re-checked, where Z3 cannot even be imported.
+the evidence writes them as SMT-LIB. That is why the logic is our own and not z3py's: a counterexample can be replayed,
+and a proof re-checked, where Z3 cannot even be imported.
 
 Sorts: ``BOOL`` (0), a bit-vector of ``n`` bits (the int ``n``), an array from ``i``-bit indices to ``n``-bit values
 (the pair ``(i, n)``). Bit-vector operations are those of SMT-LIB 2.6, theory FixedSizeBitVectors; arrays are ArraysEx.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 Sort = int | tuple[int, int]
 BOOL: Sort = 0
@@ -299,6 +300,22 @@ def _compare(op: str, a: Term, b: Term) -> Term:
     return _term(op, (a, b), BOOL)
 
 
+Binary = Callable[[Term, Term], Term]
+bvxor: Binary = partial(_binary, "bvxor")
+bvadd: Binary = partial(_binary, "bvadd")
+bvsub: Binary = partial(_binary, "bvsub")
+bvmul: Binary = partial(_binary, "bvmul")
+bvudiv: Binary = partial(_binary, "bvudiv")  # by zero, all ones
+bvurem: Binary = partial(_binary, "bvurem")  # by zero, the dividend
+bvshl: Binary = partial(_binary, "bvshl")  # by the width or more, zero
+bvlshr: Binary = partial(_binary, "bvlshr")
+bvashr: Binary = partial(_binary, "bvashr")
+ult: Binary = partial(_compare, "bvult")  # unsigned
+ule: Binary = partial(_compare, "bvule")
+slt: Binary = partial(_compare, "bvslt")  # signed
+sle: Binary = partial(_compare, "bvsle")
+
+
 def bvand(a: Term, b: Term) -> Term:
     """Bitwise and."""
     n = _same_width(a, b)
@@ -323,11 +340,6 @@ def bvor(a: Term, b: Term) -> Term:
     return a if a is b else _binary("bvor", a, b)
 
 
-def bvxor(a: Term, b: Term) -> Term:
-    """Bitwise exclusive or."""
-    return _binary("bvxor", a, b)
-
-
 def bvnot(a: Term) -> Term:
     """Bitwise complement."""
     n = width(a)
@@ -339,66 +351,6 @@ def bvnot(a: Term) -> Term:
 def bvneg(a: Term) -> Term:
     """Two's complement negation."""
     return _binary("bvsub", const(0, width(a)), a)
-
-
-def bvadd(a: Term, b: Term) -> Term:
-    """Addition modulo ``2**n``."""
-    return _binary("bvadd", a, b)
-
-
-def bvsub(a: Term, b: Term) -> Term:
-    """Subtraction modulo ``2**n``."""
-    return _binary("bvsub", a, b)
-
-
-def bvmul(a: Term, b: Term) -> Term:
-    """Multiplication modulo ``2**n``."""
-    return _binary("bvmul", a, b)
-
-
-def bvudiv(a: Term, b: Term) -> Term:
-    """Unsigned division; by zero, all ones."""
-    return _binary("bvudiv", a, b)
-
-
-def bvurem(a: Term, b: Term) -> Term:
-    """Unsigned remainder; by zero, the dividend."""
-    return _binary("bvurem", a, b)
-
-
-def bvshl(a: Term, b: Term) -> Term:
-    """Shift left; by the width or more, zero."""
-    return _binary("bvshl", a, b)
-
-
-def bvlshr(a: Term, b: Term) -> Term:
-    """Logical shift right; by the width or more, zero."""
-    return _binary("bvlshr", a, b)
-
-
-def bvashr(a: Term, b: Term) -> Term:
-    """Arithmetic shift right."""
-    return _binary("bvashr", a, b)
-
-
-def ult(a: Term, b: Term) -> Term:
-    """Unsigned less than."""
-    return _compare("bvult", a, b)
-
-
-def ule(a: Term, b: Term) -> Term:
-    """Unsigned less than or equal."""
-    return _compare("bvule", a, b)
-
-
-def slt(a: Term, b: Term) -> Term:
-    """Signed less than."""
-    return _compare("bvslt", a, b)
-
-
-def sle(a: Term, b: Term) -> Term:
-    """Signed less than or equal."""
-    return _compare("bvsle", a, b)
 
 
 def extract(a: Term, hi: int, lo: int) -> Term:
@@ -472,9 +424,9 @@ def const_array(value: Term, index_bits: int) -> Term:
 
 def select(array: Term, index: Term) -> Term:
     """The value at an index."""
-    assert isinstance(array.sort, tuple)
-    if array.sort[0] != width(index):
-        raise TypeError(f"index of {width(index)} bits into an array of sort {array.sort}")
+    sort = array.sort
+    if not isinstance(sort, tuple) or sort[0] != width(index):
+        raise TypeError(f"index of {width(index)} bits into a term of sort {sort}")
     while array.op == "store":
         same = Eq(array.args[1], index)
         if same is TRUE:
@@ -484,7 +436,7 @@ def select(array: Term, index: Term) -> Term:
         array = array.args[0]
     if array.op == "const-array":
         return array.args[0]
-    return _term("select", (array, index), array.sort[1])
+    return _term("select", (array, index), sort[1])
 
 
 def store(array: Term, index: Term, value: Term) -> Term:
