@@ -94,6 +94,8 @@ class PMCR_EL0(Register):
 class PMUSERENR_EL0(Register):
     """Performance Monitors User Enable Register (Arm ARM D24.5)."""
 
+    TID = bit(6, "EL0 reads of the PMU identification trapped (FEAT_PMUv3p9)")
+    IR = bit(5, "EL0 reads of the instruction counter enabled (FEAT_PMUv3_ICNTR)")
     UEN = bit(4, "fine-grained user access (FEAT_PMUv3p9)")
     ER = bit(3, "EL0 reads of event counters and writes of PMSELR_EL0 enabled")
     CR = bit(2, "EL0 reads of the cycle counter enabled")
