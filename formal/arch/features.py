@@ -28,8 +28,7 @@ FEATURES: dict[str, tuple[tuple[str, ...], str]] = {
     "FEAT_SPE_FDS": (("FEAT_SPEv1p2", "FEAT_FGT2"), "PMSDSFR_EL1"),
     "FEAT_SPE_nVM": (("FEAT_SPEv1p2", "FEAT_FGT2"), "PMBMAR_EL1"),
     "FEAT_TRC_SR": ((), "System registers of the trace unit, TRC*"),
-    "FEAT_ETEv1p3": (("FEAT_TRC_SR",), "TRCITEEDCR"),
-    "FEAT_ITE": (("FEAT_ETEv1p3", "FEAT_FGT2"), "TRCITECR_EL1"),
+    "FEAT_ITE": (("FEAT_TRC_SR", "FEAT_FGT2"), "TRCITEEDCR, TRCITECR_EL1"),
     "FEAT_TRF": ((), "self-hosted trace, TRFCR_EL1"),
     "FEAT_TRBE": (("FEAT_TRF", "FEAT_TRC_SR"), "trace buffer, TRB*"),
     "FEAT_TRBE_MPAM": (("FEAT_TRBE", "FEAT_FGT2"), "TRBMPAM_EL1"),
@@ -39,8 +38,34 @@ FEATURES: dict[str, tuple[tuple[str, ...], str]] = {
     "FEAT_DoubleLock": ((), "OSDLR_EL1 is a lock, and TDOSA certainly traps it"),
     "FEAT_Debugv8p9": (("FEAT_FGT2",), "MDSELR_EL1"),
     "FEAT_STEP2": (("FEAT_Debugv8p9",), "MDSTEPOP_EL1"),
+    "FEAT_MTPMU": (("FEAT_PMUv3",), "MTPME"),
     "FEAT_HPMN0": (("FEAT_PMUv3", "FEAT_FGT"), "HPMN may be 0"),
     "IMPDEF_OSDLR_EL1_TRAP": ((), "IMPLEMENTATION DEFINED choice: TDOSA traps OSDLR_EL1 without FEAT_DoubleLock"),
+}
+
+
+# The extension without which a field of MDCR_EL2 is RES0; fields of the base architecture are not listed.
+MDCR_EL2_FIELDS: dict[str, str] = {
+    "EnSTEPOP": "FEAT_STEP2",
+    "EBWE": "FEAT_Debugv8p9",
+    "PMEE": "FEAT_EBEP",
+    "HPMFZS": "FEAT_SPEv1p2",
+    "PMSSE": "FEAT_PMUv3_SS",
+    "HPMFZO": "FEAT_PMUv3p7",
+    "MTPME": "FEAT_MTPMU",
+    "TDCC": "FEAT_FGT",
+    "HLP": "FEAT_PMUv3p5",
+    "E2TB": "FEAT_TRBE",
+    "HCCD": "FEAT_PMUv3p5",
+    "TTRF": "FEAT_TRF",
+    "HPMD": "FEAT_PMUv3p1",
+    "EnSPM": "FEAT_SPMU",
+    "TPMS": "FEAT_SPE",
+    "E2PB": "FEAT_SPE",
+    "HPME": "FEAT_PMUv3",
+    "TPM": "FEAT_PMUv3",
+    "TPMCR": "FEAT_PMUv3",
+    "HPMN": "FEAT_PMUv3",
 }
 
 
@@ -71,3 +96,13 @@ WITHOUT_FGT = frozenset(name for name in FEATURES if "FEAT_FGT" not in closure([
 def present(needed: tuple[tuple[str, ...], ...], features: frozenset[str]) -> bool:
     """Whether one feature of every alternative is there."""
     return all(any(name in features for name in alternatives) for alternatives in needed)
+
+
+def spelled(needed: tuple[tuple[str, ...], ...]) -> str:
+    """The condition as text."""
+    return " and ".join(" or ".join(alternatives) for alternatives in needed)
+
+
+def has_fgt(register: str, features: frozenset[str]) -> bool:
+    """Whether a fine-grained trap register exists; the second pair came with FEAT_FGT2."""
+    return ("FEAT_FGT2" if register in ("HDFGRTR2_EL2", "HDFGWTR2_EL2") else "FEAT_FGT") in features

@@ -104,9 +104,28 @@ class PMUSERENR_EL0(Register):
 
 
 class HCR_EL2(Register):
-    """Hypervisor Configuration Register; only TGE is modelled (Arm ARM D24.2)."""
+    """Hypervisor Configuration Register; only what debug traps depend on (Arm ARM D24.2)."""
 
+    E2H = bit(34, "EL2 hosts an operating system (FEAT_VHE)")
     TGE = bit(27, "exceptions from EL0 go to EL2; debug traps act as if TDE were 1")
+
+
+class CPACR_EL1(Register):
+    """Architectural Feature Access Control Register; only TTA is modelled (Arm ARM D24.2)."""
+
+    TTA = bit(28, "trap trace registers to EL1")
+
+
+class CPTR_EL2(Register):
+    """Architectural Feature Trap Register, EL2, as it is laid out while HCR_EL2.E2H is 1 (Arm ARM D24.2)."""
+
+    TTA = bit(28, "trap trace registers; bit 20 while HCR_EL2.E2H is 0")
+
+
+class PMSELR_EL0(Register):
+    """Performance Monitors Event Counter Selection Register (Arm ARM D24.5)."""
+
+    SEL = bits(4, 0, "event counter that PMXEVCNTR_EL0 and PMXEVTYPER_EL0 mean; 31 is the cycle counter")
 
 
 class DBGBCR_EL1(Register):

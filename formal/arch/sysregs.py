@@ -26,7 +26,7 @@ class Rights:
     """What a read, or a write, of a register needs and meets. ``lowest_el`` is None if there is no such access."""
 
     lowest_el: int | None
-    enable: tuple[str, ...]  # controls of EL1 for accesses from EL0, as in the table
+    enable: str | None  # what EL1 must grant to EL0, as in the table
     fgt: tuple[str, str] | None  # the fine-grained trap: (register, bit)
 
 
@@ -109,7 +109,7 @@ def _line(line: str, group: str, needs: str) -> SystemRegister:
     def rights(kind: str, granted: str, known: dict[str, str], trapped: bool) -> Rights:
         lowest = 0 if kind in el0 else 1 if kind in el1 else None
         fine = (known[bit], bit) if trapped and bit != "-" and lowest is not None else None
-        return Rights(lowest, _names(granted, "+") if lowest == 0 else (), fine)
+        return Rights(lowest, granted if lowest == 0 and granted != "-" else None, fine)
 
     return SystemRegister(
         name,

@@ -1,15 +1,16 @@
 """Which access of a System register is UNDEFINED, taken to EL1, trapped to EL2, or executed.
 
-An access is a register, an index, a direction and the exception level that tries. ``checks`` lists, in the order of
+An access is a register, an index, a direction and the Exception level that tries. ``checks`` lists, in the order of
 the architecture, the conditions that stop it; the first that holds decides, and an access that none stops executes.
 Everything else here reads that list: ``executes`` and ``traps_to_el2`` as Boolean terms for the specification,
 ``outcome`` as a 2-bit term, ``decide`` for concrete values with the name of what decided.
 
-Modelled: AArch64 EL1 and EL0 with EL2 present and enabled, Non-debug state, EL3 absent or trapping nothing
-(MDCR_EL3, CPTR_EL3.TTA as 0, SCR_EL3.FGTEn and FGTEn2 as 1), no external debugger halting the access (EDSCR.TDA,
-EDSCR2.TTA as 0), HCR_EL2.NV as 0. Not modelled: a reserved HPMN, which makes the number of accessible counters UNKNOWN.
+Modelled: AArch64 EL1 and EL0 with EL2 present and enabled, Non-secure and Non-debug state; EL3 absent, or trapping
+nothing (MDCR_EL3 and CPTR_EL3.TTA do not trap, SCR_EL3.FGTEn and FGTEn2 are 1); no external debugger that halts the
+access (EDSCR.TDA and EDSCR2.TTA are 0); HCR_EL2.NV is 0. Not modelled: a reserved HPMN, which makes the number of
+accessible counters UNKNOWN, and MDSELR_EL1.BANK (the break- and watchpoints are those of bank 0).
 
-Source: Arm ARM (DDI 0487) D24, accessibility pseudocode of each register; D1.4 and D13 for the order.
+Source: Arm ARM (DDI 0487) D24, the accessibility pseudocode of each register, as released in March 2025.
 """
 
 from __future__ import annotations
@@ -23,24 +24,8 @@ from formal import terms as t
 from formal.arch import features as feat
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
-from formal.arch.sysregs import GROUPS, SYSTEM_REGISTERS, SystemRegister, find
-from formal.terms import FALSE, TRUE, And, Eq, If, Not, Or, Term
-
-__all__ = [
-    "GROUPS",
-    "HOLES",
-    "SYSTEM_REGISTERS",
-    "Access",
-    "Check",
-    "Controls",
-    "Outcome",
-    "checks",
-    "decide",
-    "executes",
-    "find",
-    "outcome",
-    "traps_to_el2",
-]
+from formal.arch.sysregs import SystemRegister, find
+from formal.terms import FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 
 
 class Outcome(IntEnum):
@@ -52,8 +37,8 @@ class Outcome(IntEnum):
     EXECUTED = 3
 
 
-def _zero(bits: int = 64) -> Term:
-    return t.const(0, bits)
+_UNDEF, _EL1, _EL2, _EXECUTED = (t.const(o, 2) for o in Outcome)
+_zero = partial(t.const, 0)
 
 
 @dataclass(frozen=True)
@@ -61,29 +46,34 @@ class Controls:
     """What the architecture consults, as terms; whatever is not given is 0, and every index is implemented.
 
     ``cptr_el2_tta`` is CPTR_EL2.TTA wherever HCR_EL2.E2H puts it (bit 28 if 1, bit 20 if 0). ``pmcr_el0_n`` is the
-    number of event counters that the PE implements, not the HPMN that PMCR_EL0.N returns to EL1. ``implemented`` is how
-    many indices of a register exist, by its name in the table. ``unpredictable`` is what the PE does where the
-    architecture leaves it a choice of outcomes.
+    number of event counters that the PE implements, not the HPMN that PMCR_EL0.N returns to EL1. ``implemented`` is,
+    by the name of a register in the table, how many indices exist. ``unpredictable`` is what the PE does where the
+    architecture leaves it the choice of an outcome.
     """
 
-    mdcr_el2: MDCR_EL2 = field(default_factory=lambda: MDCR_EL2(_zero()))
-    mdscr_el1: MDSCR_EL1 = field(default_factory=lambda: MDSCR_EL1(_zero()))
-    hcr_el2: HCR_EL2 = field(default_factory=lambda: HCR_EL2(_zero()))
+    mdcr_el2: MDCR_EL2 = field(default_factory=lambda: MDCR_EL2(_zero(64)))
+    mdscr_el1: MDSCR_EL1 = field(default_factory=lambda: MDSCR_EL1(_zero(64)))
+    hcr_el2: HCR_EL2 = field(default_factory=lambda: HCR_EL2(_zero(64)))
     cptr_el2_tta: Term = FALSE
     cpacr_el1_tta: Term = FALSE
-    pmuserenr_el0: PMUSERENR_EL0 = field(default_factory=lambda: PMUSERENR_EL0(_zero()))
-    pmselr_el0_sel: Term = field(default_factory=partial(_zero, 5))
+    pmuserenr_el0: PMUSERENR_EL0 = field(default_factory=lambda: PMUSERENR_EL0(_zero(64)))
+    pmselr_el0_sel: Term = field(default_factory=lambda: _zero(5))
     pmcr_el0_n: Term = field(default_factory=lambda: t.const(31, 5))
-    hdfgrtr_el2: HDFGRTR_EL2 = field(default_factory=lambda: HDFGRTR_EL2(_zero()))
-    hdfgwtr_el2: HDFGWTR_EL2 = field(default_factory=lambda: HDFGWTR_EL2(_zero()))
-    hdfgrtr2_el2: HDFGRTR2_EL2 = field(default_factory=lambda: HDFGRTR2_EL2(_zero()))
-    hdfgwtr2_el2: HDFGWTR2_EL2 = field(default_factory=lambda: HDFGWTR2_EL2(_zero()))
-    spmselr_el0_syspmusel: Term = field(default_factory=partial(_zero, 5))
-    spmaccessr_el1: Term = field(default_factory=_zero)
-    spmaccessr_el2: Term = field(default_factory=_zero)
-    unpredictable: Term = field(default_factory=lambda: t.const(Outcome.UNDEF, 2))
+    hdfgrtr_el2: HDFGRTR_EL2 = field(default_factory=lambda: HDFGRTR_EL2(_zero(64)))
+    hdfgwtr_el2: HDFGWTR_EL2 = field(default_factory=lambda: HDFGWTR_EL2(_zero(64)))
+    hdfgrtr2_el2: HDFGRTR2_EL2 = field(default_factory=lambda: HDFGRTR2_EL2(_zero(64)))
+    hdfgwtr2_el2: HDFGWTR2_EL2 = field(default_factory=lambda: HDFGWTR2_EL2(_zero(64)))
+    spmselr_el0_syspmusel: Term = field(default_factory=lambda: _zero(5))
+    spmaccessr_el1: Term = field(default_factory=lambda: _zero(64))
+    spmaccessr_el2: Term = field(default_factory=lambda: _zero(64))
+    unpredictable: Term = _UNDEF
     features: frozenset[str] = feat.WITHOUT_FGT
     implemented: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def el0_is_host(self) -> Term:
+        """HCR_EL2.{E2H,TGE} are both 1: EL0 runs programs of a host at EL2, and fine-grained traps leave it alone."""
+        return And(self.hcr_el2.E2H, self.hcr_el2.TGE)
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,11 @@ class Access:
         """The line of the table."""
         return find(self.name)
 
+    @property
+    def number(self) -> int:
+        """The index, or 0."""
+        return self.register.check_index(self.index)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -115,126 +110,152 @@ class Check:
     decided_by: str
 
 
-_UNDEF, _EL1, _EL2, _EXECUTED = (t.const(o, 2) for o in Outcome)
-
-
 def checks(access: Access, c: Controls) -> Iterator[Check]:
-    """What may stop the access, in the order of the architecture; checks that cannot hold are left out."""
+    """What may stop the access, in the order of the architecture; what cannot hold, or comes too late, is left out."""
     for check in _all_checks(access, c):
         if check.when is not FALSE:
             yield check
+        if check.when is TRUE:
+            return
 
 
 def _all_checks(a: Access, c: Controls) -> Iterator[Check]:
-    reg = a.register
-    rights = reg.rights(a.write)
-    if not feat.present(reg.features, c.features):
-        yield Check(TRUE, _UNDEF, " & ".join("|".join(names) for names in reg.features) + " not implemented")
-    if rights.lowest_el is None:
-        yield Check(TRUE, _UNDEF, "read-only register" if a.write else "write-only register")
-    yield from _index_checks(a, c)
-    if rights.lowest_el is not None and a.el < rights.lowest_el:
-        yield Check(TRUE, _UNDEF, "no access from EL0")
-    yield from _el1_checks(a, c)
-    yield from _el2_checks(a, c)
-
-
-# ---- indices that do not exist: before every trap
-
-
-def _index_checks(a: Access, c: Controls) -> Iterator[Check]:
-    name = a.register.name
-    count = c.implemented.get(name)
-    if count is not None and a.register.indices and a.register.check_index(a.index) >= count:
-        yield Check(TRUE, _UNDEF, "index not implemented")
-    for n in _event_counter(a, c):
-        yield Check(t.ule(c.pmcr_el0_n, n), *_no_counter(c, _UNDEF, "event counter not implemented (PMCR_EL0.N)"))
-
-
-def _event_counter(a: Access, c: Controls) -> Iterator[Term]:
-    """The number of the event counter that the access names, directly or through PMSELR_EL0."""
-    if a.register.name in ("PMEVCNTR<n>_EL0", "PMEVTYPER<n>_EL0", "PMEVCNTSVR<n>_EL1"):
-        yield t.const(a.register.check_index(a.index), 5)
-    if a.register.name in ("PMXEVCNTR_EL0", "PMXEVTYPER_EL0"):
-        yield c.pmselr_el0_sel
-
-
-def _no_counter(c: Controls, defined: Term, why: str) -> tuple[Term, str]:
-    """What follows from a missing counter: certain with FEAT_FGT, CONSTRAINED UNPREDICTABLE without."""
-    if "FEAT_FGT" in c.features:
-        return defined, why
-    return c.unpredictable, why + ": CONSTRAINED UNPREDICTABLE"
-
-
-# ---- what EL1 withholds from EL0
-
-
-def _el1_checks(a: Access, c: Controls) -> Iterator[Check]:
-    for when, why in _withheld(a, c):
+    yield from _exists(a, c)
+    yield from _index_exists(a, c)
+    lowest = a.register.rights(a.write).lowest_el
+    yield Check(t.boolean(lowest is not None and a.el < lowest), _UNDEF, f"no access from EL{a.el}")
+    for when, why in _withheld_by_el1(a, c):
         yield Check(And(when, Not(c.hcr_el2.TGE)), _EL1, why)
-        yield Check(And(when, c.hcr_el2.TGE), _EL2, f"{why} with HCR_EL2.TGE=1")
+        yield Check(when, _EL2, f"{why}, HCR_EL2.TGE")
+    yield from _trapped_by_el2(a, c)
 
 
-def _withheld(a: Access, c: Controls) -> Iterator[tuple[Term, str]]:
-    enable = a.register.rights(a.write).enable
+def _exists(a: Access, c: Controls) -> Iterator[Check]:
+    reg = a.register
+    missing = not feat.present(reg.features, c.features)
+    yield Check(t.boolean(missing), _UNDEF, "not implemented: " + feat.spelled(reg.features))
+    absent = reg.rights(a.write).lowest_el is None
+    yield Check(t.boolean(absent), _UNDEF, "read-only register" if a.write else "write-only register")
+    if reg.name == "SPMSCR_EL1":
+        yield Check(TRUE, _UNDEF, "Secure state only")
+
+
+# ---- indices that do not exist are UNDEFINED ahead of every trap
+
+
+def _index_exists(a: Access, c: Controls) -> Iterator[Check]:
+    count = c.implemented.get(a.name)
+    if count is not None and a.register.indices:
+        yield Check(t.boolean(a.number >= count), _UNDEF, f"index not implemented, of {count}")
+    for n, named in _event_counter(a, c):
+        why = "event counter not implemented, PMCR_EL0.N"
+        yield Check(And(named, t.ule(c.pmcr_el0_n, n)), *_no_counter(c, _UNDEF, why))
+
+
+def _event_counter(a: Access, c: Controls) -> Iterator[tuple[Term, Term]]:
+    """The number of the event counter that the access is about, and whether it is about one at all."""
+    if a.name in ("PMEVCNTR<n>_EL0", "PMEVTYPER<n>_EL0", "PMEVCNTSVR<n>_EL1"):
+        yield t.const(a.number, 5), TRUE
+    elif a.name == "PMXEVCNTR_EL0":
+        yield c.pmselr_el0_sel, TRUE
+    elif a.name == "PMXEVTYPER_EL0":  # 31 selects PMCCFILTR_EL0
+        yield c.pmselr_el0_sel, Ne(c.pmselr_el0_sel, t.const(31, 5))
+
+
+def _no_counter(c: Controls, outcome: Term, why: str) -> tuple[Term, str]:
+    """What follows when there is no such counter: certain with FEAT_FGT, CONSTRAINED UNPREDICTABLE without."""
+    return (outcome, why) if "FEAT_FGT" in c.features else (c.unpredictable, f"{why}: CONSTRAINED UNPREDICTABLE")
+
+
+# ---- what EL1 withholds from EL0 (and CPACR_EL1 from EL1 itself)
+
+_GRANTS = {
+    "EN": ("UEN", "EN"),
+    "ER": ("UEN", "ER", "EN"),
+    "CR": ("UEN", "CR", "EN"),
+    "SW": ("UEN", "SW", "EN"),
+    "EN-TID": ("UEN", "EN"),
+    "EN-UEN": ("EN",),
+    "UEN": ("UEN",),
+}
+
+
+def _withheld_by_el1(a: Access, c: Controls) -> Iterator[tuple[Term, str]]:
     if "TTA" in a.register.traps:
         yield c.cpacr_el1_tta, "CPACR_EL1.TTA"
-    if a.el == 1 or not enable:
+    enable = a.register.rights(a.write).enable
+    if a.el == 1 or enable is None:
         return
-    if enable == ("TDCC",):
+    if enable == "TDCC":
         yield c.mdscr_el1.TDCC, "MDSCR_EL1.TDCC"
-    elif enable == ("EnSPM",):
+    elif enable == "EnSPM":
         yield Not(c.mdscr_el1.EnSPM), "MDSCR_EL1.EnSPM=0"
-    elif a.register.name == "PMCR_EL0":
-        yield Not(c.pmuserenr_el0.EN), "PMUSERENR_EL0.EN=0"
+        if _selects_system_pmu(a):
+            yield And(Not(c.el0_is_host), _spm_denied(a, c.spmaccessr_el1, c)), "SPMACCESSR_EL1"
     else:
-        yield Not(Or(*(getattr(c.pmuserenr_el0, name) for name in enable))), f"PMUSERENR_EL0.{'+'.join(enable)}=0"
+        p9 = "FEAT_PMUv3p9" in c.features  # UEN and TID are RES0 without
+        names = [name for name in _GRANTS[enable] if p9 or name != "UEN"]
+        spelled = names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+        granted = Or(*(getattr(c.pmuserenr_el0, name) for name in names))
+        yield Not(granted), f"PMUSERENR_EL0.{spelled}={'0' * len(names)}"
+        if p9 and "-" in enable:
+            taken = enable.partition("-")[2]
+            yield getattr(c.pmuserenr_el0, taken), f"PMUSERENR_EL0.{taken}"
+
+
+def _selects_system_pmu(a: Access) -> bool:
+    """Whether the register belongs to the system PMU that SPMSELR_EL0 selects, so that SPMACCESSR_ELx guards it."""
+    return a.register.group == "system_pmu" and a.name not in ("SPMSELR_EL0", "SPMACCESSR_EL1")
+
+
+def _spm_denied(a: Access, spmaccessr: Term, c: Controls) -> Term:
+    """The 2-bit field of the selected system PMU: 0b00 denies everything, 0b11 allows everything, others only reads."""
+    shift = t.zero_extend(t.concat(c.spmselr_el0_syspmusel, _zero(1)), 64)
+    permission = t.extract(t.bvlshr(spmaccessr, shift), 1, 0)
+    return Ne(permission, t.const(0b11, 2)) if a.write else Eq(permission, t.const(0b00, 2))
 
 
 # ---- what EL2 traps
 
 
-def _el2_checks(a: Access, c: Controls) -> Iterator[Check]:
-    reg = a.register
-    fine = list(_fine_grained(a, c))
-    if "TTA" in reg.traps:
-        yield Check(c.cptr_el2_tta, _EL2, "CPTR_EL2.TTA")
-    yield from fine
-    for name in reg.traps:
-        if name != "TTA":
-            yield from (Check(when, _EL2, why) for when, why in _mdcr(reg, name, c))
-    for n in _event_counter(a, c):
-        yield Check(t.ule(c.mdcr_el2.HPMN, n), *_no_counter(c, _EL2, "MDCR_EL2.HPMN: counter reserved for EL2"))
+def _trapped_by_el2(a: Access, c: Controls) -> Iterator[Check]:
+    traps = a.register.traps
+    yield Check(And(t.boolean("TTA" in traps), c.cptr_el2_tta), _EL2, "CPTR_EL2.TTA")
+    for when, why in (*_fine_grained(a, c), *(reason for name in traps for reason in _coarse(a, name, c))):
+        yield Check(when, _EL2, why)
+    for n, named in _event_counter(a, c):
+        yield Check(And(named, t.ule(c.mdcr_el2.HPMN, n)), *_no_counter(c, _EL2, "MDCR_EL2.HPMN"))
 
 
-def _fine_grained(a: Access, c: Controls) -> Iterator[Check]:
+def _fine_grained(a: Access, c: Controls) -> Iterator[tuple[Term, str]]:
     fgt = a.register.rights(a.write).fgt
-    if fgt is None:
+    if fgt is None or not feat.has_fgt(fgt[0], c.features):
+        return
+    if a.name == "OSDLR_EL1" and "FEAT_DoubleLock" not in c.features:
         return
     register, name = fgt
-    if ("FEAT_FGT2" if "2_" in register else "FEAT_FGT") not in c.features:
-        return
-    set_ = getattr(getattr(c, register.lower()), name)
-    when, value = (Not(set_), "=0") if name.startswith("n") else (set_, "")
-    if a.el == 0:
-        when = And(when, Not(c.hcr_el2.TGE))
-    yield Check(when, _EL2, f"{register}.{name}{value}")
+    bit = getattr(getattr(c, register.lower()), name)
+    when, value = (Not(bit), "=0") if name.startswith("n") else (bit, "")
+    yield And(when, Not(c.el0_is_host)) if a.el == 0 else when, f"{register}.{name}{value}"
 
 
-def _mdcr(reg: SystemRegister, name: str, c: Controls) -> Iterator[tuple[Term, str]]:
-    """What the MDCR_EL2 field ``name`` of the table contributes; TDE and TGE make TDRA, TDOSA and TDA act as 1."""
+def _coarse(a: Access, name: str, c: Controls) -> Iterator[tuple[Term, str]]:
+    """What the field ``name`` of MDCR_EL2 contributes; TDE, and TGE through it, make TDRA, TDOSA and TDA act as 1."""
     m = c.mdcr_el2
     if name in ("TDRA", "TDOSA", "TDA"):
-        if reg.name == "OSDLR_EL1" and not c.features & {"FEAT_DoubleLock", "IMPDEF_OSDLR_EL1_TRAP"}:
+        if a.name == "OSDLR_EL1" and not c.features & {"FEAT_DoubleLock", "IMPDEF_OSDLR_EL1_TRAP"}:
             return
         yield getattr(m, name), f"MDCR_EL2.{name}"
         yield m.TDE, "MDCR_EL2.TDE"
         yield c.hcr_el2.TGE, "HCR_EL2.TGE"
     elif name in ("E2PB", "E2TB"):
-        yield Eq(t.extract(getattr(m, name), 0, 0), t.const(0, 1)), f"MDCR_EL2.{name}[0]=0"
+        low = t.extract(getattr(m, name), 0, 0)
+        yield Eq(low, _zero(1)), f"MDCR_EL2.{name}<0>=0"
     elif name == "EnSPM":
         yield Not(m.EnSPM), "MDCR_EL2.EnSPM=0"
-    elif name != "TDCC" or "FEAT_FGT" in c.features:
+        if _selects_system_pmu(a):
+            yield _spm_denied(a, c.spmaccessr_el2, c), "SPMACCESSR_EL2"
+    elif name in ("TPM", "TPMCR", "TPMS", "TTRF") or (name == "TDCC" and "FEAT_FGT" in c.features):
         yield getattr(m, name), f"MDCR_EL2.{name}"
 
 
@@ -243,9 +264,8 @@ def _mdcr(reg: SystemRegister, name: str, c: Controls) -> Iterator[tuple[Term, s
 
 def _read(a: Access, c: Controls | MDCR_EL2, executed: Term, of: Callable[[Term], Term]) -> Term:
     """``of`` the outcome of the first check that holds, or ``executed``."""
-    controls = Controls(mdcr_el2=c) if isinstance(c, MDCR_EL2) else c
     result = executed
-    for check in reversed(list(checks(a, controls))):
+    for check in reversed(list(checks(a, Controls(mdcr_el2=c) if isinstance(c, MDCR_EL2) else c))):
         result = If(check.when, of(check.outcome), result)
     return result
 
@@ -265,38 +285,14 @@ def traps_to_el2(access: Access, controls: Controls | MDCR_EL2) -> Term:
     return _read(access, controls, FALSE, lambda o: Eq(o, _EL2))
 
 
-def decide(access: Access, c: Controls) -> tuple[Outcome, str]:
+def decide(access: Access, controls: Controls) -> tuple[Outcome, str]:
     """The outcome under concrete controls and what decided it.
 
     Raises:
         TypeError: if a control that matters is not a constant.
     """
-    for check in checks(access, c):
+    for check in checks(access, controls):
         if check.when is TRUE:
             return Outcome(t.value_of(check.outcome)), check.decided_by
-        if check.when is not FALSE:
-            raise TypeError(f"{check.decided_by} depends on {check.when!r}; decide() needs constants")
-    return Outcome.EXECUTED, "nothing traps it"
-
-
-# What executes with every trap that KVM sets through MDCR_EL2 and CPTR_EL2.TTA, on hardware that has the register.
-HOLES: dict[str, str] = {
-    "PMBIDR_EL1": "identification register; only FEAT_FGT has a trap for it",
-    "TRBIDR_EL1": "identification register; only FEAT_FGT has a trap for it",
-    "PM": "PSTATE.PM masks PMU exceptions at EL1; no trap exists",
-    "PMSSCR_EL1": "TPM does not cover snapshots; HDFGxTR2_EL2.nPMSSCR_EL1 does",
-    "PMCCNTSVR_EL1": "TPM does not cover snapshots; HDFGRTR2_EL2.nPMSSDATA does",
-    "PMEVCNTSVR<n>_EL1": "TPM does not cover snapshots; HDFGRTR2_EL2.nPMSSDATA does",
-    "PMICNTSVR_EL1": "TPM does not cover snapshots; HDFGRTR2_EL2.nPMSSDATA does",
-    "TRCITECR_EL1": "neither TTA nor TTRF; HDFGxTR2_EL2.nTRCITECR_EL1 does",
-    "BRBINF<n>_EL1": "only HDFGRTR_EL2.nBRBDATA",
-    "BRBSRC<n>_EL1": "only HDFGRTR_EL2.nBRBDATA",
-    "BRBTGT<n>_EL1": "only HDFGRTR_EL2.nBRBDATA",
-    "BRBTS_EL1": "only HDFGxTR_EL2.nBRBDATA",
-    "BRBINFINJ_EL1": "only HDFGxTR_EL2.nBRBDATA",
-    "BRBSRCINJ_EL1": "only HDFGxTR_EL2.nBRBDATA",
-    "BRBTGTINJ_EL1": "only HDFGxTR_EL2.nBRBDATA",
-    "BRBCR_EL1": "only HDFGxTR_EL2.nBRBCTL",
-    "BRBFCR_EL1": "only HDFGxTR_EL2.nBRBCTL",
-    "BRBIDR0_EL1": "only HDFGRTR_EL2.nBRBIDR",
-}
+        raise TypeError(f"{check.decided_by} depends on {check.when!r}; decide() needs constants")
+    return Outcome.EXECUTED, "no trap applies"
