@@ -1,0 +1,1 @@
+"""The engines: they take obligations and systems, return values, and never print."""

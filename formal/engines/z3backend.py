@@ -1,0 +1,215 @@
+"""Terms to Z3, one constructor for one, and a solver for them.
+
+Every node of ``formal.terms`` becomes exactly one application of the Z3 function of the same name; nothing is simplified
+on the way. Calls go through the C API, because building the same terms through z3py's operators takes several times as
+long. The solver is z3's ``SimpleSolver`` with push and pop: ``SolverFor("QF_BV")`` bit-blasts eagerly and is many times
+slower on incremental use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import z3
+from z3 import z3core as c
+
+from formal import terms as t
+from formal.terms import BOOL, ArrayValue, Sort, Term, Value
+from formal.walk import support
+
+_BINARY: dict[str, Callable[..., Any]] = {
+    "=": c.Z3_mk_eq, "bvand": c.Z3_mk_bvand, "bvor": c.Z3_mk_bvor, "bvxor": c.Z3_mk_bvxor, "bvadd": c.Z3_mk_bvadd,
+    "bvsub": c.Z3_mk_bvsub, "bvmul": c.Z3_mk_bvmul, "bvudiv": c.Z3_mk_bvudiv, "bvurem": c.Z3_mk_bvurem,
+    "bvshl": c.Z3_mk_bvshl, "bvlshr": c.Z3_mk_bvlshr, "bvashr": c.Z3_mk_bvashr, "bvult": c.Z3_mk_bvult,
+    "bvule": c.Z3_mk_bvule, "bvslt": c.Z3_mk_bvslt, "bvsle": c.Z3_mk_bvsle, "concat": c.Z3_mk_concat,
+    "select": c.Z3_mk_select,
+}  # fmt: skip
+
+
+class SolverTimeoutError(Exception):
+    """The solver gave up; its reason is the message."""
+
+
+class Z3Terms:
+    """Translates terms into one Z3 context and keeps every translation."""
+
+    def __init__(self) -> None:
+        self.context = z3.main_ctx()
+        self._ref = self.context.ref()
+        self._done: dict[Term, Any] = {}
+        self._sorts: dict[Sort, Any] = {}
+
+    def __del__(self) -> None:
+        if self.context.ref() is not None and c is not None:
+            for ast in self._done.values():
+                c.Z3_dec_ref(self._ref, ast)
+
+    def sort(self, sort: Sort) -> Any:
+        """The Z3 sort of a term sort."""
+        if sort not in self._sorts:
+            if isinstance(sort, tuple):
+                made = c.Z3_mk_array_sort(self._ref, self.sort(sort[0]), self.sort(sort[1]))
+            else:
+                made = c.Z3_mk_bv_sort(self._ref, sort) if sort else c.Z3_mk_bool_sort(self._ref)
+            c.Z3_inc_ref(self._ref, c.Z3_sort_to_ast(self._ref, made))
+            self._sorts[sort] = made
+        return self._sorts[sort]
+
+    def ast(self, term: Term) -> Any:
+        """The Z3 AST of a term (raw C API handle, owned by this object)."""
+        done = self._done
+        found = done.get(term)
+        if found is not None:
+            return found
+        stack = [term]
+        while stack:
+            node = stack[-1]
+            if node in done:
+                stack.pop()
+                continue
+            pending = [a for a in node.args if a not in done]
+            if pending:
+                stack.extend(pending)
+                continue
+            made = self._make(node, [done[a] for a in node.args])
+            c.Z3_inc_ref(self._ref, made)
+            done[node] = made
+            stack.pop()
+        return done[term]
+
+    def _make(self, node: Term, args: list[Any]) -> Any:
+        ref, op = self._ref, node.op
+        if op in _BINARY:
+            return _BINARY[op](ref, args[0], args[1])
+        if op == "var":
+            return c.Z3_mk_const(ref, c.Z3_mk_string_symbol(ref, str(node.data)), self.sort(node.sort))
+        if op == "const":
+            if node.sort == BOOL:
+                return c.Z3_mk_true(ref) if node.data else c.Z3_mk_false(ref)
+            return c.Z3_mk_numeral(ref, str(node.data), self.sort(node.sort))
+        if op == "not":
+            return c.Z3_mk_not(ref, args[0])
+        if op in ("and", "or"):
+            array = (z3.Ast * len(args))(*args)
+            return (c.Z3_mk_and if op == "and" else c.Z3_mk_or)(ref, len(args), array)
+        if op == "ite":
+            return c.Z3_mk_ite(ref, *args)
+        if op == "store":
+            return c.Z3_mk_store(ref, *args)
+        if op == "bvnot":
+            return c.Z3_mk_bvnot(ref, args[0])
+        if op == "extract":
+            hi, lo = t.bounds(node)
+            return c.Z3_mk_extract(ref, hi, lo, args[0])
+        if op == "sign_extend":
+            return c.Z3_mk_sign_ext(ref, node.data, args[0])
+        if op == "const-array":
+            assert isinstance(node.sort, tuple)
+            return c.Z3_mk_const_array(ref, self.sort(node.sort[0]), args[0])
+        raise TypeError(f"no translation for {op}")
+
+    def expr(self, term: Term) -> Any:
+        """The term as a z3py expression."""
+        return z3.z3._to_expr_ref(self.ast(term), self.context)
+
+
+class Z3Solver:
+    """One incremental solver over terms; times out after ``timeout`` seconds a question."""
+
+    def __init__(self, terms: Z3Terms, timeout: float | None = None) -> None:
+        self.terms = terms
+        self._solver = z3.SimpleSolver()
+        if timeout is not None:
+            self._solver.set("timeout", max(1, int(timeout * 1000)))
+        self._ref = terms.context.ref()
+
+    def add(self, *facts: Term) -> None:
+        """Asserts Boolean terms."""
+        for fact in facts:
+            c.Z3_solver_assert(self._ref, self._solver.solver, self.terms.ast(fact))
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Everything asserted inside is forgotten at the end."""
+        self._solver.push()
+        try:
+            yield
+        finally:
+            self._solver.pop()
+
+    def satisfiable(self, *extra: Term) -> bool:
+        """Whether what is asserted, and ``extra``, can hold together.
+
+        Raises:
+            SolverTimeoutError: if the solver cannot tell.
+        """
+        if extra:
+            with self.scope():
+                self.add(*extra)
+                return self._check()
+        return self._check()
+
+    def model(self, wanted: Iterable[Term], *extra: Term) -> dict[str, Value] | None:
+        """Values of variables that satisfy what is asserted and ``extra``; ``None`` if there are none."""
+        with self.scope():
+            self.add(*extra)
+            if not self._check():
+                return None
+            return self._values(wanted)
+
+    def _check(self) -> bool:
+        answer = self._solver.check()
+        if answer == z3.unknown:
+            reason = self._solver.reason_unknown()
+            if "interrupt" in reason or "Interrupt" in reason:
+                raise KeyboardInterrupt
+            raise SolverTimeoutError(reason)
+        return bool(answer == z3.sat)
+
+    def _values(self, wanted: Iterable[Term]) -> dict[str, Value]:
+        model = self._solver.model()
+        return {str(v.data): _value(model.eval(self.terms.expr(v), model_completion=True), v.sort) for v in wanted}
+
+
+def _value(expr: Any, sort: Sort) -> Value:
+    if sort == BOOL:
+        return bool(z3.is_true(expr))
+    if isinstance(sort, tuple):
+        items: list[tuple[int, int]] = []
+        while z3.is_store(expr):
+            array, index, value = expr.children()
+            items.append((index.as_long(), value.as_long()))
+            expr = array
+        if not z3.is_const_array(expr):
+            raise TypeError(f"array value not understood: {expr}")
+        value_of_array = ArrayValue(expr.children()[0].as_long())
+        for i, v in reversed(items):
+            value_of_array = value_of_array.set(i, v)
+        return value_of_array
+    return int(expr.as_long())
+
+
+def check(assumptions: Iterable[Term], timeout: float | None = None) -> bool:
+    """Whether the terms can hold together, in a solver of its own."""
+    solver = Z3Solver(Z3Terms(), timeout)
+    solver.add(*assumptions)
+    return solver.satisfiable()
+
+
+def model(assumptions: Iterable[Term], timeout: float | None = None) -> Mapping[str, Value] | None:
+    """A satisfying assignment of the free variables, or ``None``."""
+    facts = tuple(assumptions)
+    names: dict[str, Term] = {}
+    for fact in facts:
+        for node_name in support(fact):
+            names.setdefault(node_name, fact)
+    solver = Z3Solver(Z3Terms(), timeout)
+    return solver.model(_variables(facts), *facts)
+
+
+def _variables(facts: tuple[Term, ...]) -> list[Term]:
+    from formal.walk import nodes
+
+    return [n for n in nodes(facts) if n.op == "var"]

@@ -1,0 +1,125 @@
+"""Kernel releases as sets of named behaviours. The only file that knows releases.
+
+A ``Kernel`` says which of the behaviours that ever differed a kernel has; an epoch is a preset for a range of releases.
+Transitions ask for behaviours, never for a release, because a real tree may be a hybrid (Debian's 5.10 is E4 with two
+later fixes): ``formal.kernel`` resolves a tree to behaviours from its source. Taking a fix away again re-introduces the
+bug it fixed (``BUGS``). Commit ids are those of mainline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Self
+
+
+class Mode(Enum):
+    """Where the host kernel runs."""
+
+    VHE = "vhe"  # at EL2
+    NVHE = "nvhe"  # at EL1, with a small hypervisor at EL2
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel does where kernels differ."""
+
+    mode: Mode
+    # initialisation
+    vhe_reads_boot_mdcr: bool = True  # da5a3ce66b8b (v4.20): kvm_arm_init_debug runs under VHE too
+    first_run_init: bool = True  # 263d6287da14 (v5.13): mdcr_el2 is computed before the first vcpu_load
+    mdcr_el2_bits: int = 64  # d6c850dd6ce9 (v5.15): MDCR_EL2 was kept in 32 bits before
+    preserved_mdscr_bits: int = 32  # guest_debug_preserved.mdscr_el1 is u32 up to v6.13
+    # what traps
+    keeps_hpmn: bool = True  # since v4.3; off only to break it
+    traps_trace_filter: bool = True  # a354a64d91ee (v5.13): TTRF
+    traps_debug_for_use_hw: bool = True  # since v4.3; off only to break it
+    emulates_os_lock: bool = True  # 7dabf02f43a1, e2ffceaae508 (v5.18)
+    # load and put, entry and exit
+    vhe_writes_changed_mdcr: bool = True  # 4942dc6638b0 (v5.6): setup_debug writes MDCR_EL2 under VHE when it changed
+    saves_host_mdcr: bool = True  # 1460b4b25fde (v5.15): the host's MDCR_EL2 is saved, not rebuilt from the guest's
+    saves_host_pmuserenr: bool = True  # 6.1: the host's PMUSERENR_EL0 is saved, not zeroed
+    guards_pmuserenr: bool = False  # 8681f7175948 (v6.5): perf leaves PMUSERENR_EL0 alone while a vCPU is loaded
+    # the host's single-step
+    preserves_pstate_ss: bool = True  # 34fbdee086cf (v6.1)
+    keeps_step_pending: bool = True  # 370531d1e95b (v6.1): DBG_SS_ACTIVE_PENDING
+    skip_advances_step: bool = True  # bd7d95cafb49 (v4.20): skipping an instruction clears PSTATE.SS
+    fakes_step_exit: bool = False  # 696673d192d8 (v4.16) to v4.19: a step is reported after any handled exit
+    defers_pc_adjustment: bool = True  # cdb5e02ed133 (v5.11): __kvm_adjust_pc at the next entry
+    # emulation of trapped accesses
+    indexes_trapped_banks: bool = True  # cb853ded1d25 (v5.13), broken by 03fdfb269009 (v5.4)
+    restores_debug_ptr: bool = True  # since v4.3; off only to break it
+    # size
+    breakpoints: int = 16  # break- and watchpoints in a bank; a power of two up to 16
+
+    @property
+    def vhe(self) -> bool:
+        """The host kernel runs at EL2."""
+        return self.mode is Mode.VHE
+
+    def but(self, **changes: Any) -> Self:
+        """This kernel with some behaviours changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A range of releases whose debug-trap code behaves alike."""
+
+    name: str
+    releases: str
+    says: str
+    lacks: dict[str, Any]
+
+    def kernel(self, mode: Mode) -> Kernel:
+        """The behaviours of these releases, in one host mode."""
+        return Kernel(mode, **self.lacks)
+
+
+_E7: dict[str, Any] = {"preserves_pstate_ss": False, "keeps_step_pending": False}
+_E6: dict[str, Any] = {**_E7, "emulates_os_lock": False}
+_E4: dict[str, Any] = {
+    **_E6,
+    "saves_host_mdcr": False,
+    "saves_host_pmuserenr": False,
+    "mdcr_el2_bits": 32,
+    "first_run_init": False,
+    "traps_trace_filter": False,
+    "defers_pc_adjustment": False,
+    "indexes_trapped_banks": False,
+}
+_E3B: dict[str, Any] = {**_E4, "vhe_writes_changed_mdcr": False}
+_E3A: dict[str, Any] = {
+    **_E3B,
+    "vhe_reads_boot_mdcr": False,
+    "skip_advances_step": False,
+    "fakes_step_exit": True,
+    "indexes_trapped_banks": True,
+}
+
+EPOCHS: dict[str, Epoch] = {
+    e.name: e
+    for e in (
+        Epoch("E3a", "v4.17 to v4.19", "VHE writes MDCR_EL2 at vcpu_load, from a copy that stays 0", _E3A),
+        Epoch("E3b", "v4.20 to v5.5", "VHE reads the boot value too", _E3B),
+        Epoch("E4", "v5.6 to v5.12-rc", "VHE also writes MDCR_EL2 when setup changed it", _E4),
+        Epoch("E8", "v6.1 to v6.13", "OS lock emulated, host value saved, PSTATE.SS and pending steps kept", {}),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A bug of the past, brought back by taking its fix away."""
+
+    name: str
+    title: str
+    fix: str
+    epoch: str
+    modes: tuple[Mode, ...]
+    changes: dict[str, Any]
+    breaks: str  # the claim that must fail
+
+    def kernel(self, mode: Mode) -> Kernel:
+        """The fixed epoch with the bug back in."""
+        return EPOCHS[self.epoch].kernel(mode).but(**self.changes)

@@ -1,0 +1,956 @@
+"""What KVM, the guest, user space and the host do to the state: one function per operation, as a vCPU meets them.
+
+An operation has a guard (``enabled``) and a new state; it acts on one vCPU and one CPU, changes only what it ``writes``
+(checked on every call), and carries the name of its C function. Components are C functions that only run inside an
+operation with interrupts off, so that nothing can come between. Place names are those of v6.1 under arch/arm64/kvm,
+unless a release is named.
+
+Comments say, in our own words, what the kernel's comments or the Arm ARM ask for at that place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from formal import terms as t
+from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
+from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, PMUSERENR_EL0, PSTATE
+from formal.arch.traps import Access, Controls, executes, traps_to_el2
+from formal.epochs import Kernel
+from formal.state import VARIABLES, Exit, Phase, State
+from formal.terms import And, Eq, If, Implies, Not, Or, Sort, Term
+
+RESET_PSTATE = 0x3C5  # EL1h with D, A, I and F masked (VCPU_RESET_PSTATE_EL1, asm/kvm_arm.h and asm/ptrace.h)
+OSLM_IMPLEMENTED = 1 << 3  # OSLSR_EL1.OSLM as the guest sees it (sys_regs.c, from v5.18)
+
+
+class Inputs:
+    """What an operation leaves open: each ``bits``, ``flag`` or ``bank`` is a free variable of that step."""
+
+    def __init__(self, tag: str, breakpoints: int) -> None:
+        self._tag = tag
+        self._index_bits = 2 + (breakpoints - 1).bit_length()
+        self.terms: dict[str, Term] = {}
+
+    def _make(self, name: str, sort: Sort) -> Term:
+        return self.terms.setdefault(name, t.var(f"{self._tag}.{name}", sort))
+
+    def bits(self, name: str, n: int = 64) -> Term:
+        """An open bit-vector of ``n`` bits."""
+        return self._make(name, n)
+
+    def flag(self, name: str) -> Term:
+        """An open Boolean."""
+        return self._make(name, t.BOOL)
+
+    def index(self, name: str) -> Term:
+        """An open index into a bank of break- and watchpoint registers."""
+        return self._make(name, self._index_bits)
+
+    def bank(self, name: str) -> Term:
+        """Open contents of a whole bank."""
+        return self._make(name, (self._index_bits, 64))
+
+
+class Actor(Enum):
+    """Who takes the step."""
+
+    KVM = "KVM"
+    GUEST = "the guest"
+    USER = "user space"
+    HOST = "the host"
+
+
+Guard = Callable[[State, Kernel, Inputs], Term]
+Step = Callable[[State, Kernel, Inputs], State]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One transition of the system.
+
+    ``pair`` says that it acts on a loaded vCPU and its CPU; without it the CPU part or the vCPU part stands alone.
+    """
+
+    name: str
+    actor: Actor
+    place: str
+    says: str
+    writes: frozenset[str]
+    guard: Guard
+    step: Step
+    preemptible: bool = False
+    c_function: str | None = field(default=None)
+
+    def enabled(self, s: State, k: Kernel, i: Inputs) -> Term:
+        """When the operation may happen."""
+        return self.guard(s, k, i)
+
+    def __call__(self, s: State, k: Kernel, i: Inputs) -> State:
+        """The state after the operation.
+
+        Raises:
+            TypeError: if the operation changes a variable that it does not declare.
+        """
+        after = self.step(s, k, i)
+        changed = {name for name, term in after.values.items() if term is not s.values[name]}
+        if not changed <= self.writes:
+            raise TypeError(f"{self.name} changes {', '.join(sorted(changed - self.writes))} without declaring it")
+        return after
+
+
+def operation(
+    name: str,
+    place: str,
+    *,
+    writes: str,
+    enabled: Guard,
+    actor: Actor = Actor.KVM,
+    preemptible: bool = False,
+    c_function: str | None = None,
+) -> Callable[[Step], Operation]:
+    """Declares an operation; its docstring says what happens."""
+    names = frozenset(writes.split())
+    if unknown := names - VARIABLES.keys():
+        raise TypeError(f"{name} declares unknown variables: {', '.join(sorted(unknown))}")
+
+    def declare(step: Step) -> Operation:
+        return Operation(name, actor, place, step.__doc__ or "", names, enabled, step, preemptible, c_function)
+
+    return declare
+
+
+# ---- the hardware below the guest
+
+
+def controls(s: State) -> Controls:
+    """What decides the guest's accesses of System registers, as far as it is modelled; the rest is 0."""
+    return Controls(mdcr_el2=s.hw_mdcr_el2, mdscr_el1=s.hw_mdscr_el1, pmuserenr_el0=s.hw_pmuserenr_el0)
+
+
+def may_execute(s: State) -> Term:
+    """Whether the guest's next instruction runs: no software step exception to EL2 comes before it."""
+    state = step_state(s.hw_mdcr_el2, s.hw_mdscr_el1, s.hw_oslk, s.hw_pstate)
+    return Not(And(goes_to_el2(s.hw_mdcr_el2), state.active_pending))
+
+
+def _eret_to_guest(s: State, spsr: PSTATE) -> State:
+    """ERET from EL2, where debug exceptions are off (PSTATE.D), with this SPSR_EL2 (Arm ARM D2.12.4)."""
+    return s.but(hw_pstate=spsr.but(SS=eret_ss(s.hw_mdcr_el2, s.hw_mdscr_el1, s.hw_oslk, spsr)))
+
+
+def _retire(s: State, i: Inputs) -> State:
+    """One guest instruction is done. PSTATE is whatever the guest makes it, but SS is clear after a step for EL2, and
+    only an ERET of the guest that begins its own stepping sets it (Arm ARM D2.12.3, D2.12.4)."""
+    after = PSTATE(i.bits("pstate"))
+    own_step = And(s.hw_mdscr_el1.SS, Not(goes_to_el2(s.hw_mdcr_el2)), Not(s.hw_oslk))
+    return s.but(hw_pstate=after.but(SS=And(after.SS, own_step)), steps=_one_more(s.steps))
+
+
+def _one_more(steps: Term) -> Term:
+    return If(Eq(steps, t.const(3, 2)), steps, steps + t.const(1, 2))
+
+
+# ---- guards
+
+
+def _here(*phases: Phase) -> Guard:
+    return lambda s, k, i: And(s.here, s.at(*phases))
+
+
+def _handling(*kinds: Exit) -> Guard:
+    return lambda s, k, i: And(s.here, s.at(Phase.LOADED), s.exits_with(*kinds))
+
+
+def _cpu_idle(s: State, k: Kernel, i: Inputs) -> Term:
+    return s.idle
+
+
+def _host_runs(s: State, k: Kernel, i: Inputs) -> Term:
+    """The CPU runs host code with interrupts enabled: no vCPU is loaded, or this one is, outside the entry path."""
+    return Or(s.idle, And(s.here, s.at(Phase.LOADED)))
+
+
+def _user_space_has_vcpu(s: State, k: Kernel, i: Inputs) -> Term:
+    """vcpu->mutex is free, so that an ioctl may run; these ioctls work on a vCPU that is not loaded."""
+    return And(s.at(Phase.CREATED, Phase.READY), Not(s.in_run))
+
+
+# ---- a CPU comes up
+
+
+@operation(
+    "cpu_boot",
+    "arch/arm64/include/asm/el2_setup.h, __init_el2_debug; kernel/debug-monitors.c",
+    writes="hw_mdcr_el2 hw_mdscr_el1 host_mdscr_el1 hw_bank host_bank hw_oslk hw_pmuserenr_el0 kvm_ready",
+    enabled=_cpu_idle,
+    actor=Actor.HOST,
+)
+def cpu_boot(s: State, k: Kernel, i: Inputs) -> State:
+    """The CPU comes up again: hotplug, or resume from a power-down. The boot code writes MDCR_EL2 as it did before."""
+    mdscr, bank = i.bits("mdscr_el1"), i.bank("bank")
+    return s.but(
+        hw_mdcr_el2=s.boot_mdcr_el2,
+        hw_mdscr_el1=mdscr,
+        host_mdscr_el1=mdscr,
+        hw_bank=bank,
+        host_bank=bank,
+        hw_oslk=False,
+        hw_pmuserenr_el0=i.bits("pmuserenr_el0"),
+        kvm_ready=False,
+    )
+
+
+@operation(
+    "kvm_arm_init_debug",
+    "debug.c, kvm_arm_init_debug, from cpu_hyp_reinit in arm.c",
+    writes="percpu_mdcr_el2 kvm_ready",
+    enabled=_cpu_idle,
+    c_function="kvm_arm_init_debug",
+)
+def init_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """Hyp initialisation: at boot, at hotplug, when KVM is enabled again, at CPU_PM exit, also after a failed entry."""
+    # Reads MDCR_EL2 once for each CPU so that HPMN, presumably set by boot code that knows, can be kept.
+    if k.vhe and not k.vhe_reads_boot_mdcr:
+        return s.but(kvm_ready=True)
+    return s.but(percpu_mdcr_el2=s.hw_mdcr_el2, kvm_ready=True)
+
+
+# ---- a vCPU is created and runs for the first time
+
+
+def reset_debug_ptr(s: State) -> State:
+    """debug.c, kvm_arm_reset_debug_ptr: debug_ptr points to the vCPU's own registers."""
+    return s.but(debug_ptr_external=False)
+
+
+@operation(
+    "kvm_arch_vcpu_create",
+    "arm.c, kvm_arch_vcpu_create",
+    writes="phase debug_ptr_external",
+    enabled=lambda s, k, i: s.at(Phase.NEW),
+)
+def vcpu_create(s: State, k: Kernel, i: Inputs) -> State:
+    """A vCPU is created; kvm_arm_reset_debug_ptr gives debug_ptr its first value."""
+    return reset_debug_ptr(s).but(phase=Phase.CREATED)
+
+
+def setup_mdcr_el2(s: State, k: Kernel) -> State:
+    """debug.c, kvm_arm_setup_mdcr_el2 (part of kvm_arm_setup_debug before v5.13): what the next entry will load."""
+    # The document asks for traps of: performance monitors, debug ROM address, OS registers, statistical profiling
+    # (a field that is not named is 0, so E2PB is 0 and the buffer belongs to EL2), later the trace filter as well.
+    # Debug registers trap unless the guest uses them and nobody else has to be kept out: user space that debugs the
+    # guest with them, or the guest's own OS lock.
+    debug_trap = Or(
+        And(t.boolean(k.traps_debug_for_use_hw), s.guest_debug.USE_HW),
+        Not(s.debug_dirty),
+        And(t.boolean(k.emulates_os_lock), s.os_lock),
+    )
+    return s.but(
+        mdcr_el2=MDCR_EL2.of(
+            TTRF=k.traps_trace_filter,
+            TPMS=True,
+            TDRA=True,
+            TDOSA=True,
+            TDA=debug_trap,
+            TDE=s.guest_debug.any(),
+            TPM=True,
+            TPMCR=True,
+            HPMN=s.percpu_mdcr_el2.HPMN if k.keeps_hpmn else 0,
+        ),
+        sampled_dirty=s.debug_dirty,
+    )
+
+
+@operation(
+    "kvm_arm_vcpu_init_debug",
+    "debug.c, kvm_arm_vcpu_init_debug, from kvm_arch_vcpu_run_pid_change in arm.c",
+    writes="phase mdcr_el2 sampled_dirty",
+    enabled=lambda s, k, i: And(s.at(Phase.CREATED), Not(s.in_run), s.idle, s.kvm_ready),
+    c_function="kvm_arm_vcpu_init_debug",
+)
+def vcpu_init_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """The first KVM_RUN, not yet loaded: computes mdcr_el2 on whatever CPU the thread is on, preemption disabled."""
+    return (setup_mdcr_el2(s, k) if k.first_run_init else s).but(phase=Phase.READY)
+
+
+# ---- load and put
+
+
+def activate_traps(s: State, k: Kernel) -> State:
+    """hyp/include/hyp/switch.h, __activate_traps_common: from load under VHE, at every entry under nVHE."""
+    # EL0 accesses to the PMU must get past PMUSERENR_EL0 to reach the trap to EL2.
+    if k.saves_host_pmuserenr:
+        s = s.but(host_ctxt_pmuserenr_el0=s.hw_pmuserenr_el0)
+    if k.saves_host_mdcr:
+        s = s.but(mdcr_el2_host=s.hw_mdcr_el2)
+    return s.but(
+        hw_pmuserenr_el0=PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True),
+        hw_mdcr_el2=s.mdcr_el2,
+    )
+
+
+def deactivate_traps(s: State, k: Kernel) -> State:
+    """hyp/include/hyp/switch.h, __deactivate_traps_common; before v5.15 in vhe/ and nvhe/switch.c."""
+    if k.saves_host_mdcr:
+        mdcr = s.mdcr_el2_host
+    elif k.vhe:  # deactivate_traps_vhe_put: the guest's value without its traps, except TPMS
+        keep = t.const(MDCR_EL2.mask("HPMN", "E2PB", "TPMS"), 64)
+        mdcr = MDCR_EL2(s.hw_mdcr_el2.raw & keep)
+    else:  # nvhe/switch.c, __deactivate_traps: the guest's HPMN, and the profiling buffer always given to EL1
+        mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN, E2PB=3)
+    user = s.host_ctxt_pmuserenr_el0 if k.saves_host_pmuserenr else PMUSERENR_EL0.of()
+    return s.but(hw_mdcr_el2=mdcr, hw_pmuserenr_el0=user)
+
+
+@operation(
+    "kvm_arch_vcpu_load",
+    "arm.c, kvm_arch_vcpu_load; vhe/sysreg-sr.c, kvm_vcpu_load_sysregs_vhe",
+    writes="phase in_run cpu vcpu busy host_ctxt_pmuserenr_el0 mdcr_el2_host hw_pmuserenr_el0 hw_mdcr_el2",
+    enabled=lambda s, k, i: And(s.at(Phase.READY), s.idle, s.kvm_ready, Or(s.in_run, Not(s.exits_with(Exit.MMIO)))),
+)
+def vcpu_load(s: State, k: Kernel, i: Inputs) -> State:
+    """KVM_RUN loads the vCPU, or the scheduler brings back its thread, on any CPU. VHE activates the traps here."""
+    s = s.but(phase=Phase.LOADED, in_run=True, cpu=s.cpu_id, vcpu=s.vcpu_id, busy=True)
+    return activate_traps(s, k) if k.vhe else s
+
+
+def _unload(s: State, k: Kernel) -> State:
+    s = s.but(phase=Phase.READY, busy=False)
+    return deactivate_traps(s, k) if k.vhe else s
+
+
+@operation(
+    "kvm_arch_vcpu_put",
+    "arm.c, kvm_arch_vcpu_put; vhe/sysreg-sr.c, kvm_vcpu_put_sysregs_vhe",
+    writes="phase busy hw_mdcr_el2 hw_pmuserenr_el0",
+    enabled=_here(Phase.LOADED),
+)
+def vcpu_put(s: State, k: Kernel, i: Inputs) -> State:
+    """The thread is preempted or sleeps anywhere in KVM_RUN where interrupts are on, also with an exit to handle."""
+    return _unload(s, k)
+
+
+# ---- KVM_RUN returns to user space
+
+
+def adjust_pc(s: State, k: Kernel, i: Inputs) -> State:
+    """hyp/exception.c, __kvm_adjust_pc: skips the emulated instruction, or enters the guest's exception handler."""
+    # Either way the software step state machine of the guest moves on: SS is cleared.
+    if not k.defers_pc_adjustment:
+        return s
+    entered = PSTATE(i.bits("exception_pstate"))
+    taken = If(i.flag("takes_exception"), entered.but(SS=False).raw, s.pstate.but(SS=False).raw)
+    return s.but(pstate=If(s.adjust_pc, taken, s.pstate.raw), adjust_pc=False)
+
+
+@operation(
+    "kvm_arch_vcpu_ioctl_run returns",
+    "arm.c, kvm_arch_vcpu_ioctl_run, label out",
+    writes="phase in_run busy hw_mdcr_el2 hw_pmuserenr_el0 pstate adjust_pc guest_pstate_ss",
+    enabled=_handling(Exit.NONE, Exit.MMIO),
+)
+def run_returns(s: State, k: Kernel, i: Inputs) -> State:
+    """A signal, an immediate exit or an exit for user space: a pending PC adjustment is committed, the vCPU is put."""
+    adjusted = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Not(s.adjust_pc)))
+    return _unload(adjusted, k).but(in_run=False)
+
+
+# ---- before the entry
+
+
+def save_guest_debug_regs(s: State, k: Kernel) -> State:
+    """debug.c, save_guest_debug_regs: the guest's values, before they are tweaked."""
+    s = s.but(preserved_mdscr_el1=s.mdscr_el1)
+    return s.but(preserved_pstate_ss=s.pstate.SS) if k.preserves_pstate_ss else s
+
+
+def restore_guest_debug_regs(s: State, k: Kernel) -> State:
+    """debug.c, restore_guest_debug_regs: and back, before a trapped access to MDSCR_EL1 is handled."""
+    s = s.but(mdscr_el1=s.preserved_mdscr_el1)
+    return s.but(pstate=s.pstate.but(SS=s.preserved_pstate_ss)) if k.preserves_pstate_ss else s
+
+
+def tweaks_guest(s: State, k: Kernel) -> Term:
+    """Whether kvm_arm_setup_debug changes the guest's registers for the entry (and clear_debug changes them back)."""
+    return Or(s.guest_debug.any(), And(t.boolean(k.emulates_os_lock), s.os_lock))
+
+
+def choose(c: Term, a: State, b: State) -> State:
+    """The state ``a`` where ``c`` holds, else ``b``."""
+    return a.but(**{name: If(c, a.values[name], b.values[name]) for name in a.values})
+
+
+def tweak_guest_regs(s: State, k: Kernel) -> State:
+    """The middle of kvm_arm_setup_debug: MDSCR_EL1, PSTATE.SS and debug_ptr as the debugger or the OS lock needs."""
+    s = save_guest_debug_regs(s, k)
+    # Single-step: PSTATE.SS runs one instruction; if the last exit came between the instruction and its step
+    # exception, SS stays clear, so that the exception is taken first. The guest's own MDSCR_EL1.SS is masked.
+    armed = Not(s.ss_active_pending) if k.keeps_step_pending else t.TRUE
+    s = s.but(
+        pstate=If(s.stepping, s.pstate.but(SS=armed).raw, s.pstate.raw),
+        mdscr_el1=s.mdscr_el1.but(SS=s.stepping),
+    )
+    # Break- and watchpoints: user space's registers are switched in, and enabled. Else the guest's OS lock keeps
+    # its own break- and watchpoint exceptions away.
+    use_hw = s.guest_debug.USE_HW
+    locked = s.os_lock if k.emulates_os_lock else t.FALSE
+    return s.but(
+        mdscr_el1=s.mdscr_el1.but(MDE=Or(use_hw, And(Not(locked), s.mdscr_el1.MDE))),
+        debug_ptr_external=Or(use_hw, s.debug_ptr_external),
+        debug_dirty=Or(use_hw, s.debug_dirty),
+    )
+
+
+@operation(
+    "kvm_arm_setup_debug",
+    "debug.c, kvm_arm_setup_debug",
+    writes="phase mdcr_el2 sampled_dirty preserved_mdscr_el1 preserved_pstate_ss pstate mdscr_el1 debug_ptr_external "
+    "debug_dirty hw_mdcr_el2 is_set_up",
+    enabled=_handling(Exit.NONE),
+    c_function="kvm_arm_setup_debug",
+)
+def setup_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """Interrupts go off, no request is pending: prepares the debug registers for the entry."""
+    before = s.mdcr_el2
+    s = setup_mdcr_el2(s, k)  # decides TDA from DEBUG_DIRTY before the steps below raise it
+    s = choose(tweaks_guest(s, k), tweak_guest_regs(s, k), s)
+    # The guest uses debug: its registers must be switched in full.
+    s = s.but(debug_dirty=Or(s.debug_dirty, s.mdscr_el1.KDE, s.mdscr_el1.MDE))
+    # Under VHE load has written the register already; write it again when the value changed since.
+    if k.vhe and k.vhe_writes_changed_mdcr:
+        s = s.but(hw_mdcr_el2=If(before.same(s.mdcr_el2), s.hw_mdcr_el2.raw, s.mdcr_el2.raw))
+    return s.but(phase=Phase.SETUP, is_set_up=True)
+
+
+def setup_debug_bug_on(s: State, k: Kernel) -> Term:
+    """debug.c, kvm_arm_setup_debug, its BUG_ON: nobody debugs the guest, yet debug_ptr is not the vCPU's own."""
+    return And(Not(s.guest_debug.any()), s.debug_ptr_external)
+
+
+# ---- world switch
+
+
+def save_host_mdscr(s: State) -> State:
+    """hyp/include/hyp/sysreg-sr.h, __sysreg_save_common_state on the host's context."""
+    return s.but(host_ctxt_mdscr_el1=s.hw_mdscr_el1)
+
+
+def restore_guest_mdscr(s: State) -> State:
+    """hyp/include/hyp/sysreg-sr.h, __sysreg_restore_common_state on the guest's context."""
+    return s.but(hw_mdscr_el1=s.mdscr_el1)
+
+
+def debug_switch_to_guest(s: State) -> State:
+    """hyp/include/hyp/debug-sr.h, __debug_switch_to_guest_common: only if DEBUG_DIRTY."""
+    return s.but(
+        host_debug_state=If(s.debug_dirty, s.hw_bank, s.host_debug_state),
+        hw_bank=If(s.debug_dirty, s.active_bank, s.hw_bank),
+    )
+
+
+def debug_switch_to_host(s: State) -> State:
+    """hyp/include/hyp/debug-sr.h, __debug_switch_to_host_common: stores into the bank that debug_ptr points to."""
+    mine = And(s.debug_dirty, Not(s.debug_ptr_external))
+    users = And(s.debug_dirty, s.debug_ptr_external)
+    return s.but(
+        vcpu_debug_state=If(mine, s.hw_bank, s.vcpu_debug_state),
+        external_debug_state=If(users, s.hw_bank, s.external_debug_state),
+        hw_bank=If(s.debug_dirty, s.host_debug_state, s.hw_bank),
+        debug_dirty=False,
+    )
+
+
+@operation(
+    "__kvm_vcpu_run enters",
+    "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
+    writes="phase pstate adjust_pc host_ctxt_mdscr_el1 hw_mdscr_el1 host_ctxt_pmuserenr_el0 mdcr_el2_host "
+    "hw_pmuserenr_el0 hw_mdcr_el2 host_debug_state hw_bank hw_pstate guest_pstate_ss",
+    enabled=_here(Phase.SETUP),
+)
+def run_enters(s: State, k: Kernel, i: Inputs) -> State:
+    """The world switch in. Emulated instructions are skipped here, after kvm_arm_setup_debug."""
+    host_debugs = tweaks_guest(s, k)
+    s = save_host_mdscr(s)
+    skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(host_debugs, Not(s.adjust_pc))))
+    s = restore_guest_mdscr(skipped)
+    if not k.vhe:
+        s = activate_traps(s, k)
+    s = debug_switch_to_guest(s)
+    return _eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
+
+
+@operation(
+    "fixup_guest_exit re-enters",
+    "hyp/include/hyp/switch.h, __fixup_guest_exit",
+    writes="pstate hw_pstate steps",
+    enabled=lambda s, k, i: And(s.in_guest, may_execute(s)),
+)
+def fixup_guest_exit(s: State, k: Kernel, i: Inputs) -> State:
+    """An exit that the hypervisor handles alone, with or without skipping the instruction; no new setup_debug."""
+    skips = i.flag("skips")
+    spsr = PSTATE(If(And(skips, t.boolean(k.skip_advances_step)), s.hw_pstate.but(SS=False).raw, s.hw_pstate.raw))
+    s = s.but(pstate=spsr, steps=If(skips, _one_more(s.steps), s.steps))
+    return _eret_to_guest(s, spsr)
+
+
+@operation(
+    "__kvm_vcpu_run returns",
+    "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
+    writes="phase exit pstate mdscr_el1 hw_mdcr_el2 hw_pmuserenr_el0 hw_mdscr_el1 vcpu_debug_state "
+    "external_debug_state hw_bank debug_dirty guest_pstate_ss",
+    enabled=lambda s, k, i: And(s.in_guest, _exit_is_possible(s, i)),
+)
+def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
+    """An exception to EL2 that the host must handle, and the world switch out."""
+    s = s.but(
+        phase=Phase.EXITED,
+        exit=i.bits("exit", 3),
+        pstate=s.hw_pstate,
+        guest_pstate_ss=If(tweaks_guest(s, k), s.guest_pstate_ss, s.hw_pstate.SS),
+        mdscr_el1=s.hw_mdscr_el1,
+    )
+    if not k.vhe:
+        s = deactivate_traps(s, k)
+    s = s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1)
+    return debug_switch_to_host(s)
+
+
+def _exit_is_possible(s: State, i: Inputs) -> Term:
+    """Which exits the hardware can produce now (Arm ARM D2.12; formal/arch)."""
+    kind = i.bits("exit", 3)
+
+    def is_(e: Exit) -> Term:
+        return Eq(kind, t.const(e, 3))
+
+    to_el2, runs, c = goes_to_el2(s.hw_mdcr_el2), may_execute(s), controls(s)
+    return And(
+        Implies(is_(Exit.STEP), And(to_el2, Not(runs))),
+        # Everything below is the doing of an instruction, which an active-pending step does not let run.
+        Implies(Not(Or(is_(Exit.NONE), is_(Exit.STEP))), runs),
+        Implies(is_(Exit.DEBUG), to_el2),
+        Implies(is_(Exit.DEBUG_ACCESS), traps_to_el2(Access("MDSCR_EL1", True, 1), c)),
+        Implies(is_(Exit.OS_ACCESS), traps_to_el2(Access("OSLAR_EL1", True, 1), c)),
+    )
+
+
+@operation(
+    "kvm_arm_clear_debug",
+    "debug.c, kvm_arm_clear_debug",
+    writes="phase mdscr_el1 pstate ss_active_pending debug_ptr_external is_set_up",
+    enabled=_here(Phase.EXITED),
+    c_function="kvm_arm_clear_debug",
+)
+def clear_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """Right after the exit, interrupts still off: undoes what kvm_arm_setup_debug did."""
+    cleared = s
+    if k.keeps_step_pending:  # the instruction has run, but its step exception has not been taken yet
+        pending = Or(s.ss_active_pending, And(s.stepping, Not(s.pstate.SS)))
+        cleared = cleared.but(ss_active_pending=pending)
+    cleared = restore_guest_debug_regs(cleared, k)
+    if k.restores_debug_ptr:
+        cleared = choose(s.guest_debug.USE_HW, reset_debug_ptr(cleared), cleared)
+    return choose(tweaks_guest(s, k), cleared, s).but(phase=Phase.LOADED, is_set_up=False)
+
+
+# ---- the exit is handled: interrupts on, preemptible
+
+
+def skip_instruction(s: State, k: Kernel) -> State:
+    """asm/kvm_emulate.h, kvm_incr_pc (before v5.11 kvm_skip_instr at once): the instruction has been emulated."""
+    s = s.but(steps=_one_more(s.steps), exit=Exit.NONE)
+    if k.defers_pc_adjustment:
+        return s.but(adjust_pc=True)
+    if k.skip_advances_step:
+        return s.but(pstate=s.pstate.but(SS=False), guest_pstate_ss=False)
+    return s
+
+
+def report_step(s: State, when: Term) -> State:
+    """KVM_EXIT_DEBUG for a single-step, noting whether exactly one instruction has run for it."""
+    wrong = And(when, s.stepping, Not(Eq(s.steps, t.const(1, 2))))
+    return s.but(wrong_step=Or(s.wrong_step, wrong), steps=If(when, t.const(0, 2), s.steps))
+
+
+def after_handled_exit(s: State, k: Kernel) -> State:
+    """v4.16 to v4.19, handle_exit.c, kvm_arm_handle_step_debug: every handled exit is reported as a step."""
+    return report_step(s, s.stepping) if k.fakes_step_exit else s
+
+
+_SKIPS = "steps wrong_step exit adjust_pc pstate guest_pstate_ss"
+
+
+@operation(
+    "kvm_handle_guest_debug",
+    "handle_exit.c, kvm_handle_guest_debug",
+    writes="exit ss_active_pending steps wrong_step",
+    enabled=_handling(Exit.STEP, Exit.DEBUG),
+    preemptible=True,
+    c_function="kvm_handle_guest_debug",
+)
+def handle_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """A debug exception came to EL2: KVM_RUN will return with KVM_EXIT_DEBUG."""
+    stepped = s.exits_with(Exit.STEP)
+    pending = And(s.ss_active_pending, Not(stepped)) if k.keeps_step_pending else s.ss_active_pending
+    return report_step(s, stepped).but(exit=Exit.NONE, ss_active_pending=pending, steps=0)
+
+
+@operation(
+    "trap_debug_regs",
+    "sys_regs.c, trap_debug_regs",
+    writes="mdscr_el1 guest_mdscr_el1 debug_dirty " + _SKIPS,
+    enabled=_handling(Exit.DEBUG_ACCESS),
+    preemptible=True,
+    c_function="trap_debug_regs",
+)
+def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
+    """A trapped write or read of MDSCR_EL1; a write makes the next entry switch the debug registers."""
+    value, writes = i.bits("value"), i.flag("is_write")
+    s = s.but(
+        mdscr_el1=If(writes, value, s.mdscr_el1.raw),
+        guest_mdscr_el1=If(writes, value, s.guest_mdscr_el1.raw),
+        debug_dirty=Or(writes, s.debug_dirty),
+    )
+    return after_handled_exit(skip_instruction(s, k), k)
+
+
+def _slot(index: Term, k: Kernel) -> Term:
+    """Where the value of a break- or watchpoint register is kept; v5.4 to v5.12 lost the number and always used 0."""
+    n = t.width(index)
+    return index if k.indexes_trapped_banks else index & t.const(3 << (n - 2), n)
+
+
+@operation(
+    "trap_bvr, trap_bcr, trap_wvr, trap_wcr",
+    "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg",
+    writes="vcpu_debug_state guest_bank debug_dirty " + _SKIPS,
+    enabled=_handling(Exit.DEBUG_ACCESS),
+    preemptible=True,
+)
+def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
+    """A trapped write of a break- or watchpoint register goes to its place in memory."""
+    index, value = i.index("index"), i.bits("value")
+    s = s.but(
+        vcpu_debug_state=t.store(s.vcpu_debug_state, _slot(index, k), value),
+        guest_bank=t.store(s.guest_bank, index, value),
+        debug_dirty=True,
+    )
+    return after_handled_exit(skip_instruction(s, k), k)
+
+
+@operation(
+    "trap_oslar_el1",
+    "sys_regs.c, trap_oslar_el1; before v5.18 the write is ignored",
+    writes="oslsr_el1 " + _SKIPS,
+    enabled=_handling(Exit.OS_ACCESS),
+    preemptible=True,
+    c_function="trap_oslar_el1",
+)
+def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
+    """A trapped write of OSLAR_EL1 locks or unlocks the guest's OS lock, in memory only."""
+    if k.emulates_os_lock:
+        s = s.but(oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
+    return after_handled_exit(skip_instruction(s, k), k)
+
+
+@operation(
+    "handle_exit emulates",
+    "handle_exit.c, handle_trap_exceptions; kvm_inject_undefined and the like",
+    writes=_SKIPS,
+    enabled=_handling(Exit.EMULATE),
+    preemptible=True,
+)
+def handle_emulated(s: State, k: Kernel, i: Inputs) -> State:
+    """Any other trapped instruction is emulated and skipped, or answered with an exception for the guest."""
+    skipped = skip_instruction(s, k)
+    if not k.defers_pc_adjustment:  # an exception is entered at once, and its entry clears SS in every release
+        entered = PSTATE(i.bits("exception_pstate")).but(SS=False)
+        taken = s.but(pstate=entered, guest_pstate_ss=False, steps=skipped.steps, exit=Exit.NONE)
+        skipped = choose(i.flag("takes_exception"), taken, skipped)
+    return after_handled_exit(skipped, k)
+
+
+@operation(
+    "handle_exit repairs",
+    "handle_exit.c; mmu.c, kvm_handle_guest_abort",
+    writes="exit steps wrong_step",
+    enabled=_handling(Exit.FAULT),
+    preemptible=True,
+)
+def handle_fault(s: State, k: Kernel, i: Inputs) -> State:
+    """A fault is repaired; the instruction has not run and runs again."""
+    return after_handled_exit(s.but(exit=Exit.NONE), k)
+
+
+@operation(
+    "kvm_handle_mmio_return",
+    "mmio.c, kvm_handle_mmio_return, at the start of KVM_RUN",
+    writes="in_run " + _SKIPS,
+    enabled=lambda s, k, i: And(s.at(Phase.READY), Not(s.in_run), s.exits_with(Exit.MMIO)),
+)
+def handle_mmio_return(s: State, k: Kernel, i: Inputs) -> State:
+    """User space has completed the access; KVM_RUN, before it loads the vCPU, skips the instruction."""
+    return after_handled_exit(skip_instruction(s, k), k).but(in_run=True)
+
+
+# ---- the guest, whenever nothing traps
+
+
+def _guest_runs(writes: str | None = None) -> Guard:
+    def guard(s: State, k: Kernel, i: Inputs) -> Term:
+        runs = And(s.in_guest, may_execute(s))
+        return And(runs, executes(Access(writes, True, 1), controls(s))) if writes else runs
+
+    return guard
+
+
+@operation(
+    "the guest executes",
+    "Arm ARM D2.12, software step",
+    writes="hw_pstate steps",
+    enabled=_guest_runs(),
+    actor=Actor.GUEST,
+)
+def guest_executes(s: State, k: Kernel, i: Inputs) -> State:
+    """Any instruction that touches no modelled register but PSTATE."""
+    return _retire(s, i)
+
+
+@operation(
+    "the guest writes MDSCR_EL1",
+    "Arm ARM D24.3, MDSCR_EL1",
+    writes="hw_mdscr_el1 guest_mdscr_el1 hw_pstate steps",
+    enabled=_guest_runs("MDSCR_EL1"),
+    actor=Actor.GUEST,
+)
+def guest_writes_mdscr(s: State, k: Kernel, i: Inputs) -> State:
+    """An access that does not trap."""
+    value = i.bits("value")
+    return _retire(s, i).but(hw_mdscr_el1=value, guest_mdscr_el1=value)
+
+
+@operation(
+    "the guest writes a break- or watchpoint register",
+    "Arm ARM D24.3, DBGBCR<n>_EL1 and its siblings",
+    writes="hw_bank guest_bank hw_pstate steps",
+    enabled=_guest_runs("DBGBCR<n>_EL1"),
+    actor=Actor.GUEST,
+)
+def guest_writes_bank(s: State, k: Kernel, i: Inputs) -> State:
+    """An access that does not trap."""
+    index, value = i.index("index"), i.bits("value")
+    return _retire(s, i).but(hw_bank=t.store(s.hw_bank, index, value), guest_bank=t.store(s.guest_bank, index, value))
+
+
+@operation(
+    "the guest writes OSLAR_EL1",
+    "Arm ARM D24.3, OSLAR_EL1",
+    writes="hw_oslk hw_pstate steps",
+    enabled=_guest_runs("OSLAR_EL1"),
+    actor=Actor.GUEST,
+)
+def guest_writes_oslar(s: State, k: Kernel, i: Inputs) -> State:
+    """An access that does not trap: the physical OS lock."""
+    return _retire(s, i).but(hw_oslk=i.flag("locks"))
+
+
+# ---- user space, on a vCPU that is not running
+
+
+@operation(
+    "KVM_SET_GUEST_DEBUG",
+    "guest.c, kvm_arch_vcpu_ioctl_set_guest_debug",
+    writes="guest_debug external_debug_state user_bank ss_active_pending steps",
+    enabled=_user_space_has_vcpu,
+    actor=Actor.USER,
+    c_function="kvm_arch_vcpu_ioctl_set_guest_debug",
+)
+def set_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """User space starts, changes or ends debugging; other flags than the four are refused and change nothing."""
+    control, bank = KVM_GUESTDBG(t.zero_extend(i.bits("control", 32), 64)), i.bank("bank")
+    valid = control.only("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW")
+    on, off = And(valid, control.ENABLE), And(valid, Not(control.ENABLE))
+    gives_bank = And(on, control.USE_HW)
+    starts_stepping = And(on, control.SINGLESTEP, Not(s.stepping))
+    return s.but(
+        guest_debug=If(on, control.raw, If(off, t.const(0, 64), s.guest_debug.raw)),
+        external_debug_state=If(gives_bank, bank, s.external_debug_state),
+        user_bank=If(gives_bank, bank, s.user_bank),
+        ss_active_pending=And(s.ss_active_pending, Not(off)) if k.keeps_step_pending else s.ss_active_pending,
+        steps=If(starts_stepping, t.const(0, 2), s.steps),
+    )
+
+
+@operation(
+    "KVM_SET_ONE_REG MDSCR_EL1",
+    "sys_regs.c, kvm_sys_reg_set_user",
+    writes="mdscr_el1 guest_mdscr_el1",
+    enabled=_user_space_has_vcpu,
+    actor=Actor.USER,
+)
+def set_mdscr(s: State, k: Kernel, i: Inputs) -> State:
+    """Any 64-bit value, as live migration does."""
+    value = i.bits("value")
+    return s.but(mdscr_el1=value, guest_mdscr_el1=value)
+
+
+@operation(
+    "KVM_SET_ONE_REG PSTATE",
+    "guest.c, set_core_reg",
+    writes="pstate guest_pstate_ss",
+    enabled=_user_space_has_vcpu,
+    actor=Actor.USER,
+)
+def set_pstate(s: State, k: Kernel, i: Inputs) -> State:
+    """Any value with an AArch64 mode of EL0 or EL1."""
+    value = PSTATE(i.bits("value"))
+    return s.but(pstate=value, guest_pstate_ss=value.SS)
+
+
+@operation(
+    "KVM_SET_ONE_REG OSLSR_EL1",
+    "sys_regs.c, set_oslsr_el1 (from v5.18)",
+    writes="oslsr_el1",
+    enabled=lambda s, k, i: And(t.boolean(k.emulates_os_lock), _user_space_has_vcpu(s, k, i)),
+    actor=Actor.USER,
+)
+def set_oslsr(s: State, k: Kernel, i: Inputs) -> State:
+    """Only OSLK may differ from the reset value."""
+    return s.but(oslsr_el1=OSLSR_EL1(t.const(OSLM_IMPLEMENTED, 64)).but(OSLK=i.flag("locks")))
+
+
+@operation(
+    "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings",
+    "sys_regs.c, set_bcr and its three siblings",
+    writes="vcpu_debug_state guest_bank",
+    enabled=_user_space_has_vcpu,
+    actor=Actor.USER,
+)
+def set_bank(s: State, k: Kernel, i: Inputs) -> State:
+    """Any value, in its place."""
+    index, value = i.index("index"), i.bits("value")
+    return s.but(
+        vcpu_debug_state=t.store(s.vcpu_debug_state, _slot(index, k), value),
+        guest_bank=t.store(s.guest_bank, index, value),
+    )
+
+
+def reset_vcpu(s: State, k: Kernel) -> State:
+    """reset.c, kvm_reset_vcpu: general and system registers; debugging by user space goes on."""
+    index_bits = 2 + (k.breakpoints - 1).bit_length()
+    empty = t.const_array(t.const(0, 64), index_bits)
+    bank = empty
+    if not k.indexes_trapped_banks:  # reset_bvr and its siblings clear slot 0 only
+        bank = s.vcpu_debug_state
+        for kind in range(4):
+            bank = t.store(bank, t.const(kind << (index_bits - 2), index_bits), t.const(0, 64))
+    return s.but(
+        pstate=t.const(RESET_PSTATE, 64),
+        guest_pstate_ss=False,
+        mdscr_el1=MDSCR_EL1.of(),
+        guest_mdscr_el1=MDSCR_EL1.of(),
+        oslsr_el1=t.const(OSLM_IMPLEMENTED if k.emulates_os_lock else 0, 64),
+        vcpu_debug_state=bank,
+        guest_bank=empty,
+    )
+
+
+_RESETS = "pstate guest_pstate_ss mdscr_el1 guest_mdscr_el1 oslsr_el1 vcpu_debug_state guest_bank"
+
+
+@operation(
+    "KVM_ARM_VCPU_INIT",
+    "reset.c, kvm_reset_vcpu, from kvm_arch_vcpu_ioctl_vcpu_init",
+    writes=_RESETS,
+    enabled=_user_space_has_vcpu,
+    actor=Actor.USER,
+)
+def vcpu_init(s: State, k: Kernel, i: Inputs) -> State:
+    """User space resets a vCPU that is not running."""
+    return reset_vcpu(s, k)
+
+
+@operation(
+    "kvm_reset_vcpu",
+    "reset.c, kvm_reset_vcpu, from check_vcpu_requests (PSCI CPU_ON)",
+    writes=_RESETS + " adjust_pc hw_mdcr_el2 hw_pmuserenr_el0 host_ctxt_pmuserenr_el0 mdcr_el2_host",
+    enabled=_handling(Exit.NONE),
+)
+def vcpu_reset_request(s: State, k: Kernel, i: Inputs) -> State:
+    """Another vCPU of the guest turns this one on: put, reset, load, preemption disabled; starts at a new PC."""
+    put = deactivate_traps(s, k) if k.vhe else s
+    reset = reset_vcpu(put, k).but(adjust_pc=False)
+    return activate_traps(reset, k) if k.vhe else reset
+
+
+# ---- the host, with its own use of the same registers
+
+
+@operation(
+    "the host writes its debug registers",
+    "arch/arm64/kernel/hw_breakpoint.c, debug-monitors.c",
+    writes="hw_mdscr_el1 host_mdscr_el1 hw_bank host_bank",
+    enabled=_host_runs,
+    actor=Actor.HOST,
+)
+def host_writes_debug(s: State, k: Kernel, i: Inputs) -> State:
+    """perf and ptrace set up break- and watchpoints of the host, also while a vCPU is loaded but not entered."""
+    mdscr, bank = i.bits("mdscr_el1"), i.bank("bank")
+    return s.but(hw_mdscr_el1=mdscr, host_mdscr_el1=mdscr, hw_bank=bank, host_bank=bank)
+
+
+@operation(
+    "the host writes PMUSERENR_EL0",
+    "the perf driver: arch/arm64/kernel/perf_event.c, drivers/perf/arm_pmuv3.c",
+    writes="hw_pmuserenr_el0 host_ctxt_pmuserenr_el0",
+    enabled=_host_runs,
+    actor=Actor.HOST,
+)
+def host_writes_pmuserenr(s: State, k: Kernel, i: Inputs) -> State:
+    """perf changes user access to the counters, also between vcpu_load and the entry under VHE."""
+    value = PMUSERENR_EL0(i.bits("value"))
+    if k.guards_pmuserenr and k.vhe:  # kvm_set_pmuserenr: goes to the saved copy while the guest's value is on the CPU
+        loaded = s.busy
+        return s.but(
+            hw_pmuserenr_el0=If(loaded, s.hw_pmuserenr_el0.raw, value.raw),
+            host_ctxt_pmuserenr_el0=If(loaded, value.raw, s.host_ctxt_pmuserenr_el0.raw),
+        )
+    return s.but(hw_pmuserenr_el0=value)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    cpu_boot,
+    init_debug,
+    vcpu_create,
+    vcpu_init_debug,
+    vcpu_load,
+    vcpu_put,
+    run_returns,
+    setup_debug,
+    run_enters,
+    fixup_guest_exit,
+    run_returns_from_guest,
+    clear_debug,
+    handle_guest_debug,
+    trap_debug_regs,
+    trap_bank,
+    trap_oslar,
+    handle_emulated,
+    handle_fault,
+    handle_mmio_return,
+    guest_executes,
+    guest_writes_mdscr,
+    guest_writes_bank,
+    guest_writes_oslar,
+    set_guest_debug,
+    set_mdscr,
+    set_pstate,
+    set_oslsr,
+    set_bank,
+    vcpu_init,
+    vcpu_reset_request,
+    host_writes_debug,
+    host_writes_pmuserenr,
+)
