@@ -1,0 +1,320 @@
+"""The trap rules: against closed formulas written independently of the table, and by their general properties."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from formal import terms as t
+from formal.arch import features as feat
+from formal.arch.registers import MDCR_EL2, PMUSERENR_EL0
+from formal.arch.settings import SETTABLE, controls
+from formal.arch.sysregs import GROUPS, SYSTEM_REGISTERS, find
+from formal.arch.traps import Access, Controls, Outcome, checks, decide, executes, outcome, traps_to_el2
+from formal.walk import evaluate
+
+QUIET = 0x3003000 | 1 << 15 | 31  # E2PB = E2TB = 0b11, EnSPM = 1, HPMN = 31: MDCR_EL2 traps nothing
+OPEN = {  # everything else open too
+    **{f"{r}.{f}": 1 for r in SETTABLE if r.startswith("HDFG") for f in SETTABLE[r].fields if f.startswith("n")},
+    **{f"SPMACCESSR_EL{el}.P{n}": 3 for el in (1, 2) for n in range(32)},
+    "PMUSERENR_EL0.EN": 1,
+    "MDSCR_EL1.EnSPM": 1,
+}
+DECIDED_FEATURES = feat.ALL - {"IMPDEF_OSDLR_EL1_TRAP"}
+
+
+def every_access():
+    for reg in SYSTEM_REGISTERS:
+        for write in (False, True):
+            for el in (0, 1):
+                yield Access(reg.name, write, el)
+
+
+accesses = st.sampled_from(list(every_access()))
+feature_sets = st.sets(st.sampled_from(sorted(feat.FEATURES))).map(feat.closure)
+settable = [f"{r}.{f}" for r, cls in SETTABLE.items() for f in cls.fields if not r.startswith("ID_")]
+random_settings = st.dictionaries(st.sampled_from(settable), st.just(1), max_size=40)
+mdcr_values = st.integers(0, 2**64 - 1)
+
+
+# ---- closed formulas, from the accessor pseudocode by group
+
+
+def expected_el1_trap(name, write, m):
+    """Whether MDCR_EL2 (m: the set of its one-bit fields that are 1) traps the access from EL1, TGE=0, without FGT."""
+    group = find(name).group
+    if group in ("breakpoint", "debug"):
+        return bool(m & {"TDA", "TDE"})
+    if group == "os":
+        return bool(m & {"TDOSA", "TDE"})
+    if group == "rom":
+        return bool(m & {"TDRA", "TDE"})
+    if group == "dcc":
+        return bool(m & {"TDA", "TDE"})  # TDCC came with FEAT_FGT
+    if group == "pmu":
+        return bool(m & ({"TPM", "TPMCR"} if name == "PMCR_EL0" else {"TPM"}))
+    if group == "spe_control":
+        return "TPMS" in m
+    if group == "spe_buffer":
+        return name != "PMBIDR_EL1" and "E2PB" not in m
+    if group == "trace_buffer":
+        return name != "TRBIDR_EL1" and "E2TB" not in m
+    if group == "trace_filter":
+        return "TTRF" in m
+    assert group == "trace"
+    return False
+
+
+BITS = ["TDA", "TDE", "TDOSA", "TDRA", "TDCC", "TPM", "TPMCR", "TPMS", "TTRF", "E2PB", "E2TB"]
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if g not in ("system_pmu", "branch_record")])
+@given(chosen=st.sets(st.sampled_from(BITS)), high=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_el1_traps_of_each_group(group, chosen, high):
+    """Every register of the group, with the features that can exist without FEAT_FGT."""
+    mdcr = 31 | sum(MDCR_EL2.mask(b) for b in chosen if b not in ("E2PB", "E2TB"))
+    for owner in ("E2PB", "E2TB"):
+        low = MDCR_EL2.field(owner).lo
+        mdcr |= ((owner in chosen) | high << 1) << low  # only the low bit decides, 0b01 and 0b10 included
+    c = controls(mdcr, OPEN_WITHOUT_FGT, feat.WITHOUT_FGT)
+    for reg in GROUPS[group]:
+        for write in (False, True):
+            if not feat.present(reg.features, feat.WITHOUT_FGT) or reg.rights(write).lowest_el is None:
+                continue
+            result, why = decide(Access(reg.name, write, 1), c)
+            trapped = expected_el1_trap(reg.name, write, chosen)
+            assert (result is Outcome.EL2) == trapped, (reg.name, write, why)
+            assert result in (Outcome.EL2, Outcome.EXECUTED)
+
+
+OPEN_WITHOUT_FGT = {k: v for k, v in OPEN.items() if not k.startswith("HDFG")}
+
+
+def expected_el0_pmu(name, write, e, p9):
+    """Whether PMUSERENR_EL0 (e: its fields that are 1) lets EL0 through; one line for each shape of the pseudocode."""
+    uen = p9 and "UEN" in e
+    if name == "PMCR_EL0":
+        return "EN" in e and not uen
+    if name.startswith("PMCEID"):
+        return ("EN" in e or uen) and not (p9 and "TID" in e)
+    if name.startswith("PMIC"):
+        return uen
+    extra = {
+        "PMSELR_EL0": "ER",
+        "PMSWINC_EL0": "SW",
+        "PMCCNTR_EL0": None if write else "CR",
+        "PMXEVCNTR_EL0": None if write else "ER",
+        "PMEVCNTR<n>_EL0": None if write else "ER",
+    }.get(name)
+    return "EN" in e or uen or extra in e
+
+
+@given(e=st.sets(st.sampled_from(list(PMUSERENR_EL0.fields))), p9=st.booleans(), tpm=st.booleans(), tge=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_el0_access_of_the_pmu(e, p9, tpm, tge):
+    features = feat.closure(["FEAT_PMUv3_ICNTR", "FEAT_PMUv3p9"]) if p9 else feat.WITHOUT_FGT
+    given_fields = {f"PMUSERENR_EL0.{name}": 1 for name in e} | {"HCR_EL2.TGE": int(tge)}
+    c = controls(QUIET | tpm << 6, {**OPEN, "PMUSERENR_EL0.EN": 0, **given_fields}, features)
+    for reg in GROUPS["pmu"]:
+        for write in (False, True):
+            if reg.rights(write).lowest_el != 0 or not feat.present(reg.features, features):
+                continue
+            passed = reg.name == "PMUSERENR_EL0" or expected_el0_pmu(reg.name, write, e, p9)
+            denied = Outcome.EL2 if tge else Outcome.EL1
+            wanted = denied if not passed else Outcome.EL2 if tpm else Outcome.EXECUTED
+            assert decide(Access(reg.name, write, 0), c)[0] is wanted, (reg.name, write)
+
+
+# ---- order of the checks
+
+
+def test_order_of_the_checks():
+    """Missing feature, missing index, no access from EL0, EL1's trap, EL2's trap: each hides what comes after it."""
+    everything = (1 << 64) - 1
+    assert decide(Access("TRCVICTLR", False, 1), controls(everything, {}, frozenset()))[1].startswith("not implemented")
+    few = {"ID_AA64DFR0_EL1.BRPs": 5}
+    result, why = decide(Access("DBGBVR<n>_EL1", False, 1, 6), controls(everything, few, feat.ALL))
+    assert (result, why) == (Outcome.UNDEF, "index not implemented, of 6")
+    assert decide(Access("DBGBVR<n>_EL1", False, 1, 5), controls(everything, few, feat.ALL))[0] is Outcome.EL2
+    assert decide(Access("MDSCR_EL1", False, 0), controls(everything, {}, feat.ALL)) == (
+        Outcome.UNDEF,
+        "no access from EL0",
+    )
+    both = {"CPACR_EL1.TTA": 1, "CPTR_EL2.TTA": 1}
+    assert decide(Access("TRCVICTLR", False, 1), controls(0, both, feat.WITHOUT_FGT))[1] == "CPACR_EL1.TTA"
+    assert decide(Access("TRCVICTLR", False, 0), controls(0, both, feat.WITHOUT_FGT))[1] == "no access from EL0"
+    dcc = {"MDSCR_EL1.TDCC": 1}
+    assert decide(Access("MDCCSR_EL0", False, 0), controls(1 << 9, dcc, feat.WITHOUT_FGT))[0] is Outcome.EL1
+    assert decide(Access("MDCCSR_EL0", False, 1), controls(1 << 9, dcc, feat.WITHOUT_FGT))[0] is Outcome.EL2
+    assert decide(Access("OSLAR_EL1", False, 1), controls(everything, {}, feat.ALL))[1] == "write-only register"
+    assert decide(Access("OSLSR_EL1", True, 1), controls(everything, {}, feat.ALL))[1] == "read-only register"
+
+
+@pytest.mark.parametrize("tge", [0, 1])
+@pytest.mark.parametrize("field", ["TDRA", "TDOSA", "TDA"])
+def test_tde_and_tge_imply(field, tge):
+    """Where TDRA, TDOSA or TDA would trap, TDE does too, and so does HCR_EL2.TGE where EL0 can be under it."""
+    for reg in SYSTEM_REGISTERS:
+        if field not in reg.traps:
+            continue
+        write = reg.read.lowest_el is None
+        own = controls(QUIET | MDCR_EL2.mask(field), OPEN, feat.ALL)
+        tde = controls(QUIET | MDCR_EL2.mask("TDE"), OPEN, feat.ALL)
+        host = controls(QUIET, {**OPEN, "HCR_EL2.TGE": tge}, feat.ALL)
+        for el in (0, 1):
+            access = Access(reg.name, write, el)
+            assert decide(access, tde)[0] is decide(access, own)[0]
+            if tge:
+                assert decide(access, host)[0] is decide(access, own)[0]
+
+
+def test_tde_implies_nothing_else():
+    c = controls(QUIET | MDCR_EL2.mask("TDE"), OPEN, DECIDED_FEATURES)
+    trapped = {a.register.group for a in every_access() if decide(a, c)[0] is Outcome.EL2}
+    assert trapped == {"breakpoint", "debug", "os", "rom", "dcc"}
+
+
+def test_indirect_access_to_event_counters():
+    """SEL=31: PMXEVTYPER_EL0 is PMCCFILTR_EL0, PMXEVCNTR_EL0 names nothing and is UNDEFINED even with TPM."""
+    c = controls(
+        QUIET | 1 << 6, {**OPEN, "PMSELR_EL0.SEL": 31, "PMCR_EL0.N": 6}, feat.closure(["FEAT_PMUv3", "FEAT_FGT"])
+    )
+    assert decide(Access("PMXEVCNTR_EL0", True, 1), c)[0] is Outcome.UNDEF
+    assert decide(Access("PMXEVTYPER_EL0", True, 1), c) == (Outcome.EL2, "MDCR_EL2.TPM")
+
+
+@given(n=st.integers(0, 30), count=st.integers(0, 31), hpmn=st.integers(0, 31), fgt=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_event_counters_beyond_the_guests(n, count, hpmn, fgt):
+    """UNDEFINED from N, trapped from HPMN with FEAT_FGT; CONSTRAINED UNPREDICTABLE without."""
+    features = feat.closure(["FEAT_PMUv3"] + ["FEAT_FGT"] * fgt)
+    c = controls(QUIET & ~31 | hpmn, {**OPEN, "PMCR_EL0.N": count, "PMSELR_EL0.SEL": n}, features)
+    wanted = Outcome.UNDEF if n >= count else Outcome.EL2 if n >= hpmn else Outcome.EXECUTED
+    for access in (Access("PMEVCNTR<n>_EL0", True, 1, n), Access("PMXEVCNTR_EL0", False, 1)):
+        if fgt or n < min(count, hpmn):
+            assert decide(access, c)[0] is wanted
+        else:
+            assert decide(access, c)[1].endswith("CONSTRAINED UNPREDICTABLE")
+            for choice in Outcome:
+                free = dataclasses.replace(c, unpredictable=t.const(choice, 2))
+                assert decide(access, free)[0] is choice
+
+
+@given(sel=st.integers(0, 31), p1=st.integers(0, 3), p2=st.integers(0, 3), write=st.booleans(), el=st.integers(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_system_pmu_permissions(sel, p1, p2, write, el):
+    """SPMACCESSR_EL1 guards EL0, SPMACCESSR_EL2 both: 0b00 nothing, 0b11 all, else reads; only the selected field."""
+    c = controls(
+        QUIET,
+        {**OPEN, "SPMSELR_EL0.SYSPMUSEL": sel, f"SPMACCESSR_EL1.P{sel}": p1, f"SPMACCESSR_EL2.P{sel}": p2},
+        feat.ALL,
+    )
+
+    def allowed(p):
+        return p == 3 if write else p != 0
+
+    wanted = Outcome.EL1 if el == 0 and not allowed(p1) else Outcome.EXECUTED if allowed(p2) else Outcome.EL2
+    assert decide(Access("SPMEVCNTR<n>_EL0", write, el), c)[0] is wanted
+    assert decide(Access("SPMSELR_EL0", write, el), c)[0] is Outcome.EXECUTED
+    assert decide(Access("SPMSCR_EL1", write, el), c)[0] is Outcome.UNDEF
+
+
+# ---- general properties
+
+
+@given(access=accesses, mdcr=mdcr_values, chosen=random_settings, features=feature_sets)
+@settings(max_examples=200, deadline=None)
+def test_the_readings_agree(access, mdcr, chosen, features):
+    """decide, outcome, executes and traps_to_el2 read the same list of checks."""
+    c = controls(mdcr, chosen, features)
+    result, why = decide(access, c)
+    assert why
+    assert evaluate(outcome(access, c), {}) == result
+    assert evaluate(executes(access, c), {}) is (result is Outcome.EXECUTED)
+    assert evaluate(traps_to_el2(access, c), {}) is (result is Outcome.EL2)
+
+
+@given(access=accesses, mdcr=mdcr_values, features=feature_sets)
+@settings(max_examples=200, deadline=None)
+def test_symbolic_and_concrete_agree(access, mdcr, features):
+    symbolic = Controls(mdcr_el2=MDCR_EL2(t.var("mdcr", 64)), features=features)
+    concrete = Controls(mdcr_el2=MDCR_EL2(t.const(mdcr, 64)), features=features)
+    assert evaluate(outcome(access, symbolic), {"mdcr": mdcr}) == decide(access, concrete)[0]
+
+
+TRAP_WHEN_SET = ["TDA", "TDE", "TDOSA", "TDRA", "TDCC", "TPM", "TPMCR", "TPMS", "TTRF"]
+
+
+@given(
+    access=accesses, mdcr=mdcr_values, chosen=random_settings, features=feature_sets, bit=st.sampled_from(TRAP_WHEN_SET)
+)
+@settings(max_examples=200, deadline=None)
+def test_more_traps_never_let_more_through(access, mdcr, chosen, features, bit):
+    """Setting a trap bit changes nothing but 'executed' (or a free choice of the PE) into 'trapped to EL2'."""
+    before, why = decide(access, controls(mdcr & ~MDCR_EL2.mask(bit), chosen, features))
+    after, _ = decide(access, controls(mdcr | MDCR_EL2.mask(bit), chosen, features))
+    assert after is before or (after is Outcome.EL2 and (before is Outcome.EXECUTED or "UNPREDICTABLE" in why))
+
+
+@given(access=accesses, mdcr=mdcr_values, chosen=random_settings, features=feature_sets)
+@settings(max_examples=100, deadline=None)
+def test_other_bits_of_mdcr_el2_trap_nothing(access, mdcr, chosen, features):
+    """Only the trap fields, the low bits of E2PB and E2TB, EnSPM and HPMN take part."""
+    deciding = MDCR_EL2.mask(*TRAP_WHEN_SET, "EnSPM", "HPMN") | 1 << 12 | 1 << 24
+    assert decide(access, controls(mdcr, chosen, features)) == decide(
+        access, controls(mdcr & deciding, chosen, features)
+    )
+
+
+@given(access=accesses, mdcr=mdcr_values, features=feature_sets)
+@settings(max_examples=100, deadline=None)
+def test_el0_executes_only_where_el1_does(access, mdcr, features):
+    """With EL1 granting everything, EL0 gets no further than EL1."""
+    c = controls(mdcr, OPEN, features)
+    if decide(dataclasses.replace(access, el=0), c)[0] is Outcome.EXECUTED:
+        assert decide(dataclasses.replace(access, el=1), c)[0] is Outcome.EXECUTED
+
+
+def test_every_fine_grained_trap_bit_is_used():
+    """Each bit of the four registers traps some access, except those of registers that ETE does not have."""
+    used = {f for r in SYSTEM_REGISTERS for f in (r.read.fgt, r.write.fgt) if f}
+    all_bits = {(r, f) for r in SETTABLE if r.startswith("HDFG") for f in SETTABLE[r].fields}
+    assert all_bits - used == {("HDFGWTR_EL2", "TRCOSLAR")}
+    for register, name in used:
+        trapping = 0 if name.startswith("n") else 1
+        base = {**OPEN, "MDSCR_EL1.EnSPM": 1}
+        with_trap = controls(QUIET, {**base, f"{register}.{name}": trapping}, DECIDED_FEATURES)
+        stopped = {a.name for a in every_access() if decide(a, with_trap)[1].startswith(f"{register}.{name}")}
+        named = {r.name for r in SYSTEM_REGISTERS if (register, name) in (r.read.fgt, r.write.fgt)} - {"SPMSCR_EL1"}
+        assert stopped == named, name
+
+
+def test_fine_grained_traps_leave_the_hosts_el0_alone():
+    host = {**OPEN, "HDFGRTR_EL2.PMCCNTR_EL0": 1, "HCR_EL2.TGE": 1, "HCR_EL2.E2H": 1}
+    access = Access("PMCCNTR_EL0", False, 0)
+    assert decide(access, controls(QUIET, host, feat.ALL))[0] is Outcome.EXECUTED
+    assert decide(access, controls(QUIET, {**host, "HCR_EL2.TGE": 0}, feat.ALL))[0] is Outcome.EL2
+
+
+def test_terms_for_the_specification_are_small():
+    """One representative of each group costs a handful of nodes, and MDCR_EL2 alone is enough to ask."""
+    m = MDCR_EL2(t.var("mdcr", 64))
+    for group, registers in GROUPS.items():
+        reg = registers[0]
+        access = Access(reg.name, reg.read.lowest_el is None, 1)
+        assert len(list(checks(access, Controls(mdcr_el2=m)))) <= 3, group
+    assert traps_to_el2(Access("MDSCR_EL1", True, 1), m) is t.Or(m.TDA, m.TDE)
+    assert executes(Access("MDSCR_EL1", True, 1), m) is t.And(t.Not(m.TDA), t.Not(m.TDE))
+
+
+def test_misuse():
+    with pytest.raises(ValueError, match="comes from EL0 or EL1, got EL2"):
+        Access("MDSCR_EL1", False, 2)
+    with pytest.raises(KeyError, match="did you mean MDSCR_EL1"):
+        Access("MDSCR_EL", False, 1)
+    with pytest.raises(ValueError, match="indices 0 to 15, got 16"):
+        Access("DBGBVR<n>_EL1", False, 1, 16)
+    with pytest.raises(TypeError, match="needs constants"):
+        decide(Access("MDSCR_EL1", False, 1), Controls(mdcr_el2=MDCR_EL2(t.var("mdcr", 64))))
