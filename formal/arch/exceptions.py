@@ -5,8 +5,8 @@ The guest runs in AArch64 at EL0 or EL1 (``pstate.EL``), with EL2 present, AArch
 guest runs. All functions build Boolean terms. Not modelled: AArch32, where software step is inactive if the target
 uses it, and step of an instruction that EL2 or a debugger emulates (there is none: emulation is the kernel's matter).
 
-Source: Arm ARM (DDI 0487), chapter D2: routing D2.4, enabling D2.5, breakpoints and watchpoints D2.8 and D2.9,
-software step D2.12.
+Source: Arm ARM (DDI 0487), chapter D2, sections "Routing debug exceptions", "The debug exception enable controls", "The
+effect of powerdown on debug exceptions" and "Software Step exceptions" (their numbers differ between issues).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from formal.terms import FALSE, And, Eq, Implies, Not, Or, Term
 
 
 def goes_to_el2(mdcr: MDCR_EL2, tge: Term = FALSE) -> Term:
-    """Whether debug exceptions from EL0 and EL1 are taken to EL2: TDE is 1, or acts as 1 because of TGE (D2.4)."""
+    """Whether debug exceptions from EL0 and EL1 are taken to EL2: TDE is 1, or acts as 1 because of TGE."""
     return Or(mdcr.TDE, tge)
 
 
 def enabled(mdcr: MDCR_EL2, mdscr: MDSCR_EL1, locked: Term, pstate: PSTATE, tge: Term = FALSE) -> Term:
-    """Whether debug exceptions other than BRK are enabled where the guest is (D2.5).
+    """Whether debug exceptions other than BRK are enabled where the guest is.
 
     Never while the OS lock is locked: a lock taken by the guest would silence the host's exceptions too. Always from an
     Exception level below the target. From the target itself (EL1 to EL1) only with KDE set and PSTATE.D clear.
@@ -34,13 +34,13 @@ def enabled(mdcr: MDCR_EL2, mdscr: MDSCR_EL1, locked: Term, pstate: PSTATE, tge:
 
 
 def breakpoint_enabled(mdcr: MDCR_EL2, mdscr: MDSCR_EL1, locked: Term, pstate: PSTATE, tge: Term = FALSE) -> Term:
-    """Whether breakpoint and watchpoint exceptions can be taken: enabled here, and MDE is 1 (D2.8, D2.9)."""
+    """Whether breakpoint and watchpoint exceptions can be taken: enabled here, and MDE is 1."""
     return And(mdscr.MDE, enabled(mdcr, mdscr, locked, pstate, tge))
 
 
 @dataclass(frozen=True)
 class StepState:
-    """The states of software step; exactly one holds (D2.12)."""
+    """The states of software step; exactly one holds."""
 
     inactive: Term  # instructions execute normally
     active_not_pending: Term  # one instruction executes, and clears PSTATE.SS
@@ -64,7 +64,7 @@ def retires_ss(mdcr: MDCR_EL2, mdscr: MDSCR_EL1, locked: Term, pstate: PSTATE, t
 
 
 def eret_ss(mdcr: MDCR_EL2, mdscr: MDSCR_EL1, locked: Term, spsr: PSTATE, tge: Term = FALSE) -> Term:
-    """PSTATE.SS after an exception return from EL2 to the guest with ``spsr`` in SPSR_EL2 (D2.12).
+    """PSTATE.SS after an exception return from EL2 to the guest with ``spsr`` in SPSR_EL2.
 
     SPSR.SS if MDSCR_EL1.SS is 1, debug exceptions are disabled where the ERET executes, and enabled where it goes;
     else 0. At EL2 they are disabled: it is above the target, or, with TDE, it is the target and a hypervisor enters a
@@ -74,5 +74,5 @@ def eret_ss(mdcr: MDCR_EL2, mdscr: MDSCR_EL1, locked: Term, spsr: PSTATE, tge: T
 
 
 def eret_ss_from(enabled_at_source: Term, enabled_at_destination: Term, mdscr: MDSCR_EL1, spsr: PSTATE) -> Term:
-    """PSTATE.SS after an exception return from any Exception level (D2.12)."""
+    """PSTATE.SS after an exception return from any Exception level."""
     return And(mdscr.SS, Not(enabled_at_source), enabled_at_destination, spsr.SS)

@@ -14,9 +14,9 @@ from formal.arch.traps import Controls
 
 
 class SPMSELR_EL0(Register):
-    """System Performance Monitors Select Register (Arm ARM D24.5); values of 32 and more are reserved."""
+    """System Performance Monitors Select Register (Arm ARM D24.5)."""
 
-    SYSPMUSEL = bits(8, 4, "system PMU that the other SPM* registers mean")
+    SYSPMUSEL = bits(9, 4, "system PMU that the other SPM* registers mean; 32 and more are reserved")
 
 
 class ID_AA64DFR0_EL1(Register):
@@ -107,7 +107,7 @@ def controls(mdcr_el2: int, settings: Mapping[str, int], features: frozenset[str
         hdfgwtr_el2=read("HDFGWTR_EL2"),
         hdfgrtr2_el2=read("HDFGRTR2_EL2"),
         hdfgwtr2_el2=read("HDFGWTR2_EL2"),
-        spmselr_el0_syspmusel=read("SPMSELR_EL0").SYSPMUSEL,
+        spmselr_el0_syspmusel=t.extract(read("SPMSELR_EL0").SYSPMUSEL, 4, 0),
         spmaccessr_el1=read("SPMACCESSR_EL1").raw,
         spmaccessr_el2=read("SPMACCESSR_EL2").raw,
         features=features,

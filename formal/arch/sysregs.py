@@ -104,6 +104,8 @@ def _line(line: str, group: str, needs: str) -> SystemRegister:
     name, n, op0, op1, crn, crm, op2, el1, el0, enable, traps, fgt, features = line.split()
     first, _, last = n.partition("-")
     enable_r, _, enable_w = enable.partition("/")
+    if (enable != "-") is not (el0 != "-" and name != "PMUSERENR_EL0"):
+        raise ValueError(f"{name}: EL1 grants accesses from EL0 (PMUSERENR_EL0 apart), and nothing else")
     bit = fgt.removeprefix("w:")
 
     def rights(kind: str, granted: str, known: dict[str, str], trapped: bool) -> Rights:

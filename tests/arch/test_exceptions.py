@@ -77,6 +77,28 @@ def test_eret(source, destination, ss, spsr):
     assert evaluate(got, {}) is (spsr and ss and destination and not source)
 
 
+ERET_FROM_EL2 = [  # TDE, EL of the guest, KDE, SPSR_EL2.D (None: either), whether PSTATE.SS becomes SPSR_EL2.SS, not 0
+    (False, 1, False, None, False),
+    (False, 1, True, True, False),
+    (False, 1, True, False, True),
+    (False, 0, None, None, True),
+    (True, 1, None, None, True),  # from an EL2 where debug exceptions are off: KDE is 0 there, or PSTATE.D is 1
+    (True, 0, None, None, True),
+]
+
+
+@pytest.mark.parametrize(("tde", "el", "kde", "d", "copied"), ERET_FROM_EL2)
+def test_eret_from_el2(tde, el, kde, d, copied):
+    """The rows of the Arm ARM's tables of the value that an exception return writes to PSTATE.SS."""
+    for k, masked, ss, spsr_ss, locked in product(
+        BOOL if kde is None else (kde,), BOOL if d is None else (d,), *[BOOL] * 3
+    ):
+        mdscr = MDSCR_EL1.of(KDE=k, SS=ss)
+        spsr = PSTATE.of(SS=spsr_ss, D=masked, EL=el)
+        got = evaluate(x.eret_ss(MDCR_EL2.of(TDE=tde), mdscr, t.boolean(locked), spsr), {})
+        assert got is (copied and spsr_ss and ss and not locked)
+
+
 def test_with_tde_the_guest_cannot_mask():
     """KDE and PSTATE.D of the guest do not matter to exceptions that go to EL2; a lock does."""
     for c in CASES:

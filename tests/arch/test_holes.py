@@ -67,6 +67,12 @@ def test_fine_grained_traps_close_all_but_pm():
 
 
 def test_osdlr_depends_on_the_double_lock():
+    """Without FEAT_DoubleLock its fine-grained trap does nothing either."""
+    fine = {"HDFGRTR_EL2.OSDLR_EL1": 1, "HDFGWTR_EL2.OSDLR_EL1": 1}
+    for features, trapped in ((["FEAT_FGT"], False), (["FEAT_FGT", "FEAT_DoubleLock"], True)):
+        for write in (False, True):
+            result, _ = decide(Access("OSDLR_EL1", write, 1), controls(0, fine, feat.closure(features)))
+            assert (result is Outcome.EL2) is trapped
     for features, hole in ((frozenset(), True), (frozenset({"FEAT_DoubleLock"}), False)):
         assert decide(Access("OSDLR_EL1", True, 1), controls(ALL_TRAPS, {}, features))[0] is (
             Outcome.EXECUTED if hole else Outcome.EL2
