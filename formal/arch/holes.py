@@ -4,6 +4,11 @@
 and CPTR_EL2.TTA at 1, which is the most that a hypervisor can ask of these two registers. On hardware that has such
 a register only a fine-grained trap can close the hole, and for some not even that.
 
+One thing is not on the list because no register of its own is reached. Without FEAT_FGT, an event counter that does not
+exist (an index from PMCR_EL0.N on, or PMSELR_EL0.SEL so for PMXEVCNTR_EL0 and PMXEVTYPER_EL0) is CONSTRAINED
+UNPREDICTABLE ahead of TPM, and the choices include the access of a counter that does exist. A claim that must hold on
+every such PE leaves ``Controls.unpredictable`` free.
+
 The list is exact, in both directions, for every set of features; ``tests/arch/test_holes.py`` enumerates them. Two
 instructions belong beside it, which name no System register: MSR PM, #imm (as PM), and TRCIT of FEAT_ITE.
 """

@@ -1,9 +1,12 @@
 """The list of holes is exact: with every coarse trap on, what executes at EL1 is on it, and what is on it executes."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from formal import terms as t
 from formal.arch import features as feat
 from formal.arch.holes import HOLES, is_hole
 from formal.arch.registers import MDCR_EL2
@@ -64,6 +67,15 @@ def test_fine_grained_traps_close_all_but_pm():
         if decide(Access(reg.name, write, 1), c)[0] is Outcome.EXECUTED
     }
     assert left == {"PM"}
+
+
+def test_a_counter_that_does_not_exist_is_ahead_of_tpm():
+    """Without FEAT_FGT the PE may execute the access although TPM is 1; with it, it is UNDEFINED."""
+    for access in (Access("PMEVCNTR<n>_EL0", True, 1, 6), Access("PMXEVTYPER_EL0", True, 1)):
+        for features in (["FEAT_PMUv3"], ["FEAT_PMUv3", "FEAT_FGT"]):
+            c = controls(ALL_TRAPS, {"PMCR_EL0.N": 6, "PMSELR_EL0.SEL": 6}, feat.closure(features))
+            free = dataclasses.replace(c, unpredictable=t.const(Outcome.EXECUTED, 2))
+            assert decide(access, free)[0] is (Outcome.UNDEF if "FEAT_FGT" in features else Outcome.EXECUTED)
 
 
 def test_osdlr_depends_on_the_double_lock():
