@@ -89,6 +89,25 @@ def test_el1_traps_of_each_group(group, chosen, high):
             assert result in (Outcome.EL2, Outcome.EXECUTED)
 
 
+def test_system_pmu_is_trapped_by_enspm_alone():
+    for reg in GROUPS["system_pmu"]:
+        if reg.name != "SPMSCR_EL1":
+            for mdcr, wanted in ((QUIET, Outcome.EXECUTED), (QUIET ^ 1 << 15, Outcome.EL2)):
+                access = Access(reg.name, reg.read.lowest_el is None, 1)
+                assert decide(access, controls(mdcr, OPEN, feat.ALL))[0] is wanted, reg.name
+
+
+def test_pmu_registers_that_need_fgt2_are_trapped_by_tpm_or_not_at_all():
+    """The part of the group that the closed formula leaves out."""
+    for reg in GROUPS["pmu"]:
+        access = Access(reg.name, reg.read.lowest_el is None, 1)
+        covered = (
+            reg.name != "PM" and not reg.name.endswith("SVR_EL1") and not reg.name.startswith(("PMSS", "PMEVCNTSVR"))
+        )
+        result = decide(access, controls(QUIET | 1 << 6, OPEN, feat.ALL))[0]
+        assert result is (Outcome.EL2 if covered else Outcome.EXECUTED), reg.name
+
+
 OPEN_WITHOUT_FGT = {k: v for k, v in OPEN.items() if not k.startswith("HDFG")}
 
 
