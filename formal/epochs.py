@@ -49,6 +49,9 @@ class Kernel:
     # emulation of trapped accesses
     indexes_trapped_banks: bool = True  # cb853ded1d25 (v5.13), broken by 03fdfb269009 (v5.4)
     restores_debug_ptr: bool = True  # since v4.3; off only to break it
+    # what the kernel's comments promise
+    documents_trace_traps: bool = True  # from v5.13: comment on kvm_arm_setup_mdcr_el2
+    documents_os_lock: bool = True  # from v5.18: comments on the OS lock
     # size
     breakpoints: int = 16  # break- and watchpoints in a bank; a power of two up to 16
 
@@ -77,7 +80,7 @@ class Epoch:
 
 
 _E7: dict[str, Any] = {"preserves_pstate_ss": False, "keeps_step_pending": False}
-_E6: dict[str, Any] = {**_E7, "emulates_os_lock": False}
+_E6: dict[str, Any] = {**_E7, "emulates_os_lock": False, "documents_os_lock": False}
 _E4: dict[str, Any] = {
     **_E6,
     "saves_host_mdcr": False,
@@ -85,6 +88,7 @@ _E4: dict[str, Any] = {
     "mdcr_el2_bits": 32,
     "first_run_init": False,
     "traps_trace_filter": False,
+    "documents_trace_traps": False,
     "defers_pc_adjustment": False,
     "indexes_trapped_banks": False,
 }
@@ -108,18 +112,109 @@ EPOCHS: dict[str, Epoch] = {
 }
 
 
+_BOTH = (Mode.VHE, Mode.NVHE)
+_VHE = (Mode.VHE,)
+
+
 @dataclass(frozen=True)
 class Bug:
-    """A bug of the past, brought back by taking its fix away."""
+    """A bug of the past, brought back by taking its fix away from the fixed epoch."""
 
     name: str
     title: str
     fix: str
-    epoch: str
-    modes: tuple[Mode, ...]
     changes: dict[str, Any]
-    breaks: str  # the claim that must fail
+    breaks: tuple[str, ...]  # claims that the fixed kernel keeps and this one does not
+    modes: tuple[Mode, ...] = _BOTH
+    epoch: str = "E8"
 
     def kernel(self, mode: Mode) -> Kernel:
         """The fixed epoch with the bug back in."""
         return EPOCHS[self.epoch].kernel(mode).but(**self.changes)
+
+
+BUGS: dict[str, Bug] = {
+    b.name: b
+    for b in (
+        Bug(
+            "B0",
+            "under VHE the boot value of MDCR_EL2 is never read",
+            "da5a3ce66b8b (v4.20)",
+            {"vhe_reads_boot_mdcr": False},
+            ("hpmn_preserved_in_guest", "boot_value_read_before_use", "entry_is_fresh"),
+            _VHE,
+        ),
+        Bug(
+            "B1",
+            "under VHE MDCR_EL2 is written at vcpu_load only, from the value of the run before",
+            "4942dc6638b0 (v5.6)",
+            {"vhe_writes_changed_mdcr": False},
+            ("entry_is_fresh", "host_debug_sets_tda", "host_takes_debug_exceptions"),
+            _VHE,
+        ),
+        Bug(
+            "B2",
+            "the first vcpu_load under VHE writes 0 to MDCR_EL2, a reserved HPMN",
+            "263d6287da14 (v5.13)",
+            {"first_run_init": False},
+            ("hpmn_preserved_always_on_equal_cpus", "hpmn_never_reserved_on_equal_cpus"),
+            _VHE,
+        ),
+        Bug(
+            "B3",
+            "the guest reaches the trace filter controls",
+            "a354a64d91ee (v5.13)",
+            {"traps_trace_filter": False},
+            ("trace", "trace_does_not_execute", "trace_trapped"),
+        ),
+        Bug(
+            "B4",
+            "every trapped access of a breakpoint register goes to number 0",
+            "cb853ded1d25 (v5.13)",
+            {"indexes_trapped_banks": False},
+            ("guest_bank_preserved", "untrapped_bank_is_guests_own"),
+        ),
+        Bug(
+            "B5",
+            "single-stepping leaves PSTATE.SS set in the guest",
+            "34fbdee086cf (v6.1)",
+            {"preserves_pstate_ss": False},
+            ("guest_pstate_ss_preserved",),
+        ),
+        Bug(
+            "B6",
+            "an interrupt between an instruction and its step exception loses the step",
+            "370531d1e95b (v6.1)",
+            {"keeps_step_pending": False},
+            ("one_step_one_instruction_if_undisturbed",),
+        ),
+        Bug(
+            "B7",
+            "an emulated instruction does not count as a step",
+            "bd7d95cafb49 (v4.20)",
+            {"skip_advances_step": False},
+            ("one_step_one_instruction_if_undisturbed",),
+        ),
+        Bug(
+            "B10",
+            "the host's MDCR_EL2 is rebuilt from the guest's",
+            "1460b4b25fde (v5.15)",
+            {"saves_host_mdcr": False},
+            ("host_mdcr_restored",),
+        ),
+        Bug(
+            "B11",
+            "MDCR_EL2 is kept in 32 bits",
+            "d6c850dd6ce9 (v5.15)",
+            {"mdcr_el2_bits": 32},
+            ("boot_value_read_in_full",),
+        ),
+        Bug(
+            "B12",
+            "the guest's OS lock does nothing",
+            "7dabf02f43a1 (v5.18)",
+            {"emulates_os_lock": False},
+            ("os_lock_blocks_guest_debug",),
+        ),
+    )
+}

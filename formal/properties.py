@@ -11,7 +11,7 @@ host last wrote), never with the kernel's own copies. Lemmas are free to change;
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 
@@ -25,7 +25,7 @@ from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
 from formal.state import Exit, Phase, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
-from formal.transitions import Operation, controls, may_execute, setup_debug_bug_on, setup_mdcr_el2, tweaks_guest
+from formal.transitions import Applied, controls, may_execute, setup_debug_bug_on, setup_mdcr_el2, tweaks_guest
 
 Predicate = Callable[[State, Kernel], Term]
 StepPredicate = Callable[[State, State, Kernel], Term]
@@ -50,19 +50,18 @@ class Point(Enum):
 class Precondition:
     """A restriction of the environment under which a variant of a claim holds.
 
-    ``allows(name of the operation, before, after, inputs, kernel)`` is what a step must satisfy; ``initially`` what the
-    initial states must.
+    ``allows`` is what a step must satisfy, ``initially`` what the initial states must.
     """
 
     name: str
     says: str
-    allows: Callable[[Operation, State, State, Kernel], Term] = lambda op, before, after, k: TRUE
+    allows: Callable[[Applied, Kernel], Term] = lambda step, k: TRUE
     initially: Predicate = lambda s, k: TRUE
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A promise. ``steps`` names the operations that a two-state claim is about (empty: a state claim)."""
+    """A promise. ``actors`` are those whose steps a two-state claim is about (empty: a state claim)."""
 
     name: str
     says: str
@@ -128,6 +127,13 @@ def claim(
         return Claim(then.__name__, then.__doc__, cites, at, when, now, applies, frozenset(), given, variant_of)
 
     return declare
+
+
+def variant(
+    of: Claim, name: str, says: str, *given: Precondition, applies: Callable[[Kernel], str | None] = _everywhere
+) -> Claim:
+    """The same claim under named preconditions, none of which can be spared."""
+    return replace(of, name=name, says=says, given=given, applies=applies, variant_of=of.name)
 
 
 def step_claim(
@@ -225,17 +231,29 @@ def group_traps(s: State, *groups: str, features: frozenset[str] = ALL_FEATURES)
 # ---- preconditions
 
 
-def _unless(op_name: str, condition: Callable[[State, State, Kernel], Term]) -> Callable[..., Term]:
-    def allows(op: Operation, before: State, after: State, k: Kernel) -> Term:
-        return condition(before, after, k) if op.name == op_name else TRUE
+def _unless(op_name: str, condition: Callable[[State, State], Term]) -> Callable[[Applied, Kernel], Term]:
+    def allows(step: Applied, k: Kernel) -> Term:
+        return condition(step.before, step.after) if step.operation.name == op_name else TRUE
 
     return allows
 
 
-def _high_half_clear(op: Operation, before: State, after: State, k: Kernel) -> Term:
-    if "guest_mdscr_el1" not in op.writes:
+def _high_half_clear(step: Applied, k: Kernel) -> Term:
+    if "guest_mdscr_el1" not in step.operation.writes:
         return TRUE
-    return Eq(t.extract(after.guest_mdscr_el1.raw, 63, 32), t.const(0, 32))
+    return Eq(t.extract(step.after.guest_mdscr_el1.raw, 63, 32), t.const(0, 32))
+
+
+def _first_number(step: Applied, k: Kernel) -> Term:
+    index = step.inputs.get("index")
+    if index is None:
+        return TRUE
+    number_bits = t.width(index) - 2
+    return Eq(t.extract(index, number_bits - 1, 0), t.const(0, number_bits))
+
+
+def _never_debugged(step: Applied, k: Kernel) -> Term:
+    return Not(step.after.guest_debug.any())
 
 
 MDSCR_IN_32_BITS = Precondition(
@@ -247,13 +265,13 @@ MDSCR_IN_32_BITS = Precondition(
 NO_RETURN_WITH_SKIP_PENDING = Precondition(
     "no_return_with_skip_pending",
     "KVM_RUN does not return to user space between the emulation of a stepped instruction and the next entry",
-    _unless("kvm_arch_vcpu_ioctl_run returns", lambda b, a, k: Not(And(b.stepping, b.adjust_pc))),
+    _unless("kvm_arch_vcpu_ioctl_run returns", lambda before, after: Not(And(before.stepping, before.adjust_pc))),
 )
 
 NO_RESET_WITH_SKIP_PENDING = Precondition(
     "no_reset_with_skip_pending",
     "no other vCPU turns a stepped vCPU on again before the instruction that turned it off is stepped over",
-    _unless("kvm_reset_vcpu", lambda b, a, k: Not(And(b.stepping, b.adjust_pc))),
+    _unless("kvm_reset_vcpu", lambda before, after: Not(And(before.stepping, before.adjust_pc))),
 )
 
 STEPPING_ENDS_WITH_DEBUGGING = Precondition(
@@ -261,11 +279,11 @@ STEPPING_ENDS_WITH_DEBUGGING = Precondition(
     "user space ends single-stepping only by ending debugging altogether",
     _unless(
         "KVM_SET_GUEST_DEBUG",
-        lambda b, a, k: Implies(And(b.stepping, Not(a.stepping)), Not(a.guest_debug.any())),
+        lambda before, after: Implies(And(before.stepping, Not(after.stepping)), Not(after.guest_debug.any())),
     ),
 )
 
-ALL_CPUS_BOOT_ALIKE = Precondition(
+CPUS_BOOT_ALIKE = Precondition(
     "cpus_boot_alike",
     "every CPU boots with the same number of event counters for the guest, say 6",
     initially=lambda s, k: Eq(s.boot_mdcr_el2.HPMN, t.const(6, 5)),
@@ -274,15 +292,31 @@ ALL_CPUS_BOOT_ALIKE = Precondition(
 PERF_KEEPS_OFF = Precondition(
     "perf_keeps_off",
     "the host's perf driver leaves PMUSERENR_EL0 alone while a vCPU is loaded",
-    _unless("the host writes PMUSERENR_EL0", lambda b, a, k: b.idle),
+    _unless("the host writes PMUSERENR_EL0", lambda before, after: before.idle),
+)
+
+INIT_ONLY_AT_BOOT = Precondition(
+    "init_only_at_boot",
+    "hyp initialisation runs once after each boot of a CPU, before any vCPU is loaded there, and never again",
+    _unless("kvm_arm_init_debug", lambda before, after: Not(before.kvm_ready)),
+)
+
+NEVER_DEBUGGED = Precondition("never_debugged", "user space never debugs the guest", _never_debugged)
+
+FIRST_BREAKPOINT_ONLY = Precondition(
+    "first_breakpoint_only",
+    "the guest, and user space for it, use breakpoint 0 and watchpoint 0 only",
+    _first_number,
+)
+
+BOOT_VALUE_AS_REBUILT = Precondition(
+    "boot_value_as_rebuilt",
+    "the boot code leaves nothing in MDCR_EL2 but HPMN and E2PB=3",
+    initially=lambda s, k: s.boot_mdcr_el2.same(MDCR_EL2.of(E2PB=3, HPMN=s.boot_mdcr_el2.HPMN)),
 )
 
 
 # ---- claims: HPMN
-
-
-def _vhe_only(k: Kernel) -> str | None:
-    return None if k.vhe else "only VHE loads the guest's MDCR_EL2 at vcpu_load"
 
 
 @claim("the document, kvm_arm_init_debug, sentence 1")
@@ -300,18 +334,6 @@ def hpmn_preserved_on_host(s: State, k: Kernel) -> Term:
 @claim("the document, kvm_arm_init_debug, sentence 1", at=Point.ALWAYS, when=_always)
 def hpmn_preserved_always(s: State, k: Kernel) -> Term:
     """MDCR_EL2.HPMN is never anything but what the boot code of this CPU chose, not even between load and entry."""
-    return s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN")
-
-
-@claim(
-    "the document, kvm_arm_init_debug, sentence 1",
-    at=Point.ALWAYS,
-    when=_always,
-    given=(ALL_CPUS_BOOT_ALIKE,),
-    variant_of="hpmn_preserved_always",
-)
-def hpmn_preserved_always_on_equal_cpus(s: State, k: Kernel) -> Term:
-    """As hpmn_preserved_always, on machines whose CPUs all boot with the same HPMN."""
     return s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN")
 
 
@@ -356,16 +378,6 @@ def performance_monitors_trapped(s: State, k: Kernel) -> Term:
 def performance_monitors_trapped_with_pmuv3p9(s: State, k: Kernel) -> Term:
     """Guest accesses of PMU registers go to EL2, from EL0 too, on CPUs with FEAT_PMUv3p9 as well."""
     return group_traps(s, "pmu")
-
-
-@claim(
-    "switch.h, __activate_traps_common, comment on EL0",
-    given=(PERF_KEEPS_OFF,),
-    variant_of="performance_monitors_trapped",
-)
-def performance_monitors_trapped_without_perf(s: State, k: Kernel) -> Term:
-    """As performance_monitors_trapped, if perf leaves PMUSERENR_EL0 alone while a vCPU is loaded."""
-    return group_traps(s, "pmu", features=UP_TO_PMUV3P8)
 
 
 @claim("the document, kvm_arm_setup_debug, list item 2")
@@ -423,7 +435,7 @@ def profiling_trapped(s: State, k: Kernel) -> Term:
 
 
 def _traps_trace(k: Kernel) -> str | None:
-    return None if k.traps_trace_filter else "the trace filter is trapped from v5.13 on (a354a64d91ee)"
+    return None if k.documents_trace_traps else "the trace filter is trapped from v5.13 on (a354a64d91ee)"
 
 
 _TRACE = "debug.c (from v5.13), kvm_arm_setup_mdcr_el2, list items 5 and 6"
@@ -545,7 +557,7 @@ def setup_before_every_entry(s: State, k: Kernel) -> Term:
 
 @claim("the document, kvm_arm_setup_debug, sentences 1 and 2")
 def entry_is_fresh(s: State, k: Kernel) -> Term:
-    """MDCR_EL2 in the guest is the function of this CPU's HPMN, guest_debug, OS lock and DEBUG_DIRTY that it should be."""
+    """MDCR_EL2 in the guest is what this CPU's HPMN, guest_debug, the OS lock and DEBUG_DIRTY ask for, no more."""
     locked = s.os_lock if k.emulates_os_lock else FALSE
     fresh = MDCR_EL2.of(
         TTRF=k.traps_trace_filter,
@@ -603,21 +615,9 @@ def saved_before_modified(s: State, k: Kernel) -> Term:
     return s.preserved_mdscr_el1.same(s.guest_mdscr_el1)
 
 
-@claim(_SAVE, at=Point.ALWAYS, when=_entry_window, given=(MDSCR_IN_32_BITS,), variant_of="saved_before_modified")
-def saved_before_modified_in_32_bits(s: State, k: Kernel) -> Term:
-    """As saved_before_modified, if no bit above 31 of MDSCR_EL1 is ever set."""
-    return s.preserved_mdscr_el1.same(s.guest_mdscr_el1)
-
-
 @claim(_SAVE, at=Point.HANDLED, when=_outside)
 def guest_mdscr_preserved(s: State, k: Kernel) -> Term:
     """Outside the entry window the context holds all 64 bits of MDSCR_EL1 as the guest last wrote it."""
-    return s.mdscr_el1.same(s.guest_mdscr_el1)
-
-
-@claim(_SAVE, at=Point.HANDLED, when=_outside, given=(MDSCR_IN_32_BITS,), variant_of="guest_mdscr_preserved")
-def guest_mdscr_preserved_in_32_bits(s: State, k: Kernel) -> Term:
-    """As guest_mdscr_preserved, if no bit above 31 of MDSCR_EL1 is ever set."""
     return s.mdscr_el1.same(s.guest_mdscr_el1)
 
 
@@ -716,7 +716,7 @@ def untrapped_bank_is_guests_own(s: State, k: Kernel) -> Term:
     when=lambda s, k: s.idle if k.vhe else Or(s.idle, And(s.here, Not(s.in_guest))),
 )
 def host_mdcr_restored(s: State, k: Kernel) -> Term:
-    """Once the traps are deactivated (VHE: at put, nVHE: at the return from the guest), MDCR_EL2 is the host's again."""
+    """Once the traps are deactivated (VHE: at put, nVHE: at the return), MDCR_EL2 is the host's again."""
     return s.hw_mdcr_el2.same(s.boot_mdcr_el2)
 
 
@@ -751,7 +751,7 @@ def host_breakpoints_inert_in_guest(s: State, k: Kernel) -> Term:
 
 @claim("debug.c, comment on hardware breakpoints", when=lambda s, k: And(s.in_guest, s.guest_debug.USE_HW))
 def host_breakpoints_armed(s: State, k: Kernel) -> Term:
-    """With KVM_GUESTDBG_USE_HW, user space's registers are in the hardware and enabled, with exceptions going to EL2."""
+    """With KVM_GUESTDBG_USE_HW, user space's registers are in hardware and enabled, with exceptions going to EL2."""
     return And(Eq(s.hw_bank, s.user_bank), s.hw_mdscr_el1.MDE, s.hw_mdcr_el2.TDE, Not(s.hw_oslk))
 
 
@@ -770,24 +770,11 @@ def one_step_one_instruction(s: State, k: Kernel) -> Term:
     return And(Not(s.wrong_step), t.ule(s.steps, t.const(1, 2)))
 
 
-@claim(
-    _STEP,
-    at=Point.ALWAYS,
-    when=lambda s, k: s.stepping,
-    applies=lambda k: None if k.keeps_step_pending else "needs DBG_SS_ACTIVE_PENDING (v6.1, 370531d1e95b)",
-    given=(NO_RETURN_WITH_SKIP_PENDING, NO_RESET_WITH_SKIP_PENDING, STEPPING_ENDS_WITH_DEBUGGING),
-    variant_of="one_step_one_instruction",
-)
-def one_step_one_instruction_if_undisturbed(s: State, k: Kernel) -> Term:
-    """As one_step_one_instruction, with no return or reset while a skip is pending, and stepping ended by debugging."""
-    return And(Not(s.wrong_step), t.ule(s.steps, t.const(1, 2)))
-
-
 # ---- claims: the OS lock
 
 
 def _has_os_lock(k: Kernel) -> str | None:
-    return None if k.emulates_os_lock else "the guest's OS lock is emulated from v5.18 on (7dabf02f43a1)"
+    return None if k.documents_os_lock else "the guest's OS lock is emulated from v5.18 on (7dabf02f43a1)"
 
 
 @claim("debug.c (v6.1), comment on the OS lock", at=Point.ALWAYS, when=_always)
@@ -798,7 +785,7 @@ def physical_os_lock_stays_clear(s: State, k: Kernel) -> Term:
 
 @claim(
     "debug.c (v6.1), comment on the OS lock",
-    when=lambda s, k: And(s.in_guest, s.os_lock),
+    when=lambda s, k: And(s.in_guest, s.guest_os_lock),
     applies=_has_os_lock,
 )
 def os_lock_blocks_guest_debug(s: State, k: Kernel) -> Term:
@@ -810,7 +797,7 @@ def os_lock_blocks_guest_debug(s: State, k: Kernel) -> Term:
 
 @claim(
     "debug.c (v6.1), comment on the OS lock",
-    when=lambda s, k: And(s.in_guest, Not(s.os_lock), Not(s.guest_debug.any())),
+    when=lambda s, k: And(s.in_guest, Not(s.guest_os_lock), Not(s.guest_debug.any())),
     applies=_has_os_lock,
 )
 def os_lock_blocks_nothing_else(s: State, k: Kernel) -> Term:
@@ -820,7 +807,7 @@ def os_lock_blocks_nothing_else(s: State, k: Kernel) -> Term:
 
 @claim(
     "debug.c (v6.1), comment on the OS lock",
-    when=lambda s, k: And(s.in_guest, s.os_lock, s.guest_debug.any()),
+    when=lambda s, k: And(s.in_guest, s.guest_os_lock, s.guest_debug.any()),
     applies=_has_os_lock,
 )
 def os_lock_spares_the_debugger(s: State, k: Kernel) -> Term:
@@ -831,6 +818,130 @@ def os_lock_spares_the_debugger(s: State, k: Kernel) -> Term:
         s.hw_mdcr_el2.TDE,
         Not(s.hw_oslk),
     )
+
+
+# ---- claims that hold under preconditions, where the plain claim does not
+
+
+def _needless(
+    holds: Callable[[Kernel], bool], why: str = "the claim holds without it"
+) -> Callable[[Kernel], str | None]:
+    return lambda k: why if holds(k) else None
+
+
+def _reads_late(k: Kernel) -> str | None:
+    """HPMN is read from a register that vCPUs leave changed: VHE before v5.15."""
+    if not k.vhe or k.saves_host_mdcr:
+        return "the claim holds without it"
+    return None if k.vhe_reads_boot_mdcr and k.vhe_writes_changed_mdcr else "fails whatever the environment does"
+
+
+def _rebuilds(k: Kernel) -> str | None:
+    if k.saves_host_mdcr:
+        return "the claim holds without it" if k.mdcr_el2_bits == 64 else "for kernels that rebuild the host's value"
+    return "VHE rebuilds another value" if k.vhe else None
+
+
+_vhe_window = _needless(lambda k: not k.vhe)
+
+hpmn_preserved_always_on_equal_cpus = variant(
+    hpmn_preserved_always,
+    "hpmn_preserved_always_on_equal_cpus",
+    "As hpmn_preserved_always, on machines whose CPUs all boot with the same HPMN.",
+    CPUS_BOOT_ALIKE,
+    applies=_vhe_window,
+)
+hpmn_never_reserved_on_equal_cpus = variant(
+    hpmn_never_reserved,
+    "hpmn_never_reserved_on_equal_cpus",
+    "As hpmn_never_reserved, on machines whose CPUs all boot with the same HPMN.",
+    CPUS_BOOT_ALIKE,
+    applies=_vhe_window,
+)
+hpmn_preserved_in_guest_if_read_at_boot = variant(
+    hpmn_preserved_in_guest,
+    "hpmn_preserved_in_guest_if_read_at_boot",
+    "As hpmn_preserved_in_guest, if hyp initialisation runs only at boot.",
+    INIT_ONLY_AT_BOOT,
+    applies=_reads_late,
+)
+boot_value_read_before_use_if_read_at_boot = variant(
+    boot_value_read_before_use,
+    "boot_value_read_before_use_if_read_at_boot",
+    "As boot_value_read_before_use, if hyp initialisation runs only at boot.",
+    INIT_ONLY_AT_BOOT,
+    applies=_reads_late,
+)
+entry_is_fresh_if_read_at_boot = variant(
+    entry_is_fresh,
+    "entry_is_fresh_if_read_at_boot",
+    "As entry_is_fresh, if hyp initialisation runs only at boot.",
+    INIT_ONLY_AT_BOOT,
+    applies=_reads_late,
+)
+only_named_fields_if_read_at_boot = variant(
+    only_named_fields,
+    "only_named_fields_if_read_at_boot",
+    "As only_named_fields, if hyp initialisation runs only at boot.",
+    INIT_ONLY_AT_BOOT,
+    applies=_reads_late,
+)
+boot_value_read_in_full_if_plain = variant(
+    boot_value_read_in_full,
+    "boot_value_read_in_full_if_plain",
+    "As boot_value_read_in_full, if the boot value is just what KVM rebuilds.",
+    BOOT_VALUE_AS_REBUILT,
+    applies=_rebuilds,
+)
+host_mdcr_restored_if_plain = variant(
+    host_mdcr_restored,
+    "host_mdcr_restored_if_plain",
+    "As host_mdcr_restored, if the boot value is just what KVM rebuilds.",
+    BOOT_VALUE_AS_REBUILT,
+    applies=_rebuilds,
+)
+performance_monitors_trapped_without_perf = variant(
+    performance_monitors_trapped,
+    "performance_monitors_trapped_without_perf",
+    "As performance_monitors_trapped, if perf leaves PMUSERENR_EL0 alone while a vCPU is loaded.",
+    PERF_KEEPS_OFF,
+    applies=lambda k: _vhe_window(k) or _needless(lambda k: k.guards_pmuserenr)(k),
+)
+saved_before_modified_in_32_bits = variant(
+    saved_before_modified,
+    "saved_before_modified_in_32_bits",
+    "As saved_before_modified, if no bit above 31 of MDSCR_EL1 is ever set.",
+    MDSCR_IN_32_BITS,
+)
+guest_mdscr_preserved_in_32_bits = variant(
+    guest_mdscr_preserved,
+    "guest_mdscr_preserved_in_32_bits",
+    "As guest_mdscr_preserved, if no bit above 31 of MDSCR_EL1 is ever set.",
+    MDSCR_IN_32_BITS,
+)
+guest_pstate_ss_preserved_undebugged = variant(
+    guest_pstate_ss_preserved,
+    "guest_pstate_ss_preserved_undebugged",
+    "As guest_pstate_ss_preserved, if user space never debugs the guest.",
+    NEVER_DEBUGGED,
+    applies=_needless(lambda k: k.preserves_pstate_ss),
+)
+guest_bank_preserved_of_number_0 = variant(
+    guest_bank_preserved,
+    "guest_bank_preserved_of_number_0",
+    "As guest_bank_preserved, if only breakpoint 0 and watchpoint 0 are used.",
+    FIRST_BREAKPOINT_ONLY,
+    applies=_needless(lambda k: k.indexes_trapped_banks),
+)
+one_step_one_instruction_if_undisturbed = variant(
+    one_step_one_instruction,
+    "one_step_one_instruction_if_undisturbed",
+    "As one_step_one_instruction, with no return or reset while a skip is pending, and stepping ended by debugging.",
+    NO_RETURN_WITH_SKIP_PENDING,
+    NO_RESET_WITH_SKIP_PENDING,
+    STEPPING_ENDS_WITH_DEBUGGING,
+    applies=lambda k: None if k.defers_pc_adjustment else "fails whatever the environment does (before v6.1)",
+)
 
 
 CLAIMS: tuple[Claim, ...] = tuple(c for c in list(globals().values()) if isinstance(c, Claim))
@@ -903,6 +1014,26 @@ def host_hpmn_is_boots(s: State, k: Kernel) -> Term:
 def copy_has_boot_hpmn(s: State, k: Kernel) -> Term:
     """The per-CPU copy has the boot code's HPMN."""
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"))
+
+
+@lemma(lambda k: k.vhe_reads_boot_mdcr or not k.vhe, given=(INIT_ONLY_AT_BOOT,))
+def copy_was_read_at_boot(s: State, k: Kernel) -> Term:
+    """Until hyp initialisation MDCR_EL2 is the boot value; from then on the copy has its HPMN."""
+    return If(
+        s.kvm_ready,
+        s.percpu_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"),
+        s.hw_mdcr_el2.same(s.boot_mdcr_el2),
+    )
+
+
+@lemma(lambda k: not k.vhe and not k.saves_host_mdcr, given=(BOOT_VALUE_AS_REBUILT,))
+def rebuilt_is_boots(s: State, k: Kernel) -> Term:
+    """If the boot value is just what KVM rebuilds, then the host always has it, and so has the copy."""
+    return And(
+        s.boot_mdcr_el2.same(MDCR_EL2.of(E2PB=3, HPMN=s.boot_mdcr_el2.HPMN)),
+        Implies(Or(s.idle, And(s.here, Not(s.in_guest))), s.hw_mdcr_el2.same(s.boot_mdcr_el2)),
+        Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2)),
+    )
 
 
 @lemma(lambda k: _counts(k) and k.saves_host_mdcr and k.mdcr_el2_bits == 64)
@@ -1008,6 +1139,18 @@ def pstate_ss_through_window(s: State, k: Kernel) -> Term:
     )
 
 
+@lemma(given=(NEVER_DEBUGGED,))
+def nobody_debugs(s: State, k: Kernel) -> Term:
+    """If user space never debugs, guest_debug stays 0 and PSTATE.SS the guest's."""
+    window = s.at(Phase.SETUP, Phase.EXITED)
+    tweaks = tweaks_guest(s, k)
+    return And(
+        Not(s.guest_debug.any()),
+        Implies(_outside(s, k), Eq(s.pstate.SS, s.guest_pstate_ss)),
+        Implies(And(window, Not(tweaks)), Eq(s.pstate.SS, s.guest_pstate_ss)),
+    )
+
+
 @lemma()
 def host_debug_registers(s: State, k: Kernel) -> Term:
     """The host's debug registers are in the hardware, or kept aside while the guest runs."""
@@ -1029,6 +1172,22 @@ def guest_bank_through_switch(s: State, k: Kernel) -> Term:
     )
 
 
+@lemma(given=(FIRST_BREAKPOINT_ONLY,))
+def first_bank_through_switch(s: State, k: Kernel) -> Term:
+    """As guest_bank_through_switch, if only number 0 of each kind is used."""
+    empty = t.const_array(t.const(0, 64), 2 + (k.breakpoints - 1).bit_length())
+    switched = And(s.at(Phase.IN_GUEST), s.debug_dirty, Not(s.debug_ptr_external))
+    bank = empty
+    for kind in range(4):
+        at = t.const(kind * k.breakpoints, 2 + (k.breakpoints - 1).bit_length())
+        bank = t.store(bank, at, t.select(s.guest_bank, at))
+    return And(
+        Eq(s.guest_bank, bank),
+        Implies(Not(switched), Eq(s.vcpu_debug_state, s.guest_bank)),
+        Implies(And(switched, s.here), Eq(s.hw_bank, s.guest_bank)),
+    )
+
+
 @lemma()
 def user_bank_through_switch(s: State, k: Kernel) -> Term:
     """User space's break- and watchpoint registers likewise."""
@@ -1037,6 +1196,12 @@ def user_bank_through_switch(s: State, k: Kernel) -> Term:
         Implies(Not(switched), Eq(s.external_debug_state, s.user_bank)),
         Implies(And(switched, s.here), Eq(s.hw_bank, s.user_bank)),
     )
+
+
+@lemma(lambda k: k.emulates_os_lock)
+def os_lock_is_guests(s: State, k: Kernel) -> Term:
+    """The emulated OS lock is what the guest, or user space for it, last made it."""
+    return Eq(s.os_lock, s.guest_os_lock)
 
 
 @lemma()
@@ -1061,7 +1226,7 @@ def pmuserenr_undisturbed(s: State, k: Kernel) -> Term:
     return Implies(s.here, _user_access(s))
 
 
-@lemma(given=(ALL_CPUS_BOOT_ALIKE,))
+@lemma(given=(CPUS_BOOT_ALIKE,))
 def hpmn_is_everywhere_the_same(s: State, k: Kernel) -> Term:
     """If all CPUs boot with the same HPMN, it is the only one ever computed or loaded."""
     ours = t.const(6, 5)
@@ -1080,9 +1245,11 @@ def pending_only_while_stepping(s: State, k: Kernel) -> Term:
     return Implies(s.ss_active_pending, s.stepping)
 
 
-@lemma(lambda k: k.defers_pc_adjustment)
+@lemma()
 def adjustment_between_exit_and_entry(s: State, k: Kernel) -> Term:
     """The PC adjustment of an emulated instruction is pending only from its handling to the next entry."""
+    if not k.defers_pc_adjustment:
+        return Not(s.adjust_pc)
     return Implies(s.adjust_pc, And(s.in_run, s.at(Phase.READY, Phase.LOADED, Phase.SETUP), s.exits_with(Exit.NONE)))
 
 

@@ -131,6 +131,7 @@ class State:
     debug_dirty = _flag("vcpu", "DEBUG_DIRTY in vcpu->arch.iflags")
     ss_active_pending = _flag("vcpu", "DBG_SS_ACTIVE_PENDING in vcpu->arch.sflags")
     adjust_pc = _flag("vcpu", "INCREMENT_PC or PENDING_EXCEPTION in vcpu->arch.iflags")
+    powered_off = _flag("vcpu", "vcpu->arch.mp_state is STOPPED")
     mdscr_el1 = _register("vcpu", MDSCR_EL1, "vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
     oslsr_el1 = _register("vcpu", OSLSR_EL1, "vcpu->arch.ctxt.sys_regs[OSLSR_EL1]")
     pstate = _register("vcpu", PSTATE, "vcpu->arch.ctxt.regs.pstate")
@@ -145,6 +146,7 @@ class State:
     # ---- the vCPU: ghosts, which no kernel code reads
     guest_mdscr_el1 = _register("vcpu", MDSCR_EL1, "what the guest (or user space for it) last wrote", ghost=True)
     guest_pstate_ss = _flag("vcpu", "PSTATE.SS as the guest (or user space for it) left it", ghost=True)
+    guest_os_lock = _flag("vcpu", "the guest (or user space for it) has locked its OS lock", ghost=True)
     guest_bank = _bank("vcpu", "break- and watchpoint registers as the guest last wrote them", ghost=True)
     user_bank = _bank("vcpu", "break- and watchpoint registers as user space last gave them", ghost=True)
     sampled_dirty = _flag("vcpu", "DEBUG_DIRTY when mdcr_el2 was computed", ghost=True)
@@ -273,8 +275,9 @@ def init(s: State, k: Kernel) -> Term:
         "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps cpu"
     ).split()
     lowered = (
-        "in_run debug_dirty ss_active_pending adjust_pc preserved_pstate_ss sampled_dirty is_set_up wrong_step".split()
-    )
+        "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss sampled_dirty is_set_up "
+        "wrong_step guest_os_lock"
+    ).split()
     banks = "vcpu_debug_state external_debug_state host_debug_state guest_bank user_bank".split()
     empty = t.const_array(t.const(0, 64), 2 + (k.breakpoints - 1).bit_length())
     hpmn = s.boot_mdcr_el2.HPMN

@@ -1,12 +1,12 @@
 """The transition system of one kernel, and why two vCPUs and two CPUs stand for any number.
 
 Every operation acts on one vCPU and one CPU and touches nobody else: its guard reads them, its result writes them
-(``Operation.__call__`` checks the writes). Every lemma and claim is a predicate over one vCPU and one CPU, meant for all
-pairs. So to see that an operation on the acting pair (v0, p0) keeps a predicate for *every* pair, look at an arbitrary
-observed pair. Its vCPU is v0 or some other v1, its CPU is p0 or some other p1; (v1, p1) does not change; and what holds
-before may be used for the four pairs of {v0, v1} x {p0, p1}, whatever else exists. Names of other vCPUs and CPUs are the
-values 2 and 3 of an id, so nothing assumes that there are only two. ``tests/test_system.py`` compares with explicit
-instances of up to three of each.
+(``Operation.__call__`` checks the writes). Every lemma and claim is a predicate over one vCPU and one CPU, meant for
+all pairs. So to see that an operation on the acting pair (v0, p0) keeps a predicate for *every* pair, look at an
+arbitrary observed pair. Its vCPU is v0 or some other v1, its CPU is p0 or some other p1; (v1, p1) does not change; and
+what holds before may be used for the four pairs of {v0, v1} x {p0, p1}, whatever else exists. Names of other vCPUs and
+CPUs are the values 2 and 3 of an id, so nothing assumes that there are only two. ``tests/test_system.py`` compares with
+explicit instances of up to three of each.
 """
 
 from __future__ import annotations
@@ -18,29 +18,12 @@ from functools import cached_property
 from formal.epochs import Kernel
 from formal.state import Owner, State, init, symbolic
 from formal.terms import Term
-from formal.transitions import OPERATIONS, Inputs, Operation
+from formal.transitions import OPERATIONS, Applied, Inputs, Operation
 
 Pair = tuple[int, int]
 TAG: dict[Owner, str] = {"vcpu": "v", "cpu": "p"}  # v0.mdcr_el2, p1.hw_mdcr_el2
 ACTING: Pair = (0, 0)
 OBSERVED: tuple[Pair, ...] = ((0, 0), (0, 1), (1, 0))  # (1, 1) is untouched by an operation on (0, 0)
-
-
-@dataclass(frozen=True)
-class Applied:
-    """One operation applied to the acting pair of symbolic states."""
-
-    operation: Operation
-    guard: Term
-    before: State
-    after: State
-    inputs: Mapping[str, Term]
-
-    @cached_property
-    def changed(self) -> frozenset[str]:
-        """The state variables that the operation can change, as they are named in terms (``v0.mdcr_el2``)."""
-        before = self.before.values
-        return frozenset(str(before[n].data) for n, term in self.after.values.items() if term is not before[n])
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ Comments say, in our own words, what the kernel's comments or the Arm ARM ask fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from formal import terms as t
 from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
@@ -99,6 +100,23 @@ class Operation:
         if not changed <= self.writes:
             raise TypeError(f"{self.name} changes {', '.join(sorted(changed - self.writes))} without declaring it")
         return after
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One operation applied to the acting pair of symbolic states."""
+
+    operation: Operation
+    guard: Term
+    before: State
+    after: State
+    inputs: Mapping[str, Term]
+
+    @cached_property
+    def changed(self) -> frozenset[str]:
+        """The state variables that the operation can change, as they are named in terms (``v0.mdcr_el2``)."""
+        before = self.before.values
+        return frozenset(str(before[n].data) for n, term in self.after.values.items() if term is not before[n])
 
 
 def operation(
@@ -409,7 +427,7 @@ def tweak_guest_regs(s: State, k: Kernel) -> State:
     "debug.c, kvm_arm_setup_debug",
     writes="phase mdcr_el2 sampled_dirty preserved_mdscr_el1 preserved_pstate_ss pstate mdscr_el1 debug_ptr_external "
     "debug_dirty hw_mdcr_el2 is_set_up",
-    enabled=_handling(Exit.NONE),
+    enabled=lambda s, k, i: And(_handling(Exit.NONE)(s, k, i), Not(s.powered_off)),
     c_function="kvm_arm_setup_debug",
 )
 def setup_debug(s: State, k: Kernel, i: Inputs) -> State:
@@ -643,13 +661,14 @@ def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "trap_oslar_el1",
     "sys_regs.c, trap_oslar_el1; before v5.18 the write is ignored",
-    writes="oslsr_el1 " + _SKIPS,
+    writes="oslsr_el1 guest_os_lock " + _SKIPS,
     enabled=_handling(Exit.OS_ACCESS),
     preemptible=True,
     c_function="trap_oslar_el1",
 )
 def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write of OSLAR_EL1 locks or unlocks the guest's OS lock, in memory only."""
+    s = s.but(guest_os_lock=i.flag("locks"))
     if k.emulates_os_lock:
         s = s.but(oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
     return after_handled_exit(skip_instruction(s, k), k)
@@ -658,12 +677,13 @@ def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "handle_exit emulates",
     "handle_exit.c, handle_trap_exceptions; kvm_inject_undefined and the like",
-    writes=_SKIPS,
+    writes="powered_off " + _SKIPS,
     enabled=_handling(Exit.EMULATE),
     preemptible=True,
 )
 def handle_emulated(s: State, k: Kernel, i: Inputs) -> State:
     """Any other trapped instruction is emulated and skipped, or answered with an exception for the guest."""
+    s = s.but(powered_off=i.flag("powers_off"))  # PSCI CPU_OFF by SMC, which is skipped like any other
     skipped = skip_instruction(s, k)
     if not k.defers_pc_adjustment:  # an exception is entered at once, and its entry clears SS in every release
         entered = PSTATE(i.bits("exception_pstate")).but(SS=False)
@@ -812,13 +832,14 @@ def set_pstate(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "KVM_SET_ONE_REG OSLSR_EL1",
     "sys_regs.c, set_oslsr_el1 (from v5.18)",
-    writes="oslsr_el1",
+    writes="oslsr_el1 guest_os_lock",
     enabled=lambda s, k, i: And(t.boolean(k.emulates_os_lock), _user_space_has_vcpu(s, k, i)),
     actor=Actor.USER,
 )
 def set_oslsr(s: State, k: Kernel, i: Inputs) -> State:
     """Only OSLK may differ from the reset value."""
-    return s.but(oslsr_el1=OSLSR_EL1(t.const(OSLM_IMPLEMENTED, 64)).but(OSLK=i.flag("locks")))
+    locks = i.flag("locks")
+    return s.but(oslsr_el1=OSLSR_EL1(t.const(OSLM_IMPLEMENTED, 64)).but(OSLK=locks), guest_os_lock=locks)
 
 
 @operation(
@@ -852,12 +873,13 @@ def reset_vcpu(s: State, k: Kernel) -> State:
         mdscr_el1=MDSCR_EL1.of(),
         guest_mdscr_el1=MDSCR_EL1.of(),
         oslsr_el1=t.const(OSLM_IMPLEMENTED if k.emulates_os_lock else 0, 64),
+        guest_os_lock=False,
         vcpu_debug_state=bank,
         guest_bank=empty,
     )
 
 
-_RESETS = "pstate guest_pstate_ss mdscr_el1 guest_mdscr_el1 oslsr_el1 vcpu_debug_state guest_bank"
+_RESETS = "pstate guest_pstate_ss mdscr_el1 guest_mdscr_el1 oslsr_el1 guest_os_lock vcpu_debug_state guest_bank"
 
 
 @operation(
@@ -873,15 +895,39 @@ def vcpu_init(s: State, k: Kernel, i: Inputs) -> State:
 
 
 @operation(
+    "PSCI CPU_OFF",
+    "psci.c, kvm_arm_vcpu_power_off, from handle_hvc",
+    writes="powered_off",
+    enabled=_handling(Exit.NONE),
+    preemptible=True,
+)
+def psci_cpu_off(s: State, k: Kernel, i: Inputs) -> State:
+    """The guest turns this vCPU off by an HVC, which needs no skip; it sleeps until it is turned on again."""
+    return s.but(powered_off=True)
+
+
+@operation(
+    "KVM_SET_MP_STATE",
+    "arm.c, kvm_arch_vcpu_ioctl_set_mpstate",
+    writes="powered_off",
+    enabled=_user_space_has_vcpu,
+    actor=Actor.USER,
+)
+def set_mp_state(s: State, k: Kernel, i: Inputs) -> State:
+    """User space turns a vCPU off or on that is not running."""
+    return s.but(powered_off=i.flag("stopped"))
+
+
+@operation(
     "kvm_reset_vcpu",
     "reset.c, kvm_reset_vcpu, from check_vcpu_requests (PSCI CPU_ON)",
-    writes=_RESETS + " adjust_pc hw_mdcr_el2 hw_pmuserenr_el0 host_ctxt_pmuserenr_el0 mdcr_el2_host",
-    enabled=_handling(Exit.NONE),
+    writes=_RESETS + " powered_off adjust_pc hw_mdcr_el2 hw_pmuserenr_el0 host_ctxt_pmuserenr_el0 mdcr_el2_host",
+    enabled=lambda s, k, i: And(_handling(Exit.NONE)(s, k, i), s.powered_off),
 )
 def vcpu_reset_request(s: State, k: Kernel, i: Inputs) -> State:
     """Another vCPU of the guest turns this one on: put, reset, load, preemption disabled; starts at a new PC."""
     put = deactivate_traps(s, k) if k.vhe else s
-    reset = reset_vcpu(put, k).but(adjust_pc=False)
+    reset = reset_vcpu(put, k).but(adjust_pc=False, powered_off=False)
     return activate_traps(reset, k) if k.vhe else reset
 
 
@@ -950,6 +996,8 @@ OPERATIONS: tuple[Operation, ...] = (
     set_oslsr,
     set_bank,
     vcpu_init,
+    psci_cpu_off,
+    set_mp_state,
     vcpu_reset_request,
     host_writes_debug,
     host_writes_pmuserenr,

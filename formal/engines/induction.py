@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.properties import Claim, Lemma, Precondition
-from formal.system import ACTING, OBSERVED, Applied, Pair, System
+from formal.system import ACTING, OBSERVED, Pair, System
 from formal.terms import TRUE, And, Implies, Not, Term
+from formal.transitions import Applied
 from formal.walk import support
 
 
@@ -75,7 +76,7 @@ class Invariant:
     def allowed(self, step: Applied) -> Term:
         """The guard of an operation together with the preconditions."""
         k = self.system.kernel
-        return And(step.guard, *(p.allows(step.operation, step.before, step.after, k) for p in self.given))
+        return And(step.guard, *(p.allows(step, k) for p in self.given))
 
     def initially(self) -> Term:
         """Init together with the preconditions on it."""
@@ -135,6 +136,10 @@ class Invariant:
             if step.operation.actor.value in claim.actors:
                 goal = claim.holds_between(step.before, step.after, k)
                 yield Obligation(f"claim/{claim.name}/{step.operation.name}", (*facts, self.allowed(step)), goal)
+
+    def never_enabled(self, step: Applied) -> bool:
+        """Whether the lemmas rule out that an operation is ever taken."""
+        return not self.solver.satisfiable(self.allowed(step))
 
     def keeps(self, claim: Claim) -> bool:
         """Whether the claim itself is inductive on top of the lemmas: Init implies it and every operation keeps it."""

@@ -1,9 +1,9 @@
 """Terms to Z3, one constructor for one, and a solver for them.
 
-Every node of ``formal.terms`` becomes exactly one application of the Z3 function of the same name; nothing is simplified
-on the way. Calls go through the C API, because building the same terms through z3py's operators takes several times as
-long. The solver is z3's ``SimpleSolver`` with push and pop: ``SolverFor("QF_BV")`` bit-blasts eagerly and is many times
-slower on incremental use.
+Every node of ``formal.terms`` becomes exactly one application of the Z3 function of the same name; nothing is
+simplified on the way. Calls go through the C API, because building the same terms through z3py's operators
+takes several times as long. The solver is z3's ``SimpleSolver`` with push and pop: ``SolverFor("QF_BV")`` bit-blasts
+eagerly and is many times slower on incremental use.
 """
 
 from __future__ import annotations

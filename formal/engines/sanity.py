@@ -1,0 +1,120 @@
+"""Green for the right reason: what makes a PROVED mean something, checked for each configuration.
+
+Init can be met; every operation can be taken, and leads somewhere; every claim's situation occurs; assumptions do not
+contradict one another. All of it is shown by stored traces, which are replayed, and by the graph of operations that may
+follow one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from formal import terms as t
+from formal.evidence.replay import Replay, ReplayError
+from formal.evidence.traces import Trace, TraceError
+from formal.properties import Claim, Precondition
+from formal.state import Phase
+from formal.system import System
+from formal.terms import FALSE, Term, Value
+from formal.transitions import Applied
+from formal.walk import evaluate, substitute
+
+
+@dataclass
+class Coverage:
+    """What a set of traces shows."""
+
+    replayed: int = 0
+    operations: set[str] = field(default_factory=set)
+    situations: set[str] = field(default_factory=set)  # claims whose situation was reached
+    unusable: list[str] = field(default_factory=list)  # traces that are no run of the system, with the reason
+
+    def missing(self, system: System, claims: Iterable[Claim]) -> list[str]:
+        """Claims whose situation no trace reaches."""
+        k = system.kernel
+        return [
+            f"claim {c.name} is vacuous: its situation is never reached"
+            for c in claims
+            if not c.applies(k) and c.name not in self.situations
+        ]
+
+    def untaken(self, system: System) -> list[Applied]:
+        """Operations that no trace takes, though their guard is not plainly false."""
+        return [a for a in system.applied if a.guard is not FALSE and a.operation.name not in self.operations]
+
+
+def cover(replay: Replay, traces: Sequence[Trace], claims: Iterable[Claim]) -> Coverage:
+    """Replays traces and notes which operations they take and which claims' situations they reach."""
+    found = Coverage()
+    todo = [c for c in claims if not c.applies(replay.system.kernel)]
+    for number, trace in enumerate(traces):
+        try:
+            _cover_one(replay, trace, todo, found)
+            found.replayed += 1
+        except (ReplayError, TraceError) as error:
+            found.unusable.append(f"trace {number}: {error}")
+    return found
+
+
+def _cover_one(replay: Replay, trace: Trace, claims: Sequence[Claim], found: Coverage) -> None:
+    pairs = replay.pairs(trace)
+    allowed: dict[tuple[Precondition, ...], bool] = {}
+    states = list(replay.run(trace))
+    found.operations.update(step.operation for step in trace.steps)
+    for claim in claims:
+        if claim.name in found.situations:
+            continue
+        if claim.given not in allowed:
+            allowed[claim.given] = not claim.given or meets(replay, trace, claim.given)
+        if allowed[claim.given] and any(replay.reaches(claim, s, p) for s in states for p in pairs):
+            found.situations.add(claim.name)
+
+
+def meets(replay: Replay, trace: Trace, given: Iterable[Precondition]) -> bool:
+    """Whether a trace is a run under some preconditions."""
+    try:
+        for _ in replay.run(trace, given):
+            pass
+    except ReplayError:
+        return False
+    return True
+
+
+def may_follow(system: System) -> nx.DiGraph:
+    """Which operation may follow which on the same vCPU, as far as its phase and KVM_RUN decide.
+
+    Over-approximated: an edge means that phases fit. A node without a way on is dead for certain.
+    """
+    graph: nx.DiGraph = nx.DiGraph()
+    arrivals: dict[str, set[tuple[int, bool]]] = {}
+    departures: dict[str, set[tuple[int, bool]]] = {}
+    for step in system.applied:
+        name = step.operation.name
+        graph.add_node(name)
+        arrivals[name], departures[name] = set(), set()
+        for phase in Phase:
+            for in_run in (False, True):
+                at = {"v0.phase": t.const(phase, 3), "v0.in_run": t.boolean(in_run)}
+                if substitute(step.guard, at) is FALSE:
+                    continue
+                departures[name].add((phase, in_run))
+                after = (substitute(step.after.values[n], at) for n in ("phase", "in_run"))
+                arrivals[name].add(_pair(*after))
+    for a, reached in arrivals.items():
+        graph.add_edges_from((a, b) for b, needed in departures.items() if reached & needed)
+    return graph
+
+
+def _pair(phase: Term, in_run: Term) -> tuple[int, bool]:
+    values: list[Value] = [evaluate(phase, {}), evaluate(in_run, {})]
+    return int(values[0]), bool(values[1])  # type: ignore[arg-type]
+
+
+def dead_ends(graph: nx.DiGraph, start: str, goal: str) -> list[str]:
+    """Operations that cannot be reached from ``start``, or from which ``goal`` cannot be reached."""
+    reachable = nx.descendants(graph, start) | {start}
+    alive = nx.ancestors(graph, goal) | {goal}
+    return sorted(set(graph) - (reachable & alive))

@@ -1,0 +1,131 @@
+"""Verdicts: what is asked, what came out, and how it is decided from lemmas, stored traces and search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from formal.engines.bmc import Search, violation
+from formal.engines.induction import Dropped, Invariant
+from formal.engines.z3backend import SolverTimeoutError
+from formal.evidence.replay import Replay, ReplayError
+from formal.evidence.traces import Trace, TraceBook, TraceError
+from formal.explain.shrink import shrink
+from formal.properties import LEMMAS, Claim, Lemma, Precondition
+from formal.system import System
+
+
+class Verdict(Enum):
+    """What is known about a claim. A time-out or anything not understood is UNKNOWN, never PROVED."""
+
+    PROVED = "PROVED"
+    VIOLATED = "VIOLATED"
+    UNKNOWN = "UNKNOWN"
+    NOT_APPLICABLE = "n/a"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdict on one claim for one system."""
+
+    claim: Claim
+    verdict: Verdict
+    engine: str
+    seconds: float
+    trace: Trace | None = None
+    broken_at: int | None = None
+    reason: str = ""
+
+
+class ContradictionError(Exception):
+    """Two parts of the tool disagree, such as an engine and the replay: an internal error, never a verdict."""
+
+
+class Checker:
+    """Decides claims about one system.
+
+    A stored counterexample is replayed first: if it still breaks the claim, that is the verdict, without a solver. Then
+    the lemmas are tried, then the claim as its own induction hypothesis, then a search for a counterexample of at most
+    ``depth`` fused steps.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        book: TraceBook | None = None,
+        *,
+        lemmas: Iterable[Lemma] = LEMMAS,
+        timeout: float | None = None,
+        depth: int = 0,
+    ) -> None:
+        self.system = system
+        self.book = book or TraceBook()
+        self.replay = Replay(system)
+        self.lemmas = tuple(lemmas)
+        self.timeout, self.depth = timeout, depth
+        self._invariants: dict[tuple[Precondition, ...], Invariant] = {}
+
+    def invariant(self, given: tuple[Precondition, ...] = ()) -> Invariant:
+        """The lemmas that are inductive under these preconditions."""
+        if given not in self._invariants:
+            base = self.invariant() if given else None
+            self._invariants[given] = Invariant(self.system, self.lemmas, given, base=base, timeout=self.timeout)
+        return self._invariants[given]
+
+    def dropped(self) -> list[Dropped]:
+        """Lemmas that do not hold for this system."""
+        return [d for invariant in self._invariants.values() for d in invariant.dropped]
+
+    def check(self, claim: Claim, *, known_as: str | None = None) -> Result:
+        """The verdict on a claim; ``known_as`` is the name of its stored counterexample if that is not its own."""
+        started = time.perf_counter()
+
+        def result(verdict: Verdict, engine: str, **more: object) -> Result:
+            done = Result(claim, verdict, engine, time.perf_counter() - started)
+            return replace(done, **more)  # type: ignore[arg-type]
+
+        if why := claim.applies(self.system.kernel):
+            return result(Verdict.NOT_APPLICABLE, "-", reason=why)
+        stored = self._stored(known_as or claim.name)
+        if stored is not None and (step := self._breaks(stored, claim)) is not None:
+            return result(Verdict.VIOLATED, "replay", trace=stored, broken_at=step)
+        try:
+            invariant = self.invariant(claim.given)
+            if invariant.implies(claim):
+                return result(Verdict.PROVED, f"induction, {len(invariant.all_lemmas())} lemmas")
+            if invariant.keeps(claim):
+                return result(Verdict.PROVED, f"1-induction, {len(invariant.all_lemmas())} lemmas")
+            found = self.search(claim)
+        except SolverTimeoutError as error:
+            return result(Verdict.UNKNOWN, "z3", reason=f"the solver gave up: {error}")
+        if found is None:
+            return result(
+                Verdict.UNKNOWN, "BMC", reason=f"no proof, and no counterexample within {self.depth} fused steps"
+            )
+        step = self._breaks(found, claim)
+        if step is None:
+            raise ContradictionError(f"{claim.name}: the search found a counterexample that replay does not confirm")
+        return result(Verdict.VIOLATED, "BMC", trace=found, broken_at=step)
+
+    def search(self, claim: Claim) -> Trace | None:
+        """The smallest counterexample that the bounded search finds: on one CPU, then on two."""
+        searches = [Search(self.system, claim.given, cpus=cpus, timeout=self.timeout) for cpus in (1, 2)]
+        for limit in range(min(5, self.depth), self.depth + 1):
+            for searching in searches:
+                trace = searching.find(violation(claim, self.system), limit)
+                if trace is not None:
+                    return shrink(trace, lambda candidate: self._breaks(candidate, claim) is not None)
+        return None
+
+    def _stored(self, name: str) -> Trace | None:
+        number = self.book.counterexamples.get(name)
+        return None if number is None else self.book.traces[number]
+
+    def _breaks(self, trace: Trace, claim: Claim) -> int | None:
+        """The step at which a trace breaks a claim; ``None`` if it is no run of this system, or breaks nothing."""
+        try:
+            return self.replay.violates(trace, claim)
+        except (ReplayError, TraceError):
+            return None

@@ -1,0 +1,182 @@
+"""Replay of a trace by evaluating terms on concrete values. No solver is imported here, or needed.
+
+The replay starts from the initial state of the trace, checks Init, and for every step checks the guard of the operation
+and computes the next state. What a trace shows (a claim broken, a situation reached, an operation taken) is read off
+the states on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from formal.evidence.traces import Step, Trace, TraceError
+from formal.properties import Claim, Precondition
+from formal.state import State
+from formal.system import Pair, System
+from formal.terms import ArrayValue, Sort, Term, Value
+from formal.transitions import Applied
+from formal.walk import evaluate
+
+Env = dict[str, Value]
+
+
+class ReplayError(Exception):
+    """The trace is no run of the system: an internal error if an engine made it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The system after one step (or at the start): values of all variables, and the step that led here."""
+
+    number: int
+    step: Step | None
+    before: Mapping[str, Value]
+    after: Mapping[str, Value]
+    inputs: Mapping[str, Value] = field(default_factory=dict)
+
+
+def zero(sort: Sort) -> Value:
+    """The value of a variable that a trace does not name."""
+    return ArrayValue(0) if isinstance(sort, tuple) else (False if sort == 0 else 0)
+
+
+def _fits(value: Value, sort: Sort) -> bool:
+    if isinstance(sort, tuple):
+        return isinstance(value, ArrayValue)
+    if sort == 0:
+        return isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << sort
+
+
+class Replay:
+    """Replays traces of one system; operations are built once for each pair they act on."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._by_name = {op.name: op for op in system.operations}
+        self._applied: dict[tuple[str, Pair], Applied] = {}
+
+    def applied(self, name: str, pair: Pair) -> Applied:
+        """An operation applied to a pair.
+
+        Raises:
+            TraceError: if the system has no such operation.
+        """
+        if (name, pair) not in self._applied:
+            if name not in self._by_name:
+                raise TraceError(f"the system has no operation {name!r}")
+            self._applied[name, pair] = self.system.apply(self._by_name[name], pair)
+        return self._applied[name, pair]
+
+    def pairs(self, trace: Trace) -> list[Pair]:
+        """Every pair of a vCPU and a CPU that the trace speaks of."""
+        vcpus = {s.vcpu for s in trace.steps} | {0}
+        cpus = {s.cpu for s in trace.steps} | {0}
+        return [(v, p) for v in sorted(vcpus) for p in sorted(cpus)]
+
+    def run(self, trace: Trace, given: Iterable[Precondition] = ()) -> Iterator[Seen]:
+        """The states of the run, the initial one first.
+
+        Raises:
+            ReplayError: if Init, a guard or a precondition does not hold.
+            TraceError: if the trace does not fit the system.
+        """
+        given = tuple(given)
+        env = self._initial(trace)
+        k = self.system.kernel
+        for pair in self.pairs(trace):
+            if not evaluate(self.system.init(pair), env):
+                raise ReplayError(f"vCPU {pair[0]} and CPU {pair[1]} do not start in an initial state")
+            for p in given:
+                if not evaluate(p.initially(self.system.state(pair), k), env):
+                    raise ReplayError(f"precondition {p.name} does not hold initially")
+        yield Seen(0, None, env, env)
+        for number, step in enumerate(trace.steps, 1):
+            applied = self.applied(step.operation, (step.vcpu, step.cpu))
+            inputs = self._inputs(applied, step)
+            where = {**env, **inputs}
+            done: dict[Term, Value] = {}
+            if not evaluate(applied.guard, where, done):
+                raise ReplayError(f"step {number}, {step.operation}: not enabled")
+            for p in given:
+                if not evaluate(p.allows(applied, k), where, done):
+                    raise ReplayError(f"step {number}, {step.operation}: precondition {p.name} does not hold")
+            after = dict(env)
+            for name, term in applied.after.values.items():
+                variable = applied.before.values[name]
+                if term is not variable:
+                    after[str(variable.data)] = evaluate(term, where, done)
+            yield Seen(number, step, env, after, inputs)
+            env = after
+
+    def _initial(self, trace: Trace) -> Env:
+        env: Env = {}
+        for pair in self.pairs(trace):
+            for term in self.system.state(pair).values.values():
+                env[str(term.data)] = zero(term.sort)
+        sorts = {
+            str(term.data): term.sort for pair in self.pairs(trace) for term in self.system.state(pair).values.values()
+        }
+        for name, value in trace.initial.items():
+            if name not in sorts or not _fits(value, sorts[name]):
+                raise TraceError(f"initial state: {name} = {value!r} does not fit the system")
+            env[name] = value
+        return env
+
+    def _inputs(self, applied: Applied, step: Step) -> Env:
+        if unknown := step.inputs.keys() - applied.inputs.keys():
+            raise TraceError(f"{step.operation} has no input {sorted(unknown)[0]!r}")
+        env: Env = {}
+        for name, term in applied.inputs.items():
+            value = step.inputs.get(name, zero(term.sort))
+            if not _fits(value, term.sort):
+                raise TraceError(f"{step.operation}: input {name} = {value!r} does not fit")
+            env[str(term.data)] = value
+        return env
+
+    # ---- what a run shows
+
+    def breaks(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
+        """Whether a claim is broken, for a pair, in this state or by the step that led to it."""
+        k = self.system.kernel
+        state = self.system.state(pair)
+        if not claim.actors:
+            return not evaluate(claim.holds(state, k), seen.after)
+        if not self._taken_by(claim, seen, pair):
+            return False
+        assert seen.step is not None
+        applied = self.applied(seen.step.operation, pair)
+        broken = claim.holds_between(applied.before, applied.after, k)
+        return not evaluate(broken, {**seen.before, **seen.inputs})
+
+    def reaches(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
+        """Whether the situation that a claim speaks of is there, for a pair (for two-state claims: in a step)."""
+        state, k = self.system.state(pair), self.system.kernel
+        if not claim.actors:
+            return bool(evaluate(claim.when(state, k), seen.after))
+        return self._taken_by(claim, seen, pair) and bool(evaluate(claim.when(state, k), seen.before))
+
+    def _taken_by(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
+        if seen.step is None or (seen.step.vcpu, seen.step.cpu) != pair:
+            return False
+        return self._by_name[seen.step.operation].actor.value in claim.actors
+
+    def first(
+        self, trace: Trace, shows: Callable[[Seen, Pair], bool], given: Iterable[Precondition] = ()
+    ) -> int | None:
+        """The number of the first step after which ``shows`` holds for some pair; ``None`` if there is none."""
+        pairs = self.pairs(trace)
+        for seen in self.run(trace, given):
+            if any(shows(seen, pair) for pair in pairs):
+                return seen.number
+        return None
+
+    def violates(self, trace: Trace, claim: Claim) -> int | None:
+        """The number of the step at which the trace, under the claim's preconditions, first breaks it."""
+        return self.first(trace, lambda seen, pair: self.breaks(claim, seen, pair), claim.given)
+
+
+def state_of(system: System, pair: Pair) -> State:
+    """The symbolic state of a pair, whose variables name the values of a ``Seen``."""
+    return system.state(pair)

@@ -1,0 +1,154 @@
+"""A run of the system as data: an initial state, then one operation with its inputs after another.
+
+The values of the states in between are not stored: replay computes them. JSON schema version 1; vCPUs are ``v0`` and
+``v1``, CPUs ``p0``, ``p1``; bit-vectors are hexadecimal strings, Booleans JSON Booleans, banks an
+object with ``default`` and ``items``; a variable that is not named is 0, false or all zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from formal.terms import ArrayValue, Value
+
+SCHEMA_VERSION = 1
+
+
+class TraceError(Exception):
+    """A trace file that cannot be read, or that does not fit the system."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on one vCPU and one CPU; ``inputs`` are the values of what it leaves open."""
+
+    operation: str
+    vcpu: int
+    cpu: int
+    inputs: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An initial state (``v0.mdcr_el2`` and so on, zeros left out) and the steps from there."""
+
+    initial: Mapping[str, Value]
+    steps: tuple[Step, ...]
+
+
+def _encode(value: Value) -> Any:
+    if isinstance(value, ArrayValue):
+        return {"default": hex(value.default), "items": {str(i): hex(v) for i, v in value.items}}
+    return value if isinstance(value, bool) else hex(value)
+
+
+def _decode(value: Any) -> Value:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return int(value, 16)
+    items = tuple(sorted((int(i), int(v, 16)) for i, v in value["items"].items()))
+    return ArrayValue(int(value["default"], 16), items)
+
+
+def to_json(trace: Trace) -> dict[str, Any]:
+    """The trace as JSON data, zeros left out."""
+    return {
+        "initial": {name: _encode(v) for name, v in sorted(trace.initial.items()) if not _is_zero(v)},
+        "steps": [
+            {
+                "operation": s.operation,
+                "vcpu": s.vcpu,
+                "cpu": s.cpu,
+                "inputs": {name: _encode(v) for name, v in sorted(s.inputs.items()) if not _is_zero(v)},
+            }
+            for s in trace.steps
+        ],
+    }
+
+
+def _is_zero(value: Value) -> bool:
+    return value == ArrayValue(0) if isinstance(value, ArrayValue) else not value
+
+
+def from_json(data: Any) -> Trace:
+    """The trace of JSON data.
+
+    Raises:
+        TraceError: if the data has another shape.
+    """
+    try:
+        steps = tuple(
+            Step(s["operation"], s["vcpu"], s["cpu"], {n: _decode(v) for n, v in s["inputs"].items()})
+            for s in data["steps"]
+        )
+        return Trace({name: _decode(v) for name, v in data["initial"].items()}, steps)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TraceError(f"not a trace: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TraceBook:
+    """The stored traces of one kernel and mode: what violates which claim, and what shows that the rest can happen."""
+
+    traces: tuple[Trace, ...] = ()
+    counterexamples: Mapping[str, int] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.counterexamples is None:
+            object.__setattr__(self, "counterexamples", {})
+
+    def write(self, path: Path) -> None:
+        """Writes the book, whole or not at all."""
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "counterexamples": dict(sorted(self.counterexamples.items())),
+            "traces": [to_json(trace) for trace in self.traces],
+        }
+        write_atomically(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+    @staticmethod
+    def read(path: Path) -> TraceBook:
+        """Reads a book; a file that does not exist is an empty one.
+
+        Raises:
+            TraceError: if the file is damaged.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return TraceBook()
+        except (OSError, ValueError) as error:
+            raise TraceError(f"{path.name}: unreadable: {error}") from error
+        if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+            raise TraceError(f"{path.name}: schema_version is not {SCHEMA_VERSION}")
+        try:
+            traces = tuple(from_json(t) for t in data["traces"])
+            found = {str(name): int(number) for name, number in data["counterexamples"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TraceError(f"{path.name}: not a book of traces: {error}") from error
+        except TraceError as error:
+            raise TraceError(f"{path.name}: {error}") from error
+        if wrong := [name for name, number in found.items() if not 0 <= number < len(traces)]:
+            raise TraceError(f"{path.name}: counterexample of {wrong[0]} is not in the file")
+        return TraceBook(traces, found)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file by ``text`` in one step: readers, and an interruption, see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
