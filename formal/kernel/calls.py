@@ -1,0 +1,202 @@
+"""Calls: what the front end knows by name, and everything else by lifting the body of the function called.
+
+A function known by name (an intrinsic) is one that no body explains: a register access, a per-CPU pointer, a question
+about the CPU. If the tree defines it inline, its definition is first compared with the reviewed forms.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from formal import terms as t
+from formal.kernel import clang, encodings
+from formal.kernel.clang import Cursor, Kind, children
+from formal.kernel.statements import Statements
+from formal.kernel.values import Object, Pointer, Value, from_truth, pointer_to, truth
+from formal.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
+
+NON_NESTED = "the guest has no EL2 (vcpu_has_nv() is false)"
+HYP_CALL = "a hypercall runs the function of its name at EL2 with its arguments"
+TRACE = "tracepoints do not change state"
+_CAPABILITY = ("cpus_have_final_cap", "cpus_have_const_cap", "cpus_have_final_boot_cap", "cpus_have_cap",
+               "alternative_has_cap_likely", "alternative_has_cap_unlikely", "alternative_has_feature_likely",
+               "alternative_has_feature_unlikely")  # fmt: skip
+_COUNTING = (
+    "ffs",
+    "ffsl",
+    "ffsll",
+    "clz",
+    "clzl",
+    "clzll",
+    "ctz",
+    "ctzl",
+    "ctzll",
+    "popcount",
+    "popcountl",
+    "popcountll",
+)
+_FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "offsetof", "types_compatible_p"))
+
+
+class Calls(Statements):
+    """Evaluates calls on the machine."""
+
+    vhe: bool
+    capabilities: Mapping[int, str]
+
+    @abstractmethod
+    def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
+        """The definition of the function called, wherever the program has it."""
+
+    @abstractmethod
+    def reviewed(self, callee: Cursor) -> None:
+        """Refuses an inline definition of an intrinsic that nobody has read."""
+
+    @abstractmethod
+    def is_tracepoint(self, name: str) -> bool:
+        """Whether ``trace_<name>`` is a tracepoint of the file being lifted."""
+
+    def call(self, cursor: Cursor) -> Value | None:
+        """Evaluates a call."""
+        callee = cursor.referenced
+        if callee is None or callee.kind != Kind.FUNCTION_DECL:
+            raise self.refusal(cursor, "a call through a pointer")
+        name: str = callee.spelling
+        arguments = list(cursor.get_arguments())
+        if name in _FOLDED:
+            return self._folded(cursor, name)
+        intrinsic = self._intrinsics().get(name)
+        if intrinsic is not None:
+            if not name.startswith("__"):
+                self.reviewed(callee)
+            return intrinsic(cursor, arguments)
+        if name in _CAPABILITY:
+            self.reviewed(callee)
+            return self._capability(cursor, arguments)
+        values = [self._argument(argument) for argument in arguments]
+        if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_")):
+            self.notes[TRACE] = None
+            return None
+        definition = self.definition(callee, cursor)
+        if definition is None:
+            raise self.refusal(cursor, f"{name}() is not defined in the files read")
+        return self.enter(definition, values)
+
+    def _argument(self, argument: Cursor) -> Value:
+        value = self.value(argument)
+        if value is None:
+            raise self.refusal(argument, "an argument without a value")
+        return value
+
+    def _intrinsics(self) -> dict[str, Callable[[Cursor, list[Cursor]], Value | None]]:
+        return {
+            "__builtin_expect": lambda c, a: self._first(a),
+            "__builtin_unreachable": self._bug,
+            "__lift_nothing": lambda c, a: None,
+            "__lift_host_is_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
+            "__lift_bug": self._bug,
+            "__lift_bug_on": self._bug_on,
+            "__lift_warn_on": self._warn_on,
+            "__lift_this_cpu_ptr": self._this_cpu,
+            "__lift_read_register": lambda c, a: self._read_register(c, self._text(a[0])),
+            "__lift_write_register": lambda c, a: self._write_register(c, a[0], self._text(a[1])),
+            "__lift_read_encoded": lambda c, a: self._read_register(c, self._encoded(a[0], a[1])),
+            "__lift_write_encoded": lambda c, a: self._write_register(c, a[0], self._encoded(a[1], a[2])),
+            "has_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
+            "is_kernel_in_hyp_mode": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
+            "vcpu_has_nv": self._no_nested,
+            "read_sanitised_ftr_reg": self._sanitised,
+        }
+
+    def _folded(self, cursor: Cursor, name: str) -> Term:
+        number = clang.constant(cursor)
+        if number is None:
+            if name != "__builtin_constant_p":
+                raise self.refusal(cursor, f"{name} of something that is not constant")
+            number = 0
+        return t.const(number, clang.bits(cursor.type))
+
+    def _first(self, arguments: list[Cursor]) -> Value:
+        return self._argument(arguments[0])
+
+    # ---- errors
+
+    def _bug(self, cursor: Cursor, _arguments: list[Cursor]) -> None:
+        self.require(TRUE, "bug", "BUG is reached", cursor)
+        self.leave()
+
+    def _bug_on(self, cursor: Cursor, arguments: list[Cursor]) -> None:
+        condition = truth(self._argument(arguments[0]))
+        self.require(condition, "bug", "the condition of BUG_ON holds", cursor)
+        self.state.live = And(self.state.live, Not(condition))
+        self.escapes += 1
+
+    def _warn_on(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        value = self._argument(arguments[0])
+        self.require(truth(value), "warn", "the condition of a warning holds", cursor)
+        return value
+
+    # ---- registers and per-CPU memory
+
+    def _text(self, cursor: Cursor) -> str:
+        literals = [c for c in (cursor, *cursor.walk_preorder()) if c.kind == Kind.STRING_LITERAL]
+        if not literals:
+            raise self.refusal(cursor, "a register name was expected")
+        return str(literals[0].spelling).strip('"').strip().lower()
+
+    def _encoded(self, encoding: Cursor, written: Cursor) -> str:
+        number = self.integer(encoding)
+        if not is_const(number):
+            raise self.refusal(encoding, "a register chosen at run time")
+        return encodings.register_name(value_of(number), self._text(written).upper())
+
+    def _register(self, name: str) -> Pointer:
+        return pointer_to(Object(f"hw.{name}", "hardware"))
+
+    def _read_register(self, cursor: Cursor, name: str) -> Value:
+        return self.load(self._register(name), cursor.type, cursor)
+
+    def _write_register(self, cursor: Cursor, value: Cursor, name: str) -> None:
+        self.store(self._register(name), value.type, self.integer(value), cursor)
+
+    def _this_cpu(self, cursor: Cursor, arguments: list[Cursor]) -> Pointer:
+        pointer = self.pointer(arguments[0])
+        choices = []
+        for guard, address in pointer.choices:
+            if address is None or address.object.place != "global":
+                raise self.refusal(cursor, "this CPU's instance of something that is no per-CPU variable")
+            instance = Object(f"percpu.{address.object.name}", "percpu", address.object.type)
+            choices.append((guard, address._replace(object=instance)))
+        return Pointer(tuple(choices))
+
+    # ---- questions about the CPU and the guest
+
+    def _capability(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        number = self.integer(arguments[0])
+        if not is_const(number):
+            raise self.refusal(cursor, "a capability chosen at run time")
+        name = self.capabilities.get(value_of(number))
+        if name is None:
+            raise self.refusal(cursor, f"capability {value_of(number)} has no name")
+        if name == "ARM64_HAS_VIRT_HOST_EXTN":
+            return from_truth(t.boolean(self.vhe), clang.bits(cursor.type))
+        return from_truth(t.var(f"cap.{name}", BOOL), clang.bits(cursor.type))
+
+    def _no_nested(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        self._argument(arguments[0])
+        self.notes[NON_NESTED] = None
+        return t.const(0, clang.bits(cursor.type))
+
+    def _sanitised(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        encoding = self.integer(arguments[0])
+        if not is_const(encoding):
+            raise self.refusal(cursor, "a register chosen at run time")
+        name = encodings.register_name(value_of(encoding), f"{value_of(encoding):#x}")
+        return t.var(f"sanitised.{name}", clang.bits(cursor.type))
+
+
+def empty_body(function: Cursor) -> bool:
+    """Whether a function's body has no statement."""
+    bodies = [c for c in children(function) if c.kind == Kind.COMPOUND_STMT]
+    return len(bodies) == 1 and not children(bodies[0])

@@ -1,0 +1,242 @@
+"""C expressions: values, places, conversions and operators (C11 6.3 and 6.5), as far as the lifted code uses them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+from formal import terms as t
+from formal.kernel import clang
+from formal.kernel.clang import Cursor, Kind, Type, TypeKind, children
+from formal.kernel.machine import Machine
+from formal.kernel.values import (
+    NULL,
+    Address,
+    IntType,
+    Object,
+    Pointer,
+    Value,
+    choose,
+    from_truth,
+    guarded,
+    moved,
+    pointer_to,
+    resized,
+    truth,
+)
+from formal.terms import FALSE, TRUE, And, Eq, Not, Term, is_const, value_of
+
+_LIMIT = 64  # elements of an array that is indexed by an unknown value
+
+
+class Expressions(Machine):
+    """Evaluates expressions on the machine."""
+
+    @abstractmethod
+    def call(self, cursor: Cursor) -> Value | None:
+        """Evaluates a call."""
+
+    @abstractmethod
+    def block(self, statements: list[Cursor]) -> Value | None:
+        """Executes statements; the value of the last if it is an expression."""
+
+    @abstractmethod
+    def unary(self, cursor: Cursor, operand: Cursor) -> Value:
+        """Evaluates a unary operator."""
+
+    @abstractmethod
+    def binary(self, cursor: Cursor, left: Cursor, right: Cursor) -> Value | None:
+        """Evaluates a binary operator or an assignment."""
+
+    @abstractmethod
+    def compound(self, cursor: Cursor, left: Cursor, right: Cursor) -> Value:
+        """Evaluates an assignment such as ``|=``."""
+
+    @abstractmethod
+    def copy(self, target: Pointer, source: Pointer, kind: Type, cursor: Cursor) -> None:
+        """Copies an object part by part."""
+
+    # ---- places
+
+    def place(self, cursor: Cursor) -> Pointer:
+        """Where an lvalue is."""
+        cursor = clang.strip_parentheses(cursor)
+        kind, parts = cursor.kind, children(cursor)
+        if kind == Kind.DECL_REF_EXPR:
+            return pointer_to(self._variable(cursor))
+        if kind == Kind.MEMBER_REF_EXPR and cursor.referenced is not None and parts:
+            member = cursor.referenced
+            if member.is_bitfield():
+                raise self.refusal(cursor, f"bit-field {member.spelling}")
+            arrow = self._is_arrow(parts[-1])
+            base = self.pointer(parts[-1]) if arrow else self.place(parts[-1])
+            record = parts[-1].type.get_canonical().get_pointee() if arrow else parts[-1].type
+            # Asked of the record on the left: the member may be one of an anonymous union, which clang leaves out.
+            offset = record.get_canonical().get_offset(member.spelling) if member.spelling else -1
+            if offset < 0 or offset % 8:
+                raise self.refusal(cursor, f"member {member.spelling} of {record.spelling} has no offset")
+            return moved(base, offset // 8)
+        if kind == Kind.ARRAY_SUBSCRIPT_EXPR:
+            return self._element(cursor, parts[0], parts[1])
+        if kind == Kind.UNARY_OPERATOR and clang.unary_operator(cursor) == "*":
+            return self.pointer(parts[0])
+        raise self.refusal(cursor, f"{kind.name} is not understood as a place")
+
+    def _is_arrow(self, base: Cursor) -> bool:
+        return bool(base.type.get_canonical().kind == TypeKind.POINTER)
+
+    def _variable(self, cursor: Cursor) -> Object:
+        declaration = cursor.referenced
+        known = self.scopes[-1].variables.get(declaration.hash) if self.scopes else None
+        if known is not None:
+            return known
+        if declaration.kind == Kind.VAR_DECL and declaration.semantic_parent.kind == Kind.TRANSLATION_UNIT:
+            return Object(declaration.spelling, "global", declaration.type)
+        raise self.refusal(cursor, f"{declaration.spelling} is not known here")
+
+    def _element(self, cursor: Cursor, array: Cursor, subscript: Cursor) -> Pointer:
+        base, index = self.pointer(array), self.integer(subscript)
+        step = clang.bits(cursor.type) // 8
+        kind = IntType.of(subscript.type)
+        length = self._length(array)
+        if is_const(index):
+            i = t.signed(value_of(index), kind.bits) if kind.signed else value_of(index)
+            if length is not None and not 0 <= i < length:
+                raise self.refusal(cursor, f"index {i} into an array of {length}")
+            return moved(base, i * step)
+        if length is None or length > _LIMIT:
+            raise self.refusal(cursor, "an unknown index into an array of unknown or great length")
+        index = resized(index, kind, 64)
+        self.require(Not(t.ult(index, t.const(length, 64))), "index", f"index out of the array's {length}", cursor)
+        return guarded(
+            (And(g, Eq(index, t.const(i, 64))), a and Address(a.object, a.offset + i * step))
+            for g, a in base.choices
+            for i in range(length)
+        )
+
+    def _length(self, array: Cursor) -> int | None:
+        inner = clang.strip_parentheses(array)
+        if inner.kind == Kind.UNEXPOSED_EXPR and len(children(inner)) == 1:
+            inner = clang.strip_parentheses(children(inner)[0])
+        canonical = inner.type.get_canonical()
+        return int(canonical.element_count) if canonical.kind == TypeKind.CONSTANTARRAY else None
+
+    # ---- values
+
+    def integer(self, cursor: Cursor) -> Term:
+        """The value of an integer expression."""
+        value = self.value(cursor)
+        if not isinstance(value, Term):
+            raise self.refusal(cursor, "an integer was expected")
+        return value
+
+    def pointer(self, cursor: Cursor) -> Pointer:
+        """The value of a pointer expression."""
+        value = self.value(cursor)
+        if not isinstance(value, Pointer):
+            raise self.refusal(cursor, "a pointer was expected")
+        return value
+
+    def operand(self, cursor: Cursor) -> Value:
+        """The value of an expression that must have one."""
+        value = self.value(cursor)
+        if value is None:
+            raise self.refusal(cursor, "an expression without a value is used")
+        return value
+
+    def condition(self, cursor: Cursor) -> Term:
+        """Whether an expression is not zero."""
+        return truth(self.operand(cursor))
+
+    def value(self, cursor: Cursor) -> Value | None:
+        """The value of an expression, ``None`` if it has none."""
+        kind, parts = cursor.kind, children(cursor)
+        if kind == Kind.PAREN_EXPR:
+            return self.value(parts[0])
+        if kind in (Kind.INTEGER_LITERAL, Kind.CHARACTER_LITERAL, Kind.CXX_UNARY_EXPR):
+            return self.constant(cursor)
+        if kind == Kind.STRING_LITERAL:
+            return pointer_to(Object(cursor.spelling, "text"))
+        if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.ENUM_CONSTANT_DECL:
+            return t.const(cursor.referenced.enum_value, clang.bits(cursor.type))
+        if kind in (Kind.DECL_REF_EXPR, Kind.MEMBER_REF_EXPR, Kind.ARRAY_SUBSCRIPT_EXPR):
+            return self.read(cursor)
+        if kind == Kind.UNARY_OPERATOR:
+            return self.unary(cursor, parts[0])
+        if kind == Kind.UNEXPOSED_EXPR and len(parts) == 1:
+            return self._cast(cursor, parts[0])
+        if kind == Kind.CSTYLE_CAST_EXPR:
+            return self._cast(cursor, parts[-1])
+        if kind == Kind.StmtExpr:
+            return self.block(children(parts[0]))
+        if kind == Kind.CONDITIONAL_OPERATOR and len(parts) == 3:
+            return self.either(self.condition(parts[0]), lambda: self.value(parts[1]), lambda: self.value(parts[2]))
+        if kind == Kind.BINARY_OPERATOR:
+            return self.binary(cursor, parts[0], parts[1])
+        if kind == Kind.COMPOUND_ASSIGNMENT_OPERATOR:
+            return self.compound(cursor, parts[0], parts[1])
+        if kind == Kind.CALL_EXPR:
+            return self.call(cursor)
+        raise self.refusal(cursor, f"{kind.name} is not understood as an expression")
+
+    def constant(self, cursor: Cursor) -> Term:
+        """The value of a constant expression."""
+        number = clang.constant(cursor)
+        if number is None:
+            raise self.refusal(cursor, "a constant was expected")
+        return t.const(number, clang.bits(cursor.type))
+
+    def read(self, cursor: Cursor) -> Value:
+        """The value at a place; of an array or a whole record, the place."""
+        place = self.place(cursor)
+        if cursor.type.get_canonical().kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY):
+            return place
+        if clang.is_record(cursor.type):
+            return place  # only copied or passed on; see _assign
+        return self.load(place, cursor.type, cursor)
+
+    def either(self, condition: Term, yes: Callable[[], Value | None], no: Callable[[], Value | None]) -> Value | None:
+        """Evaluates one of two, whichever the condition selects; both where it is not known."""
+        if condition is TRUE or condition is FALSE:
+            return yes() if condition is TRUE else no()
+        start, escapes = self.state, self.escapes
+        self.state = start.under(condition)
+        a, first = yes(), self.state
+        self.state = start.under(Not(condition))
+        b, second = no(), self.state
+        self.state = self.merge(condition, first, second)
+        if self.escapes == escapes:
+            self.state.live = start.live
+        if a is None or b is None:
+            return a if b is None else b
+        return choose(condition, a, b)
+
+    # ---- conversions
+
+    def _cast(self, cursor: Cursor, operand: Cursor) -> Value | None:
+        value = self.value(operand)
+        if cursor.type.get_canonical().kind == TypeKind.VOID:
+            return None
+        if value is None:
+            raise self.refusal(cursor, "an expression without a value is converted")
+        return self.convert(value, operand.type, cursor.type, cursor)
+
+    def convert(self, value: Value, source: Type, target: Type, cursor: Cursor) -> Value:
+        """A value in another type."""
+        if isinstance(value, Pointer):
+            if clang.is_pointer(target):
+                return value
+            if clang.is_bool(target):
+                return from_truth(truth(value), clang.bits(target))
+            if clang.is_record(target) and source.get_canonical() == target.get_canonical():
+                return value
+            raise self.refusal(cursor, f"a pointer becomes {target.spelling}")
+        if clang.is_pointer(target):
+            if is_const(value) and value_of(value) == 0:
+                return NULL
+            raise self.refusal(cursor, f"an integer becomes {target.spelling}")
+        if not clang.is_integer(target) or not clang.is_integer(source):
+            raise self.refusal(cursor, f"conversion from {source.spelling} to {target.spelling}")
+        if clang.is_bool(target):
+            return from_truth(truth(value), clang.bits(target))
+        return resized(value, IntType.of(source), clang.bits(target))

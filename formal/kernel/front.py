@@ -1,0 +1,231 @@
+"""The front end's face: load a tree, lift functions of it.
+
+    program = load(KernelTree("linux-source-6.1"))
+    lifted = program.lift("kvm_arm_setup_debug", mode="vhe")
+    lifted.writes["vcpu->arch.mdcr_el2"]     # a Term over the variables in lifted.reads
+    lifted.obligations                       # what must not happen, each with its condition and C line
+    lifted.events                            # every store in program order: guard, lvalue, value, place
+    program.constants["MDCR_EL2_TDA"]        # masks, as the tree's headers have them
+
+Names of memory are C expressions over a few roots: parameters (``vcpu->...``), ``percpu.<variable>`` (this CPU's),
+``hw.<register>`` (the hardware's), global variables. ``cap.<NAME>`` answers a CPU capability question,
+``sanitised.<register>`` the kernel's system-wide view of an ID register. A ``_Bool`` is a Boolean term; a pointer with
+a rule (``POINTERS``) is the number of its target (0, 1; 2 at the start: somewhere else; 3 at the end: somewhere new).
+
+Whatever is not understood raises ``NotUnderstoodError`` with file, line and reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from formal import terms as t
+from formal.kernel import clang, encodings
+from formal.kernel.calls import NON_NESTED, Calls
+from formal.kernel.clang import Cursor
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.layout import Layout
+from formal.kernel.machine import Cell, Event, Frame, Obligation, PointerRule
+from formal.kernel.parse import TranslationUnit
+from formal.kernel.resolve import Resolver
+from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, pointer_to
+from formal.terms import BOOL, Term
+from formal.walk import support
+
+Mode = Literal["vhe", "nvhe"]
+MASKS = (
+    "MDCR_EL2_HPMN_MASK MDCR_EL2_TPM MDCR_EL2_TPMCR MDCR_EL2_TDE MDCR_EL2_TDA MDCR_EL2_TDOSA "
+    "MDCR_EL2_TDRA MDCR_EL2_TPMS MDCR_EL2_TTRF MDCR_EL2_HPME MDCR_EL2_E2PB_MASK MDCR_EL2_E2PB_SHIFT "
+    "MDCR_EL2_E2TB_MASK MDCR_EL2_E2TB_SHIFT DBG_MDSCR_SS DBG_MDSCR_KDE DBG_MDSCR_MDE DBG_SPSR_SS "
+    "KVM_GUESTDBG_ENABLE KVM_GUESTDBG_SINGLESTEP KVM_GUESTDBG_USE_SW_BP KVM_GUESTDBG_USE_HW "
+    "KVM_GUESTDBG_VALID_MASK SYS_OSLSR_OSLK OSLSR_EL1_OSLK SYS_OSLAR_OSLK OSLAR_EL1_OSLK "
+    "KVM_ARM64_DEBUG_DIRTY ARMV8_PMU_USERENR_MASK ARMV8_PMU_PMCR_N_SHIFT ARMV8_PMU_PMCR_N_MASK "
+    "KVM_ARM_MAX_DBG_REGS"
+).split()
+POINTERS: dict[str, PointerRule] = {
+    "vcpu->arch.debug_ptr": PointerRule(
+        ("vcpu->arch.vcpu_debug_state", "vcpu->arch.external_debug_state"),
+        "debug_ptr points to the guest's or to the external debug state (an obligation where it is used)",
+    ),
+    "vcpu->arch.ctxt.vncr_array": PointerRule((), NON_NESTED),
+    "percpu.kvm_host_data.host_ctxt.vncr_array": PointerRule((), NON_NESTED),
+    "vcpu->arch.ctxt.__hyp_running_vcpu": PointerRule((), "only the host's context names the running vCPU"),
+    "percpu.kvm_host_data.host_ctxt.__hyp_running_vcpu": PointerRule(
+        ("vcpu",), "the host's context names the vCPU that runs"
+    ),
+}
+Argument = str | int | Term | None
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What a C function does, as terms over the values that it finds."""
+
+    name: str
+    file: str
+    line: int
+    mode: Mode
+    reads: Mapping[str, Term]  # every lvalue used: the variable that stands for its value at the start
+    writes: Mapping[str, Term]  # every lvalue stored to: its value at the end
+    pointer_writes: Mapping[str, tuple[tuple[Term, str], ...]]  # pointers stored: guard, target (an lvalue or NULL)
+    result: Term | None
+    returns: Term  # the condition under which the function returns at all
+    obligations: tuple[Obligation, ...]
+    events: tuple[Event, ...]
+    notes: tuple[str, ...]  # assumptions of the lifting
+
+
+class _Lifter(Calls):
+    """One lifting: the machine, with the program's definitions."""
+
+    def __init__(self, program: Program, unit: TranslationUnit, mode: Mode, rules: Mapping[str, PointerRule]) -> None:
+        layout = program.layout(unit)
+        objects = {"vcpu": Object("vcpu", "pointee", unit.records["kvm_vcpu"])} if "kvm_vcpu" in unit.records else {}
+        if "kvm_host_data" in unit.records:
+            objects["percpu.kvm_host_data"] = Object("percpu.kvm_host_data", "percpu", unit.records["kvm_host_data"])
+        super().__init__(layout, objects, dict(rules))
+        self.program, self.vhe, self.mode = program, mode == "vhe", mode
+        self.capabilities = program.capabilities
+        self.breaks = []
+
+    def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
+        return self.program.resolver.definition(callee, cursor, self.mode)
+
+    def reviewed(self, callee: Cursor) -> None:
+        self.program.resolver.reviewed(callee)
+
+    def is_tracepoint(self, name: str) -> bool:
+        return any(name in unit.tracepoints for unit in self.program.resolver.units())
+
+
+class Program:
+    """The files of a tree that have been parsed so far, and what is lifted from them."""
+
+    def __init__(self, tree: KernelTree) -> None:
+        self.tree = tree
+        self.resolver = Resolver(tree, MASKS)
+        self.capabilities = encodings.capability_names(tree.path)
+
+    def preload(self, files: Iterable[str], jobs: int = 2) -> None:
+        """Parses files side by side (libclang works outside Python's lock)."""
+        wanted = list(files)
+        self.tree.flags  # noqa: B018  # the stand-in headers, before the threads need them
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(self.resolver.unit, wanted))
+
+    def layout(self, unit: TranslationUnit) -> Layout:
+        """Names for the types of a file."""
+        return Layout(unit.enums)
+
+    @cached_property
+    def constants(self) -> dict[str, int]:
+        """The values of ``MASKS`` that this tree defines."""
+        return dict(self.resolver.unit(f"{KVM}/debug.c").constants)
+
+    def functions(self, file: str = f"{KVM}/debug.c") -> list[str]:
+        """The functions that a file of the tree itself defines, in its order."""
+        return self.resolver.functions_of(file)
+
+    def lift(
+        self,
+        name: str,
+        mode: Mode,
+        file: str | None = None,
+        arguments: Mapping[str, Argument] | None = None,
+        rules: Mapping[str, PointerRule] | None = None,
+    ) -> Lifted:
+        """What a function does.
+
+        Args:
+            name: the function.
+            mode: whether the host runs at EL2 (``vhe``) or at EL1.
+            file: where it is defined; found if not given.
+            arguments: values of parameters: an lvalue that it points to, a number, an enumerator's name, a term,
+                ``None`` for NULL. A parameter that is not given is unknown; a pointer then has an object of its own.
+            rules: what pointers in memory may point to; ``POINTERS`` if not given.
+
+        Raises:
+            NotUnderstoodError: with file, line and reason.
+        """
+        unit, function = self.resolver.find(name, mode, file)
+        machine = _Lifter(self, unit, mode, POINTERS if rules is None else rules)
+        values = [_parameter(machine, unit, p, (arguments or {})) for p in function.get_arguments()]
+        try:
+            result = machine.enter(function, values)
+        except NotUnderstoodError as error:
+            raise NotUnderstoodError(self.tree.relative(error.file), error.line, error.reason) from error
+        return _collected(self.tree, machine, function, mode, result)
+
+
+def _parameter(machine: _Lifter, unit: TranslationUnit, parameter: Cursor, given: Mapping[str, Argument]) -> Value:
+    name, kind = parameter.spelling, parameter.type
+    if name in given:
+        argument = given[name]
+        if argument is None:
+            return NULL
+        if isinstance(argument, Term):
+            return from_truth(argument, clang.bits(kind)) if argument.sort == BOOL else argument
+        if isinstance(argument, str) and argument in unit.enumerators:
+            argument = unit.enumerators[argument]
+        if isinstance(argument, int):
+            return t.const(argument, clang.bits(kind))
+        return Pointer(((t.TRUE, machine.address(argument)),))
+    if clang.is_pointer(kind):
+        pointee = kind.get_canonical().get_pointee()
+        if pointee.get_declaration().spelling == "kvm_vcpu":
+            return pointer_to(machine.objects["vcpu"])
+        return pointer_to(Object(name, "pointee", pointee))
+    if clang.is_bool(kind):
+        return from_truth(t.var(name, BOOL), clang.bits(kind))
+    return t.var(name, clang.bits(kind))
+
+
+def _collected(tree: KernelTree, machine: _Lifter, function: Cursor, mode: Mode, result: Value | None) -> Lifted:
+    file, line = tree.relative(clang.file_of(function)), function.location.line
+    lasting = [key for key in machine.initial if key[0].place not in ("local", "text")]
+    stored = [key for key in lasting if machine.state.memory.get(key, machine.initial[key]) is not machine.initial[key]]
+    written = {event.lvalue for event in machine.events}
+    stored += [key for key in lasting if key not in stored and machine.names[key] in written]
+    final = {key: machine.state.memory.get(key, machine.initial[key]) for key in stored}
+    writes = {machine.names[key]: machine.exported(key, value) for key, value in final.items()}
+    pointers = {machine.names[key]: _targets(machine, key, v) for key, v in final.items() if isinstance(v, Pointer)}
+    value = result if isinstance(result, Term) else None
+    checked = [*writes.values(), *(o.condition for o in machine.obligations), *([value] if value is not None else [])]
+    for term in checked:
+        for name in support(term):
+            if name.startswith("undefined "):
+                raise NotUnderstoodError(file, line, f"{name.split('#')[0].split()[-1]} may be used before it is set")
+    return Lifted(
+        name=function.spelling, file=file, line=line, mode=mode,
+        reads={machine.names[key]: machine.exported(key, machine.initial[key]) for key in lasting},
+        writes=writes, pointer_writes=pointers, result=value, returns=machine.state.live,
+        obligations=tuple(
+            Obligation(o.condition, o.risk, o.text, tree.relative(o.file), o.line) for o in machine.obligations
+        ),
+        events=tuple(
+            Event(e.guard, e.lvalue, e.value, tuple(_relative(tree, f) for f in e.stack)) for e in machine.events
+        ),
+        notes=tuple(machine.notes),
+    )  # fmt: skip
+
+
+def _relative(tree: KernelTree, frame: Frame) -> Frame:
+    return Frame(frame.function, tree.relative(frame.file), frame.line)
+
+
+def _targets(machine: _Lifter, key: Cell, pointer: Pointer) -> tuple[tuple[Term, str], ...]:
+    pointee = machine.types[key].get_canonical().get_pointee()
+    size = max(1, clang.bits(pointee) // 8)
+    return tuple((g, "NULL" if a is None else machine.layout.name(a, size)) for g, a in pointer.choices)
+
+
+def load(tree: KernelTree, files: Iterable[str] = (), jobs: int = 2) -> Program:
+    """A program of the tree; ``files`` are parsed at once, others when they are needed."""
+    program = Program(tree)
+    program.preload(files, jobs)
+    return program

@@ -1,0 +1,245 @@
+"""C statements, and functions as their bodies: branches fork and merge, jumps forward are kept until their label."""
+
+from __future__ import annotations
+
+from formal import terms as t
+from formal.kernel import clang
+from formal.kernel.clang import Cursor, Kind, Type, children
+from formal.kernel.machine import Frame, Scope, State
+from formal.kernel.operators import Operators
+from formal.kernel.values import Object, Pointer, Value, moved, pointer_to
+from formal.terms import FALSE, TRUE, And, Eq, Not, Term
+
+_DEPTH = 24  # calls inside calls
+
+
+class Statements(Operators):
+    """Executes statements on the machine."""
+
+    breaks: list[list[State]]  # per switch or loop being executed, innermost last
+
+    # ---- functions
+
+    def enter(self, function: Cursor, arguments: list[Value]) -> Value | None:
+        """Executes a function's body and gives the value it returns."""
+        name = function.spelling
+        if len(self.scopes) >= _DEPTH or any(scope.frame.function == name for scope in self.scopes):
+            raise self.refusal(function, f"{name} calls itself, or calls are too deep")
+        parameters = list(function.get_arguments())
+        bodies = [c for c in children(function) if c.kind == Kind.COMPOUND_STMT]
+        if len(parameters) != len(arguments) or len(bodies) != 1 or function.type.is_function_variadic():
+            raise self.refusal(function, f"{name} has another signature than its call, or no body")
+        outside, base, escapes, breaks = self.state.live, self.base, self.escapes, self.breaks
+        scope = Scope(Frame(name, clang.file_of(function), function.location.line))
+        self.scopes.append(scope)
+        self.base, self.breaks = And(base, outside), []
+        self.state.live = TRUE
+        for parameter, value in zip(parameters, arguments, strict=True):
+            self._declare(parameter, value)
+        self.execute(bodies[0])
+        if scope.pending:
+            raise self.refusal(function, f"goto {next(iter(scope.pending))} into a nested block")
+        ended = self.join([*scope.returns, self.state])
+        lost = self.escapes - escapes - len(scope.returns)
+        self.scopes.pop()
+        self.base, self.breaks, self.escapes = base, breaks, escapes + lost
+        local = set(scope.variables.values())
+        result = ended.memory.get(scope.result) if scope.result is not None else None
+        ended.memory = {k: v for k, v in ended.memory.items() if k[0] not in local and k != scope.result}
+        ended.live = And(outside, ended.live) if lost else outside
+        self.state = ended
+        return result
+
+    def _declare(self, declaration: Cursor, value: Value | None) -> None:
+        variable = Object(f"{declaration.spelling}#{self.serial()}", "local", declaration.type)
+        self.scopes[-1].variables[declaration.hash] = variable
+        if value is not None:
+            if clang.is_record(declaration.type):
+                assert isinstance(value, Pointer)
+                self.copy(pointer_to(variable), value, declaration.type, declaration)
+            else:
+                self.store(pointer_to(variable), declaration.type, value, declaration)
+
+    def copy(self, target: Pointer, source: Pointer, kind: Type, cursor: Cursor) -> None:
+        """Copies an object part by part."""
+        parts = list(self.layout.leaves(kind))
+        values = [self.load(moved(source, offset), part, cursor) for offset, part in parts]
+        for (offset, part), value in zip(parts, values, strict=True):
+            self.store(moved(target, offset), part, value, cursor)
+
+    # ---- statements
+
+    def block(self, statements: list[Cursor]) -> Value | None:
+        """Executes statements; the value of the last if it is an expression."""
+        for statement in statements[:-1]:
+            self.execute(statement)
+        if not statements:
+            return None
+        last = statements[-1]
+        if last.kind.is_expression() and self.state.live is not FALSE:
+            self._at_line(last)
+            return self.value(last)
+        self.execute(last)
+        return None
+
+    def _at_line(self, cursor: Cursor) -> None:
+        frame = self.scopes[-1].frame if self.scopes else None
+        if frame is not None and clang.file_of(cursor) == frame.file:
+            self.scopes[-1].frame = Frame(frame.function, frame.file, cursor.extent.start.line)
+
+    def execute(self, cursor: Cursor) -> None:
+        """Executes one statement on the current paths."""
+        kind, parts = cursor.kind, children(cursor)
+        if self.state.live is FALSE and kind not in (Kind.COMPOUND_STMT, Kind.LABEL_STMT):
+            if kind != Kind.GOTO_STMT and any(c.kind == Kind.LABEL_STMT for c in cursor.walk_preorder()):
+                raise self.refusal(cursor, "a label inside a statement that is not reached from above")
+            return
+        self._at_line(cursor)
+        if kind == Kind.COMPOUND_STMT:
+            for part in parts:
+                self.execute(part)
+        elif kind == Kind.NULL_STMT or (kind == Kind.UNEXPOSED_STMT and _only_attributes(cursor)):
+            pass
+        elif kind == Kind.DECL_STMT:
+            for declaration in parts:
+                self._variable_declaration(declaration)
+        elif kind == Kind.IF_STMT and 2 <= len(parts) <= 3:
+            self._if(parts)
+        elif kind == Kind.RETURN_STMT:
+            self._return(parts)
+        elif kind == Kind.GOTO_STMT:
+            self._goto(cursor, parts)
+        elif kind == Kind.LABEL_STMT:
+            self._label(cursor, parts)
+        elif kind == Kind.SWITCH_STMT and len(parts) == 2:
+            self._switch(parts)
+        elif kind == Kind.BREAK_STMT and self.breaks:
+            innermost = self.breaks[-1]
+            innermost.append(self.leave())
+        elif kind == Kind.DO_STMT and len(parts) == 2:
+            self._do_once(cursor, parts)
+        elif kind.is_expression():
+            self.value(cursor)
+        else:
+            raise self.refusal(cursor, f"{kind.name} is not understood as a statement")
+
+    def _variable_declaration(self, declaration: Cursor) -> None:
+        if declaration.kind != Kind.VAR_DECL:
+            raise self.refusal(declaration, f"declaration of {declaration.spelling or declaration.kind.name}")
+        if declaration.storage_class.name not in ("NONE", "AUTO"):
+            raise self.refusal(declaration, f"{declaration.spelling} is static or extern")
+        attributes = [c for c in children(declaration) if c.kind.is_attribute() and c.kind != Kind.UNEXPOSED_ATTR]
+        if attributes or any(c.kind == Kind.UNEXPOSED_ATTR and not _is_unused(c) for c in children(declaration)):
+            raise self.refusal(declaration, f"{declaration.spelling} has an attribute")
+        start = clang.initialiser(declaration)
+        if start is not None and start.kind == Kind.INIT_LIST_EXPR:
+            raise self.refusal(declaration, f"{declaration.spelling} has an initialiser list")
+        self._declare(declaration, self.operand(start) if start is not None else None)
+
+    def _if(self, parts: list[Cursor]) -> None:
+        condition = self.condition(parts[0])
+
+        def branch(part: Cursor | None) -> None:
+            if part is not None:
+                self.execute(part)
+
+        self.either(condition, lambda: branch(parts[1]), lambda: branch(parts[2] if len(parts) == 3 else None))
+
+    def _return(self, parts: list[Cursor]) -> None:
+        scope = self.scopes[-1]
+        if parts:
+            value = self.value(parts[0])
+            if value is not None:
+                if scope.result is None:
+                    scope.result = (Object(f"return#{self.serial()}", "local"), 0, 0)
+                self.state.memory[scope.result] = value
+        scope.returns.append(self.leave())
+
+    def _goto(self, cursor: Cursor, parts: list[Cursor]) -> None:
+        label, scope = parts[0].spelling, self.scopes[-1]
+        if label in scope.passed:
+            raise self.refusal(cursor, f"goto {label} backwards")
+        waiting = scope.pending.setdefault(label, [])
+        waiting.append(self.leave())
+
+    def _label(self, cursor: Cursor, parts: list[Cursor]) -> None:
+        scope = self.scopes[-1]
+        scope.passed.add(cursor.spelling)
+        arriving = scope.pending.pop(cursor.spelling, [])
+        self.escapes -= len(arriving)
+        self.state = self.join([*arriving, self.state])
+        self.execute(parts[-1])
+
+    def _do_once(self, cursor: Cursor, parts: list[Cursor]) -> None:
+        if clang.constant(parts[1]) != 0:
+            raise self.refusal(cursor, "a loop")
+        start, escapes = self.state.live, self.escapes
+        self.breaks.append([])
+        self.execute(parts[0])
+        self._rejoin(start, escapes)
+
+    def _rejoin(self, start: Term, escapes: int, more: list[State] | None = None) -> None:
+        """After a switch or loop: the paths that broke out of it, and those that ran through."""
+        left = self.breaks.pop()
+        self.state = self.join([*left, *(more or []), self.state])
+        self.escapes -= len(left)
+        if self.escapes == escapes and self.state.live is not FALSE:
+            self.state.live = start
+
+    def _switch(self, parts: list[Cursor]) -> None:
+        subject = self.integer(parts[0])
+        size = t.width(subject)
+        if parts[1].kind != Kind.COMPOUND_STMT:
+            raise self.refusal(parts[1], "a switch without a block")
+        steps: list[tuple[str, Cursor, Term]] = []
+        for part in children(parts[1]):
+            self._flatten(part, size, steps)
+        labels = [label for what, _, label in steps if what == "case"]
+        none = And(*(Not(Eq(subject, label)) for label in labels))
+        start, escapes = self.state, self.escapes
+        self.state = State(FALSE, {})
+        self.breaks.append([])
+        for what, statement, label in steps:
+            if what == "do":
+                self.execute(statement)
+                continue
+            matches = none if what == "default" else Eq(subject, label)
+            self.state = self.merge(matches, start.under(matches), self.state)
+        skipped = [] if any(what == "default" for what, _, _ in steps) else [start.under(none)]
+        self._rejoin(start.live, escapes, skipped)
+
+    def _flatten(self, cursor: Cursor, size: int, steps: list[tuple[str, Cursor, Term]]) -> None:
+        """A switch's block as a list of labels and statements."""
+        if cursor.kind not in (Kind.CASE_STMT, Kind.DEFAULT_STMT):
+            if any(c.kind in (Kind.CASE_STMT, Kind.DEFAULT_STMT) for c in _below_switches(cursor)):
+                raise self.refusal(cursor, "a case label inside a nested block")
+            steps.append(("do", cursor, FALSE))
+            return
+        parts = children(cursor)
+        if cursor.kind == Kind.CASE_STMT:
+            number = clang.constant(parts[0]) if len(parts) == 2 else None
+            if number is None:
+                raise self.refusal(cursor, "a case that is no single constant")
+            steps.append(("case", cursor, t.const(number, size)))
+        else:
+            steps.append(("default", cursor, FALSE))
+        self._flatten(parts[-1], size, steps)
+
+
+def _is_unused(attribute: Cursor) -> bool:
+    return any(token.spelling in ("__unused__", "unused", "__maybe_unused") for token in attribute.get_tokens())
+
+
+def _only_attributes(cursor: Cursor) -> bool:
+    """Whether a statement is just an attribute, as ``fallthrough;`` is."""
+    return all(c.kind in (Kind.NULL_STMT, Kind.UNEXPOSED_ATTR) for c in children(cursor))
+
+
+def _below_switches(cursor: Cursor) -> list[Cursor]:
+    """The statements below a cursor, not those of switches inside it."""
+    found: list[Cursor] = []
+    for child in children(cursor):
+        if child.kind != Kind.SWITCH_STMT:
+            found.append(child)
+            found.extend(_below_switches(child))
+    return found

@@ -1,0 +1,148 @@
+"""What C expressions evaluate to here: terms for integers, guarded sets of addresses for pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from formal import terms as t
+from formal.kernel.clang import Type, bits, is_bool, is_signed
+from formal.terms import FALSE, TRUE, And, If, Ne, Not, Or, Term, width
+
+Place = Literal["pointee", "percpu", "global", "hardware", "local", "text", "wild"]
+
+
+@dataclass(frozen=True)
+class Object:
+    """Something with an address: what a parameter points to, a variable, a hardware register."""
+
+    name: str
+    place: Place
+    type: Type = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Object) and (self.name, self.place) == (other.name, other.place)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.place))
+
+
+class Address(NamedTuple):
+    """A byte in an object."""
+
+    object: Object
+    offset: int
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The addresses that a pointer may have, each under a guard; the guards exclude each other. ``None`` is NULL."""
+
+    choices: tuple[tuple[Term, Address | None], ...]
+
+
+Value = Term | Pointer
+NULL = Pointer(((TRUE, None),))
+
+
+def pointer_to(target: Object, offset: int = 0) -> Pointer:
+    """The address of an object."""
+    return Pointer(((TRUE, Address(target, offset)),))
+
+
+def moved(pointer: Pointer, offset: int) -> Pointer:
+    """A pointer so many bytes further; NULL stays NULL, as in ``offsetof`` arithmetic on no object."""
+    return Pointer(tuple((g, a and Address(a.object, a.offset + offset)) for g, a in pointer.choices))
+
+
+def guarded(choices: Iterable[tuple[Term, Address | None]]) -> Pointer:
+    """A pointer of these choices: impossible ones dropped, equal ones joined."""
+    joined: dict[Address | None, Term] = {}
+    for guard, address in choices:
+        if guard is not FALSE:
+            joined[address] = Or(joined[address], guard) if address in joined else guard
+    return Pointer(tuple((guard, address) for address, guard in joined.items()))
+
+
+def choose(condition: Term, a: Value, b: Value) -> Value:
+    """``a`` where the condition holds, else ``b``."""
+    if a is b or condition is TRUE:
+        return a
+    if condition is FALSE:
+        return b
+    if isinstance(a, Pointer) and isinstance(b, Pointer):
+        if a == b:
+            return a
+        first = [(And(condition, g), x) for g, x in a.choices]
+        return guarded(first + [(And(Not(condition), g), x) for g, x in b.choices])
+    if isinstance(a, Pointer) or isinstance(b, Pointer):
+        raise TypeError("a pointer and an integer in one place")
+    return If(condition, a, b)
+
+
+class IntType(NamedTuple):
+    """A C integer type: its width, and whether it is signed."""
+
+    bits: int
+    signed: bool
+
+    @classmethod
+    def of(cls, kind: Type) -> IntType:
+        return cls(bits(kind), is_signed(kind) and not is_bool(kind))
+
+    def promoted(self) -> IntType:
+        """The type after C's integer promotions (C11 6.3.1.1)."""
+        return IntType(32, True) if self.bits < 32 else self
+
+    def common(self, other: IntType) -> IntType:
+        """The type of C's usual arithmetic conversions (C11 6.3.1.8)."""
+        a, b = self.promoted(), other.promoted()
+        if a.bits != b.bits:
+            return a if a.bits > b.bits else b
+        return IntType(a.bits, a.signed and b.signed)
+
+
+def _constant_leaves(term: Term, depth: int = 6) -> bool:
+    if term.op == "ite" and depth:
+        return _constant_leaves(term.args[1], depth - 1) and _constant_leaves(term.args[2], depth - 1)
+    return term.op == "const"
+
+
+def resized(term: Term, source: IntType, size: int) -> Term:
+    """An integer in another width, as C converts it."""
+    if size <= width(term):
+        return t.extract(term, size - 1, 0)
+    if term.op == "ite" and _constant_leaves(term):
+        return If(term.args[0], resized(term.args[1], source, size), resized(term.args[2], source, size))
+    return t.sign_extend(term, size) if source.signed else t.zero_extend(term, size)
+
+
+def truth(value: Value) -> Term:
+    """Whether a value is not zero."""
+    if isinstance(value, Pointer):
+        return Or(*(guard for guard, address in value.choices if address is not None))
+    if value.op == "ite" and _constant_leaves(value):
+        return If(value.args[0], truth(value.args[1]), truth(value.args[2]))
+    while value.op == "concat" and value.args[0].op == "const" and t.value_of(value.args[0]) == 0:
+        value = value.args[1]
+    return Ne(value, t.const(0, width(value)))
+
+
+def from_truth(condition: Term, size: int) -> Term:
+    """1 or 0."""
+    return If(condition, t.const(1, size), t.const(0, size))
+
+
+def same_address(a: Pointer, b: Pointer) -> tuple[Term, Term]:
+    """Whether two pointers are equal, and when that is not known (an address somewhere unknown takes part)."""
+    equal: list[Term] = []
+    unknown: list[Term] = []
+    for g, x in a.choices:
+        for h, y in b.choices:
+            wild = [p for p in (x, y) if p is not None and p.object.place == "wild"]
+            if len(wild) == 2:
+                unknown.append(And(g, h))
+            elif x == y and not wild:
+                equal.append(And(g, h))
+    return Or(*equal), Or(*unknown)
