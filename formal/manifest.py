@@ -57,7 +57,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Writes the manifest, whole or not at all."""
         lines = [
-            "# Expected verdicts: `python -m formal.prove` checks them, `python -m formal.prove --refresh` writes them.",
+            "# Expected verdicts: `python -m formal.prove` checks them, with --refresh it writes them.",
             f"schema_version = {SCHEMA_VERSION}",
         ]
         for name in sorted(self.tables):

@@ -93,6 +93,8 @@ def may_follow(system: System) -> nx.DiGraph:
     departures: dict[str, set[tuple[int, bool]]] = {}
     for step in system.applied:
         name = step.operation.name
+        if step.guard is FALSE:  # this kernel has no such operation
+            continue
         graph.add_node(name)
         arrivals[name], departures[name] = set(), set()
         for phase in Phase:

@@ -1,0 +1,159 @@
+"""Why claims are false for some kernels: what is known, and the upstream fix. Verdicts never come from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from formal.epochs import Kernel
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One cause of violated claims."""
+
+    name: str
+    claims: tuple[str, ...]
+    applies: Callable[[Kernel], bool]
+    says: str
+    fix: str
+
+
+_HPMN = (
+    "hpmn_preserved_in_guest",
+    "boot_value_read_before_use",
+    "entry_is_fresh",
+    "only_named_fields",
+)
+_UNTRAPPED = (
+    "performance_monitors",
+    "debug_rom",
+    "os_registers",
+    "profiling",
+    "trace",
+    "debug_registers_trapped_unless_in_use",
+    "debug_registers_free_when_in_use",
+    "host_debug_sets_tda",
+    "host_debug_is_trapped",
+    "host_takes_debug_exceptions",
+    "guest_keeps_its_debug_exceptions",
+    "guest_cannot_interfere",
+    "physical_os_lock_stays_clear",
+)
+
+FINDINGS: tuple[Finding, ...] = (
+    Finding(
+        "B0",
+        _HPMN,
+        lambda k: k.vhe and not k.vhe_reads_boot_mdcr,
+        "Under VHE kvm_arm_init_debug does not run, so the copy of MDCR_EL2 stays 0, and with it HPMN.",
+        "da5a3ce66b8b (v4.20)",
+    ),
+    Finding(
+        "B1",
+        (*_HPMN, *_UNTRAPPED, *(f"{c}_do_not_execute" for c in _UNTRAPPED[:5]), *(f"{c}_trapped" for c in _UNTRAPPED)),
+        lambda k: k.vhe and not k.vhe_writes_changed_mdcr,
+        "Under VHE MDCR_EL2 is written at vcpu_load only, from what the run before has computed (at first: 0).",
+        "4942dc6638b0 (v5.6)",
+    ),
+    Finding(
+        "rebuilt",
+        (*_HPMN, "hpmn_preserved_on_host"),
+        lambda k: k.vhe and not k.saves_host_mdcr,
+        "At vcpu_put the host gets its HPMN from the guest's value, which may have been computed on another CPU, or "
+        "be 0; when hyp initialisation runs again, it takes that for the boot value.",
+        "1460b4b25fde (v5.15), which saves the host's value",
+    ),
+    Finding(
+        "B10",
+        ("host_mdcr_restored", "boot_value_read_in_full"),
+        lambda k: not k.saves_host_mdcr,
+        "The host's MDCR_EL2 is rebuilt from the guest's: TPMS stays set (VHE), E2PB becomes 3 (nVHE).",
+        "1460b4b25fde and 12849badc6d2 (v5.15)",
+    ),
+    Finding(
+        "B11",
+        ("boot_value_read_in_full",),
+        lambda k: k.mdcr_el2_bits < 64,
+        "MDCR_EL2 has 64 bits and is kept in 32.",
+        "d6c850dd6ce9 (v5.15)",
+    ),
+    Finding(
+        "window",
+        ("hpmn_preserved_always", "hpmn_never_reserved"),
+        lambda k: k.vhe,
+        "Under VHE vcpu_load writes the value computed on the CPU where the vCPU ran before; between load and "
+        "kvm_arm_setup_debug this CPU has the other's HPMN.",
+        "none for this code; the rework of v6.14 computes the value at vcpu_load",
+    ),
+    Finding(
+        "B2",
+        (
+            "hpmn_preserved_always",
+            "hpmn_preserved_always_on_equal_cpus",
+            "hpmn_never_reserved_on_equal_cpus",
+            "hpmn_never_reserved",
+        ),
+        lambda k: k.vhe and not k.first_run_init,
+        "The first vcpu_load under VHE writes 0 to MDCR_EL2, a reserved HPMN.",
+        "263d6287da14 (v5.13)",
+    ),
+    Finding(
+        "perf",
+        ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9"),
+        lambda k: k.vhe and not k.guards_pmuserenr,
+        "Under VHE perf may change PMUSERENR_EL0 between vcpu_load and the entry; EL0 accesses then go to EL1.",
+        "8681f7175948 (v6.5)",
+    ),
+    Finding(
+        "pmuv3p9",
+        ("performance_monitors_trapped_with_pmuv3p9",),
+        lambda k: True,
+        "KVM leaves PMUSERENR_EL0.UEN clear, so EL0 accesses of registers that need it go to the guest's EL1.",
+        "none known; the registers are not offered to guests",
+    ),
+    Finding(
+        "u32",
+        ("saved_before_modified", "guest_mdscr_preserved"),
+        lambda k: k.preserved_mdscr_bits < 64,
+        "guest_debug_preserved.mdscr_el1 has 32 bits; what user space puts above them is lost when it debugs.",
+        "none for this code; the rework of v6.14 has no such copy",
+    ),
+    Finding(
+        "comment",
+        ("debug_exceptions_enabled_means_untrapped",),
+        lambda k: True,
+        "TDA is decided from DEBUG_DIRTY before KDE and MDE raise it, so such an entry still traps; the comment in "
+        "sys_regs.c promises more than the code does.",
+        "the rework of v6.14 decides by KDE and MDE",
+    ),
+    Finding(
+        "B4",
+        ("guest_bank_preserved", "untrapped_bank_is_guests_own", "host_breakpoints_inert_in_guest"),
+        lambda k: not k.indexes_trapped_banks,
+        "Trapped accesses of break- and watchpoint registers all go to number 0.",
+        "cb853ded1d25 (v5.13)",
+    ),
+    Finding(
+        "B5",
+        ("guest_pstate_ss_preserved",),
+        lambda k: not k.preserves_pstate_ss,
+        "Single-stepping sets PSTATE.SS at every entry and never puts it back.",
+        "34fbdee086cf (v6.1)",
+    ),
+    Finding(
+        "B6",
+        ("one_step_one_instruction",),
+        lambda k: not k.keeps_step_pending,
+        "An exit between an instruction and its step exception sets PSTATE.SS again: one more instruction runs.",
+        "370531d1e95b (v6.1)",
+    ),
+    Finding(
+        "skip",
+        ("one_step_one_instruction",),
+        lambda k: k.keeps_step_pending,
+        "A step is lost when KVM_RUN returns, or the vCPU is reset, while the skip of an emulated instruction is "
+        "pending; and reported without an instruction when stepping is switched off and on again while it is pending.",
+        "2ca3f03bf524 (v6.14) keeps the step state at load and put",
+    ),
+)

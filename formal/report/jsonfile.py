@@ -1,0 +1,46 @@
+"""Results as JSON, schema version 1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from formal.assumptions import ASSUMED, NOT_MODELLED
+from formal.evidence.traces import to_json
+from formal.job import Report, Row
+
+SCHEMA_VERSION = 1
+
+
+def _row(row: Row) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "check": row.check,
+        "claim": row.claim,
+        "epoch": row.epoch,
+        "mode": row.mode,
+        "verdict": row.verdict,
+        "expected": row.expected,
+        "engine": row.engine,
+        "seconds": round(row.seconds, 6),
+        "assumptions": list(row.assumptions),
+    }
+    if row.reason:
+        data["reason"] = row.reason
+    if row.trace is not None:
+        data["trace"] = {**to_json(row.trace), "broken_at": row.broken_at}
+    return data
+
+
+def text(reports: Sequence[Report], exit_code: int, **more: Any) -> str:
+    """The whole run as one JSON document."""
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "exit_code": exit_code,
+        "results": [_row(row) for report in reports for row in report.rows],
+        "problems": [f"{report.configuration}: {p}" for report in reports for p in report.problems],
+        "assumed": list(ASSUMED),
+        "not_modelled": list(NOT_MODELLED),
+        **more,
+    }
+    return json.dumps(data, indent=1) + "\n"

@@ -1,0 +1,114 @@
+"""The tables and traces that the commands print: rich on a terminal, plain when piped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from formal.assumptions import ASSUMED, NOT_MODELLED, TRUSTED
+from formal.explain.show import ShownStep
+from formal.job import Report, Row
+
+STYLE = {"PROVED": "green", "VIOLATED": "red", "UNKNOWN": "yellow", "n/a": "dim"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that is as wide as it needs to be when piped, and has no colour there."""
+    plain = Console(stderr=stderr)
+    return plain if plain.is_terminal else Console(stderr=stderr, width=160, no_color=True, highlight=False)
+
+
+def verdict(row: Row) -> Text:
+    """A verdict, marked if it is not the expected one."""
+    text = Text(row.verdict, STYLE[row.verdict])
+    if not row.as_expected:
+        text.append(f" (expected {row.expected or 'nothing: not in the manifest'})", "bold red")
+    return text
+
+
+def matrix(reports: Sequence[Report]) -> Table:
+    """Claims down, configurations across."""
+    table = Table("claim", box=None, pad_edge=False, header_style="bold")
+    for report in reports:
+        table.add_column(f"{report.configuration.name}\n{report.configuration.mode}")
+    cells = {(r.check, report.configuration): verdict(r) for report in reports for r in report.rows}
+    for check in dict.fromkeys(r.check for report in reports for r in report.rows if " without " not in r.check):
+        table.add_row(check, *(cells.get((check, report.configuration), Text("-", "dim")) for report in reports))
+    return table
+
+
+def detail(report: Report) -> Table:
+    """One configuration: verdict and how it was reached."""
+    table = Table("claim", "verdict", "engine", "seconds", "given", box=None, pad_edge=False, header_style="bold")
+    for r in report.rows:
+        table.add_row(r.check, verdict(r), r.engine, f"{r.seconds:.3f}", ", ".join(r.assumptions) or r.reason)
+    return table
+
+
+def summary(reports: Sequence[Report]) -> list[str]:
+    """What was done, in a few lines, problems last."""
+    rows = [r for report in reports for r in report.rows]
+    counts = {v: sum(r.verdict == v for r in rows) for v in STYLE}
+    lines = [
+        f"{len(reports)} configurations, {len(rows)} checks: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, "
+        f"{counts['UNKNOWN']} UNKNOWN, {counts['n/a']} not applicable; {sum(not r.as_expected for r in rows)} not as "
+        "expected"
+    ]
+    lines += [
+        f"{report.configuration}: lemmas that do not hold here: {', '.join(report.dropped)}"
+        for report in reports
+        if report.dropped and len(reports) == 1
+    ]
+    lines += [f"{report.configuration}: {problem}" for report in reports for problem in report.problems]
+    return lines
+
+
+def sanity(reports: Sequence[Report]) -> str:
+    """What was checked so that PROVED means something."""
+    epochs = [r for r in reports if r.replayed]
+    if not epochs:
+        return ""
+    return (
+        f"Checked in each of {len(epochs)} epoch configurations: Init can be met, {epochs[0].operations} operations are "
+        "each taken or proved impossible, none is a dead end, every claim's situation is reached; "
+        f"{sum(r.replayed for r in epochs)} traces replayed without a solver."
+    )
+
+
+def differences(reports: Sequence[Report]) -> list[str]:
+    """One line for each verdict that is not as expected."""
+    return [
+        f"{row.epoch} {row.mode}: {row.check}: {row.verdict}, expected {row.expected or 'nothing (not in the manifest)'}"
+        + (f": {row.reason}" if row.reason and row.verdict == "UNKNOWN" else "")
+        for report in reports
+        for row in report.rows
+        if not row.as_expected
+    ]
+
+
+def assumptions() -> list[str]:
+    """What was assumed, is not modelled, and has to be trusted."""
+    parts = (("Assumed:", ASSUMED), ("Not modelled:", NOT_MODELLED), ("Trusted:", TRUSTED))
+    return [line for title, items in parts for line in (title, *(f"  - {item}" for item in items))]
+
+
+def trace(steps: Iterable[ShownStep]) -> list[str]:
+    """A counterexample, step by step, with only what changed."""
+    lines = []
+    for step in steps:
+        where = f" [{step.where}]" if step.where else ""
+        inputs = f" with {', '.join(step.inputs)}" if step.inputs else ""
+        lines.append(f"{step.number:3}. {step.operation}{where}{inputs}    ({step.actor}; {step.place})")
+        lines += [f"       {c.variable}: {c.before} -> {c.after}    [{c.stands_for}]" for c in step.changes]
+    return lines
+
+
+def listing(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+    """Names and what they stand for."""
+    table = Table("name", title, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
