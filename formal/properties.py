@@ -1152,11 +1152,19 @@ def nobody_debugs(s: State, k: Kernel) -> Term:
 
 
 @lemma()
-def host_debug_registers(s: State, k: Kernel) -> Term:
-    """The host's debug registers are in the hardware, or kept aside while the guest runs."""
+def host_mdscr_through_switch(s: State, k: Kernel) -> Term:
+    """The host's MDSCR_EL1 is in the hardware, or kept aside while the guest runs."""
     return And(
-        Implies(_host_has_cpu(s, k), And(s.hw_mdscr_el1.same(s.host_mdscr_el1), Eq(s.hw_bank, s.host_bank))),
+        Implies(_host_has_cpu(s, k), s.hw_mdscr_el1.same(s.host_mdscr_el1)),
         Implies(s.in_guest, s.host_ctxt_mdscr_el1.same(s.host_mdscr_el1)),
+    )
+
+
+@lemma()
+def host_bank_through_switch(s: State, k: Kernel) -> Term:
+    """The host's break- and watchpoint registers likewise."""
+    return And(
+        Implies(_host_has_cpu(s, k), Eq(s.hw_bank, s.host_bank)),
         Implies(And(s.in_guest, s.debug_dirty), Eq(s.host_debug_state, s.host_bank)),
         Implies(And(s.in_guest, Not(s.debug_dirty)), Eq(s.hw_bank, s.host_bank)),
     )
