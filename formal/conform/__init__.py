@@ -1,0 +1,1 @@
+"""The model held against the world: an emulated CPU (``python -m formal.conform cpu``)."""

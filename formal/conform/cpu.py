@@ -1,0 +1,174 @@
+"""The CPU part: the trap table and the debug exceptions of ``formal.arch`` against emulated CPUs.
+
+For each CPU model the probe boots twice: to read the identification registers, which decide what is probed and what is
+expected, and to run every probe point in one go.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from formal.arch import features as feat
+from formal.arch.sysregs import SYSTEM_REGISTERS
+from formal.conform import asm, compare, debug_points, emulator
+from formal.conform.blob import Blob, Run
+from formal.conform.build import build
+from formal.conform.compare import Difference
+from formal.conform.deviations import Book
+from formal.conform.identify import ID_REGISTERS, NOT_IDENTIFIED, Cpu, identify
+from formal.conform.points import Point, points, selected
+from formal.conform.settings import Setting, settings
+
+DEFAULT_MODELS = ("cortex-a57", "neoverse-n1", "neoverse-v1", "max")  # those that the emulator has
+
+
+class UsageError(Exception):
+    """A wrong command line; the message is one line."""
+
+
+@dataclass
+class CpuReport:
+    """What was found on one CPU model."""
+
+    model: str
+    cpu: Cpu
+    settings: int
+    accesses: int
+    choices: int
+    outcomes: dict[str, int]
+    debug: int
+    debug_kinds: dict[str, int]
+    explained: int
+    unexplained: list[Difference]
+    reached: set[str]  # registers of the table that QEMU has: some access of theirs executed, or trapped
+    seconds: float
+
+
+@dataclass
+class Report:
+    """What was found on all."""
+
+    qemu: str
+    book: Book
+    cpus: list[CpuReport] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether something differs that nothing explains, or an explanation has lost its object."""
+        return any(c.unexplained for c in self.cpus) or bool(self.book.vanished)
+
+    def untested(self) -> list[tuple[str, str]]:
+        """Rows of the table, or parts of them, that no CPU could test, each with the reason."""
+        found: list[tuple[str, str]] = []
+        every = [c.cpu.features for c in self.cpus]
+        for reg in SYSTEM_REGISTERS:
+            unread = [f for f in NOT_IDENTIFIED if (f,) in reg.features]
+            if reg.name in {name for c in self.cpus for name in c.reached}:
+                fine = {r.fgt[0] for r in (reg.read, reg.write) if r.fgt}
+                if fine and not any(feat.has_fgt(f, have) for f in fine for have in every):
+                    found.append((reg.name, f"its fine-grained trap only: no CPU has {' or '.join(sorted(fine))}"))
+                if "TDCC" in reg.traps and not any("FEAT_FGT" in have for have in every):
+                    found.append((reg.name, "its trap by MDCR_EL2.TDCC only: no CPU has FEAT_FGT"))
+            elif unread:
+                found.append((reg.name, f"whether a CPU has {unread[0]} is not read from its identification registers"))
+            elif not any(feat.present(reg.features, have) for have in every):
+                found.append((reg.name, f"no CPU has {feat.spelled(reg.features)}; found UNDEFINED"))
+            else:
+                found.append((reg.name, "QEMU leaves it UNDEFINED"))
+        return found
+
+
+def probe_cpu(qemu: emulator.Qemu, probe: Path, model: str, directory: Path, timeout: float, book: Book) -> CpuReport:
+    """Boots one CPU model, runs all probe points and compares.
+
+    Raises:
+        ProbeError: if the probe does not finish.
+        EmulatorError: if QEMU does not.
+    """
+    began = time.monotonic()
+    first = Blob([asm.mrs(encoding) for encoding in ID_REGISTERS.values()], [], [])
+    cpu = identify(first.unpack(qemu.run(probe, model, first, directory, timeout))[0])
+
+    text, accesses = points()
+    plan: list[tuple[Setting, list[Point]]] = []
+    runs: list[Run] = []
+    first_of: dict[str, tuple[int, list[Point]]] = {}
+    for setting in settings(cpu):
+        if setting.accesses not in first_of:
+            chosen = [p for p in accesses if selected(setting.accesses, p)]
+            first_of[setting.accesses] = (len(runs), chosen)
+            runs += [p.run() for p in chosen]
+        plan.append((setting, first_of[setting.accesses][1]))
+    more, begins = debug_points.code(len(text))
+    cases = list(debug_points.cases(cpu))
+    after = len(runs)
+    runs += [debug_points.run(case, begins[case.kind, case.el]) for case in cases]
+
+    blob = Blob([], text + more, runs)
+    for setting, chosen in plan:
+        blob.add(setting.state(), first_of[setting.accesses][0], len(chosen))
+    for i, case in enumerate(cases):
+        blob.add(debug_points.state(case, begins[case.kind, case.el], blob, cpu), after + i, 1)
+    results = blob.unpack(qemu.run(probe, model, blob, directory, timeout))[1]
+
+    split = len(results) - len(cases)
+    found = compare.compare(cpu, plan, results[:split])
+    differences = found.differences + debug_points.compare(cases, results[split:])
+    rest = book.sort_out(model, cpu, differences)
+    return CpuReport(
+        model,
+        cpu,
+        len(plan),
+        found.accesses,
+        found.choices,
+        dict(sorted(found.outcomes.items())),
+        len(cases),
+        dict(Counter(case.kind for case in cases)),
+        len(differences) - len(rest),
+        rest,
+        found.reached,
+        time.monotonic() - began,
+    )
+
+
+def choose(wanted: Sequence[str], available: Sequence[str]) -> list[str]:
+    """The CPU models to probe: those asked for, or those of the default list that the emulator has.
+
+    Raises:
+        UsageError: if the emulator does not have one.
+    """
+    for model in wanted:
+        if model not in available:
+            near = get_close_matches(model, available, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(available)}"
+            raise UsageError(f"this QEMU has no CPU model {model}{hint}")
+    chosen = list(dict.fromkeys(wanted)) or [m for m in DEFAULT_MODELS if m in available]
+    if not chosen:
+        raise UsageError(f"this QEMU has none of {', '.join(DEFAULT_MODELS)}; choose with --cpu")
+    return chosen
+
+
+def conform(models: Sequence[str], qemu_path: str | None, timeout: float) -> Report:
+    """Probes every CPU model.
+
+    Raises:
+        MissingToolError, BuildError, EmulatorError, ProbeError, UsageError: with one line that says what is the matter.
+    """
+    began = time.monotonic()
+    qemu = emulator.find(qemu_path)
+    report = Report(qemu.spelled, Book(qemu.version))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        chosen = choose(models, qemu.models())
+        probe = build(directory)
+        for model in chosen:
+            report.cpus.append(probe_cpu(qemu, probe, model, directory, timeout, report.book))
+    report.seconds = time.monotonic() - began
+    return report
