@@ -10,8 +10,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 from formal import terms as t
-from formal.kernel import clang, encodings
+from formal.kernel import clang, forms
 from formal.kernel.clang import Cursor, Kind, children
+from formal.kernel.encodings import Registers
 from formal.kernel.statements import Statements
 from formal.kernel.values import Object, Pointer, Value, from_truth, pointer_to, truth
 from formal.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
@@ -19,6 +20,7 @@ from formal.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
 NON_NESTED = "the guest has no EL2 (vcpu_has_nv() is false)"
 HYP_CALL = "a hypercall runs the function of its name at EL2 with its arguments"
 TRACE = "tracepoints do not change state"
+LOGGING = "log messages do not change state"
 _CAPABILITY = ("cpus_have_final_cap", "cpus_have_const_cap", "cpus_have_final_boot_cap", "cpus_have_cap",
                "alternative_has_cap_likely", "alternative_has_cap_unlikely", "alternative_has_feature_likely",
                "alternative_has_feature_unlikely")  # fmt: skip
@@ -44,6 +46,7 @@ class Calls(Statements):
 
     vhe: bool
     capabilities: Mapping[int, str]
+    registers: Registers
 
     @abstractmethod
     def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
@@ -52,6 +55,10 @@ class Calls(Statements):
     @abstractmethod
     def reviewed(self, callee: Cursor) -> None:
         """Refuses an inline definition of an intrinsic that nobody has read."""
+
+    @abstractmethod
+    def source(self, cursor: Cursor) -> tuple[str, int, str]:
+        """File, line and text of a piece of source."""
 
     @abstractmethod
     def is_tracepoint(self, name: str) -> bool:
@@ -95,6 +102,7 @@ class Calls(Statements):
             "__builtin_unreachable": self._bug,
             "__lift_nothing": lambda c, a: None,
             "__lift_host_is_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
+            "__lift_static_key": self._static_key,
             "__lift_bug": self._bug,
             "__lift_bug_on": self._bug_on,
             "__lift_warn_on": self._warn_on,
@@ -107,6 +115,10 @@ class Calls(Statements):
             "is_kernel_in_hyp_mode": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "vcpu_has_nv": self._no_nested,
             "read_sanitised_ftr_reg": self._sanitised,
+            "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
+            "print_sys_reg_msg": self._logging,
+            "printk": self._logging,
+            "_printk": self._logging,
         }
 
     def _folded(self, cursor: Cursor, name: str) -> Term:
@@ -116,6 +128,24 @@ class Calls(Statements):
                 raise self.refusal(cursor, f"{name} of something that is not constant")
             number = 0
         return t.const(number, clang.bits(cursor.type))
+
+    def assembly(self, cursor: Cursor) -> None:
+        """Refuses an assembly statement, unless it is known to do nothing that is modelled."""
+        file, line, text = self.source(cursor)
+        forms.known().check("asm", text, file, line)
+
+    def _logging(self, cursor: Cursor, arguments: list[Cursor]) -> Value | None:
+        for argument in arguments:
+            self.value(argument)
+        self.notes[LOGGING] = None
+        return t.const(0, clang.bits(cursor.type)) if clang.is_integer(cursor.type) else None
+
+    def _static_key(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        pointer = self.pointer(arguments[0])
+        if len(pointer.choices) != 1 or pointer.choices[0][1] is None:
+            raise self.refusal(cursor, "a static key chosen at run time")
+        name = self.layout.name(pointer.choices[0][1], max(1, clang.bits(cursor.type) // 8))
+        return from_truth(t.var(f"key.{name}", BOOL), clang.bits(cursor.type))
 
     def _first(self, arguments: list[Cursor]) -> Value:
         return self._argument(arguments[0])
@@ -149,7 +179,7 @@ class Calls(Statements):
         number = self.integer(encoding)
         if not is_const(number):
             raise self.refusal(encoding, "a register chosen at run time")
-        return encodings.register_name(value_of(number), self._text(written).upper())
+        return self.registers.name(value_of(number), self._text(written).upper())
 
     def _register(self, name: str) -> Pointer:
         return pointer_to(Object(f"hw.{name}", "hardware"))
@@ -192,7 +222,7 @@ class Calls(Statements):
         encoding = self.integer(arguments[0])
         if not is_const(encoding):
             raise self.refusal(cursor, "a register chosen at run time")
-        name = encodings.register_name(value_of(encoding), f"{value_of(encoding):#x}")
+        name = self.registers.name(value_of(encoding))
         return t.var(f"sanitised.{name}", clang.bits(cursor.type))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,19 +22,29 @@ def _by_encoding() -> dict[int, str]:
     return names
 
 
-def register_name(encoding: int, written: str) -> str:
-    """The name of the register with an encoding: Arm's where the specification knows it, else the one written.
+class Registers:
+    """The names that a tree's headers give to encodings (asm/sysreg.h and the generated asm/sysreg-defs.h)."""
 
-    Args:
-        encoding: op0 to op2, packed as by sys_reg() of asm/sysreg.h.
-        written: the macro that the code spells it with, such as ``SYS_PMSCR_EL1``.
-    """
-    return _by_encoding().get(encoding, written.removeprefix("SYS_").lower())
+    def __init__(self, headers: Iterable[str]) -> None:
+        self._names: dict[int, str] = {}
+        number = r"\s*(\d+)\s*"
+        define = re.compile(r"#define\s+SYS_(\w+)\s+sys_reg\(" + ",".join([number] * 5) + r"\)")
+        for name, *fields in (match for text in headers for match in define.findall(text)):
+            op0, op1, crn, crm, op2 = map(int, fields)
+            self._names.setdefault(op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5, name.lower())
 
+    def name(self, encoding: int, written: str = "") -> str:
+        """The name of a register: Arm's where the specification knows the encoding, else the tree's.
 
-def is_modelled(name: str) -> bool:
-    """Whether a lower-case register name is one that the specification knows by encoding."""
-    return name in _by_encoding().values()
+        Args:
+            encoding: op0 to op2, packed as by sys_reg() of asm/sysreg.h.
+            written: what the code names it with, if that is a name, such as ``SYS_PMSCR_EL1``.
+        """
+        known = _by_encoding().get(encoding)
+        if known is None and re.fullmatch(r"SYS_\w+", written):
+            known = written.removeprefix("SYS_").lower()
+        fields = (encoding >> 19, encoding >> 16 & 7, encoding >> 12 & 15, encoding >> 8 & 15, encoding >> 5 & 7)
+        return known or self._names.get(encoding) or "s{}_{}_c{}_c{}_{}".format(*fields)
 
 
 def capability_names(tree: Path) -> dict[int, str]:

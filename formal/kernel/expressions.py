@@ -26,6 +26,7 @@ from formal.kernel.values import (
 )
 from formal.terms import FALSE, TRUE, And, Eq, Not, Term, is_const, value_of
 
+_EFFECTS = (Kind.CALL_EXPR, Kind.BINARY_OPERATOR, Kind.UNARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.StmtExpr)
 _LIMIT = 64  # elements of an array that is indexed by an unknown value
 
 
@@ -163,8 +164,11 @@ class Expressions(Machine):
             return self.read(cursor)
         if kind == Kind.UNARY_OPERATOR:
             return self.unary(cursor, parts[0])
-        if kind == Kind.UNEXPOSED_EXPR and len(parts) == 1:
-            return self._cast(cursor, parts[0])
+        if kind == Kind.UNEXPOSED_EXPR:
+            if len(parts) == 1 and parts[0].kind.is_expression():
+                return self._cast(cursor, parts[0])
+            if clang.is_integer(cursor.type) and not any(c.kind in _EFFECTS for c in cursor.walk_preorder()):
+                return self.constant(cursor)  # offsetof and the like
         if kind == Kind.CSTYLE_CAST_EXPR:
             return self._cast(cursor, parts[-1])
         if kind == Kind.StmtExpr:
@@ -230,7 +234,21 @@ class Expressions(Machine):
                 return from_truth(truth(value), clang.bits(target))
             if clang.is_record(target) and source.get_canonical() == target.get_canonical():
                 return value
+            if clang.is_integer(target) and clang.bits(target) == 64:
+                return self._number(value)
             raise self.refusal(cursor, f"a pointer becomes {target.spelling}")
+        return self._from_integer(value, source, target, cursor)
+
+    def _number(self, pointer: Pointer) -> Term:
+        """An address as a number: one unknown per place."""
+        result = t.const(0, 64)
+        for guard, address in pointer.choices:
+            if address is not None:
+                place = f"&{address.object.name}" + (f"+{address.offset}" if address.offset else "")
+                result = t.If(guard, t.var(place, 64), result)
+        return result
+
+    def _from_integer(self, value: Term, source: Type, target: Type, cursor: Cursor) -> Value:
         if clang.is_pointer(target):
             if is_const(value) and value_of(value) == 0:
                 return NULL

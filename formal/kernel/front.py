@@ -83,14 +83,21 @@ class Lifted:
 class _Lifter(Calls):
     """One lifting: the machine, with the program's definitions."""
 
-    def __init__(self, program: Program, unit: TranslationUnit, mode: Mode, rules: Mapping[str, PointerRule]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        unit: TranslationUnit,
+        mode: Mode,
+        rules: Mapping[str, PointerRule],
+        presets: Mapping[str, Term],
+    ) -> None:
         layout = program.layout(unit)
         objects = {"vcpu": Object("vcpu", "pointee", unit.records["kvm_vcpu"])} if "kvm_vcpu" in unit.records else {}
         if "kvm_host_data" in unit.records:
             objects["percpu.kvm_host_data"] = Object("percpu.kvm_host_data", "percpu", unit.records["kvm_host_data"])
-        super().__init__(layout, objects, dict(rules))
+        super().__init__(layout, objects, dict(rules), presets)
         self.program, self.vhe, self.mode = program, mode == "vhe", mode
-        self.capabilities = program.capabilities
+        self.capabilities, self.registers = program.capabilities, program.registers
         self.breaks = []
 
     def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
@@ -98,6 +105,9 @@ class _Lifter(Calls):
 
     def reviewed(self, callee: Cursor) -> None:
         self.program.resolver.reviewed(callee)
+
+    def source(self, cursor: Cursor) -> tuple[str, int, str]:
+        return self.program.resolver.source(cursor)
 
     def is_tracepoint(self, name: str) -> bool:
         return any(name in unit.tracepoints for unit in self.program.resolver.units())
@@ -110,6 +120,9 @@ class Program:
         self.tree = tree
         self.resolver = Resolver(tree, MASKS)
         self.capabilities = encodings.capability_names(tree.path)
+        self.registers = encodings.Registers(
+            [tree.read("arch/arm64/include/asm/sysreg.h"), tree.generated("asm/sysreg-defs.h")]
+        )
 
     def preload(self, files: Iterable[str], jobs: int = 2) -> None:
         """Parses files side by side (libclang works outside Python's lock)."""
@@ -138,6 +151,7 @@ class Program:
         file: str | None = None,
         arguments: Mapping[str, Argument] | None = None,
         rules: Mapping[str, PointerRule] | None = None,
+        memory: Mapping[str, int | str | Term] | None = None,
     ) -> Lifted:
         """What a function does.
 
@@ -147,19 +161,28 @@ class Program:
             file: where it is defined; found if not given.
             arguments: values of parameters: an lvalue that it points to, a number, an enumerator's name, a term,
                 ``None`` for NULL. A parameter that is not given is unknown; a pointer then has an object of its own.
+            memory: values that lvalues are known to have at the start, such as ``{"r->reg": "MDSCR_EL1"}``.
             rules: what pointers in memory may point to; ``POINTERS`` if not given.
 
         Raises:
             NotUnderstoodError: with file, line and reason.
         """
         unit, function = self.resolver.find(name, mode, file)
-        machine = _Lifter(self, unit, mode, POINTERS if rules is None else rules)
+        presets = {lvalue: _preset(unit, value) for lvalue, value in (memory or {}).items()}
+        machine = _Lifter(self, unit, mode, POINTERS if rules is None else rules, presets)
         values = [_parameter(machine, unit, p, (arguments or {})) for p in function.get_arguments()]
         try:
             result = machine.enter(function, values)
         except NotUnderstoodError as error:
             raise NotUnderstoodError(self.tree.relative(error.file), error.line, error.reason) from error
         return _collected(self.tree, machine, function, mode, result)
+
+
+def _preset(unit: TranslationUnit, value: int | str | Term) -> Term:
+    """A value for memory; the machine fits its width."""
+    if isinstance(value, Term):
+        return value
+    return t.const(unit.enumerators[value] if isinstance(value, str) else value, 64)
 
 
 def _parameter(machine: _Lifter, unit: TranslationUnit, parameter: Cursor, given: Mapping[str, Argument]) -> Value:

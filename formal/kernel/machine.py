@@ -6,7 +6,7 @@ over the values that the function found. Whatever the machine cannot give a mean
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -91,10 +91,13 @@ class Scope:
 class Machine:
     """Memory, path and observations of one lifting."""
 
-    def __init__(self, layout: Layout, objects: dict[str, Object], rules: dict[str, PointerRule]) -> None:
+    def __init__(
+        self, layout: Layout, objects: dict[str, Object], rules: dict[str, PointerRule], presets: Mapping[str, Term]
+    ) -> None:
         self.layout = layout
         self.objects = objects
         self.rules = rules
+        self.presets = presets
         self.state = State(TRUE, {})
         self.base = TRUE  # the condition under which the running function was called
         self.scopes: list[Scope] = []
@@ -158,6 +161,9 @@ class Machine:
 
     def _unknown(self, key: Cell, kind: Type) -> Value:
         name = self.names[key]
+        if name in self.presets and is_integer(kind):
+            preset = self.presets[name]
+            return from_truth(preset, bits(kind)) if preset.sort == BOOL else t.extract(preset, bits(kind) - 1, 0)
         if key[0].place == "local":
             name = f"undefined {name}"
             if is_pointer(kind):

@@ -15,6 +15,7 @@ void __lift_bug_on(int condition);
 int __lift_warn_on(int condition);
 void __lift_nothing(void);
 int __lift_host_is_vhe(void);
+_Bool __lift_static_key(const void *key);
 #define __LIFT_PER_CPU(p) ((typeof(p))__lift_this_cpu_ptr((const void *)(p)))
 #define read_sysreg(r) __lift_read_register(__LIFT_STRING(r))
 #define write_sysreg(v, r) __lift_write_register((unsigned long long)(v), __LIFT_STRING(r))
@@ -36,6 +37,8 @@ int __lift_host_is_vhe(void);
 #define BUILD_BUG_ON(c) __lift_nothing()
 #define preempt_disable() __lift_nothing()
 #define preempt_enable() __lift_nothing()
+#define static_branch_likely(x) __lift_static_key((const void *)(x))
+#define static_branch_unlikely(x) __lift_static_key((const void *)(x))
 #define isb() __lift_nothing()
 #define dsb(scope) __lift_nothing()
 #define psb_csync() __lift_nothing()

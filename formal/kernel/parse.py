@@ -23,7 +23,6 @@ DRIVER = "/front-end/driver.c"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
 _BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
 _KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
-NVHE_DEFINES = ("-D__KVM_NVHE_HYPERVISOR__", "-D__DISABLE_EXPORTS", "-D__DISABLE_TRACE_MMIO__")  # hyp/nvhe/Makefile
 # Warnings that say that the text does not mean what it seems to; refused in KVM's own files, ignored elsewhere.
 _WARNINGS = ("uninitialized", "sometimes-uninitialized", "implicit-int", "int-conversion",
              "incompatible-pointer-types", "return-type", "shift-count-overflow", "shift-count-negative",
@@ -43,7 +42,7 @@ class TranslationUnit:
     enums: dict[str, dict[int, str]] = field(default_factory=dict)
     tracepoints: set[str] = field(default_factory=set)
     constants: dict[str, int] = field(default_factory=dict)
-    handle: object = None  # keeps libclang's translation unit alive
+    handle: Cursor = None  # keeps libclang's translation unit alive
 
 
 def overlay_texts() -> dict[str, str]:
@@ -56,6 +55,13 @@ def replaced_macros(text: str) -> dict[int, str]:
     """The macros that an overlay replaces, by line; names of its own start with ``__LIFT``."""
     found = ((n, re.match(r"#define (\w+)", line)) for n, line in enumerate(text.splitlines(), 1))
     return {n: match.group(1) for n, match in found if match and not match.group(1).startswith("__LIFT")}
+
+
+def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
+    """The macros that the Makefile of hyp/vhe or hyp/nvhe defines for each of its files."""
+    makefile = tree.read(f"{KVM}/hyp/{mode}/Makefile").replace("\\\n", " ")
+    lines = re.findall(r"(?m)^ccflags-y\s*[:+]?=\s*(.*)$", makefile)
+    return tuple(word for line in lines for word in line.split() if word.startswith("-D"))
 
 
 def _driver(path: str, macros: Iterable[str], constants: Iterable[str]) -> tuple[str, int]:
@@ -80,7 +86,7 @@ def parse(
 
     Args:
         file: its name below the tree.
-        extra_flags: more compiler arguments (``NVHE_DEFINES`` for files under hyp/nvhe).
+        extra_flags: more compiler arguments (``hyp_flags`` for the hypervisor's files).
         constants: macros whose values are wanted; those that are not defined are left out of the result.
 
     Raises:

@@ -13,18 +13,21 @@ from threading import Lock
 from formal.kernel import clang, forms, parse
 from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.parse import NVHE_DEFINES, TranslationUnit
+from formal.kernel.parse import TranslationUnit
 from formal.kernel.tree import KVM, KernelTree
 
-_HOST = "debug sys_regs handle_exit guest arm reset hyp/exception".split()
+_HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
 _HYP = "debug-sr sysreg-sr switch".split()
+_SHARED = (f"{KVM}/hyp/exception.c", f"{KVM}/hyp/aarch32.c")  # compiled once into each hypervisor
 HOST = tuple(f"{KVM}/{name}.c" for name in _HOST)
-HYP = {mode: tuple(f"{KVM}/hyp/{mode}/{name}.c" for name in _HYP) for mode in ("vhe", "nvhe")}
+HYP = {mode: (*(f"{KVM}/hyp/{mode}/{name}.c" for name in _HYP), *_SHARED) for mode in ("vhe", "nvhe")}
 
 
-def is_hyp(file: str, mode: str) -> bool:
-    """Whether a file belongs to the hypervisor of a mode."""
-    return f"/hyp/{mode}/" in file
+def hyp_of(file: str, mode: str) -> str | None:
+    """The hypervisor (``vhe`` or ``nvhe``) for which a file is compiled; ``None`` for the host's files."""
+    if file in _SHARED:
+        return mode
+    return next((name for name in ("nvhe", "vhe") if f"/hyp/{name}/" in file), None)
 
 
 class Resolver:
@@ -33,22 +36,23 @@ class Resolver:
     def __init__(self, tree: KernelTree, constants: Iterable[str]) -> None:
         self.tree = tree
         self._constants = tuple(constants)
-        self._units: dict[str, TranslationUnit] = {}
-        self._locks: dict[str, Lock] = {}
+        self._units: dict[tuple[str, str | None], TranslationUnit] = {}
+        self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
         self._texts: dict[str, str] = {}
         self._reviewed: set[tuple[str, str, int]] = set()
 
-    def unit(self, file: str) -> TranslationUnit:
-        """A file of the tree, parsed."""
+    def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:
+        """A file of the tree, parsed as for a mode (which matters only to files that both hypervisors compile)."""
+        key = (file, hyp_of(file, mode))
         with self._lock:
-            own = self._locks.setdefault(file, Lock())
+            own = self._locks.setdefault(key, Lock())
         with own:
-            if file not in self._units:
-                defines = NVHE_DEFINES if is_hyp(file, "nvhe") else ()
-                constants = self._constants if file.endswith("kvm/debug.c") else ()
-                self._units[file] = parse.parse(self.tree, file, defines, constants)
-        return self._units[file]
+            if key not in self._units:
+                flags = parse.hyp_flags(self.tree, key[1]) if key[1] is not None else ()
+                constants = self._constants if file == f"{KVM}/debug.c" else ()
+                self._units[key] = parse.parse(self.tree, file, flags, constants)
+        return self._units[key]
 
     def units(self) -> list[TranslationUnit]:
         """The files parsed so far."""
@@ -65,12 +69,14 @@ class Resolver:
         for candidate in [file] if file is not None else [*HOST, *HYP[mode]]:
             if file is None and not self._mentions(candidate, name):
                 continue
-            unit = self.unit(candidate)
+            unit = self.unit(candidate, mode)
             if name in unit.functions:
                 return unit, unit.functions[name]
         if file is None:
             for candidate in HYP[mode]:  # inline functions of the hyp headers
-                unit = self.unit(candidate)
+                if not (self.tree.path / candidate).exists():
+                    continue
+                unit = self.unit(candidate, mode)
                 if name in unit.functions:
                     return unit, unit.functions[name]
         raise NotUnderstoodError(file or KVM, 0, f"{name} is not defined")
@@ -93,12 +99,11 @@ class Resolver:
         if callee.storage_class.name == "STATIC":
             return None
         caller = clang.file_of(cursor)
-        inside_nvhe = f"/{KVM}/hyp/nvhe/" in cursor.translation_unit.cursor.displayname or is_hyp(caller, "nvhe")
-        candidates = HYP["nvhe"] if inside_nvhe else (*HOST, *HYP[mode])
-        for file in candidates:
+        within = next((hyp for (_, hyp), u in self._units.items() if u.handle is cursor.translation_unit), None)
+        for file in HYP["nvhe"] if within == "nvhe" else (*HOST, *HYP[mode if within is None else within]):
             if not self._mentions(file, callee.spelling):
                 continue
-            found = self.unit(file).functions.get(callee.spelling)
+            found = self.unit(file, mode).functions.get(callee.spelling)
             if found is None or found.storage_class.name == "STATIC":
                 continue
             declared, defined = (c.type.get_canonical().spelling for c in (callee, found))
@@ -113,10 +118,15 @@ class Resolver:
         definition = callee.get_definition()
         if definition is None:
             return
-        file, line = clang.file_of(definition), definition.location.line
-        if (callee.spelling, file, line) in self._reviewed:
-            return
-        text = self.tree.read(self.tree.relative(file)).encode()
-        extent = text[definition.extent.start.offset : definition.extent.end.offset].decode(errors="replace")
-        forms.known().check(callee.spelling, extent, self.tree.relative(file), line)
-        self._reviewed.add((callee.spelling, file, line))
+        file, line, text = self.source(definition)
+        if (callee.spelling, file, line) not in self._reviewed:
+            forms.known().check(callee.spelling, text, file, line)
+            self._reviewed.add((callee.spelling, file, line))
+
+    def source(self, cursor: Cursor) -> tuple[str, int, str]:
+        """File (below the tree), line and text of a piece of source."""
+        file = self.tree.relative(clang.file_of(cursor))
+        start, end = cursor.extent.start, cursor.extent.end
+        if start.offset >= end.offset:  # wholly from a macro: its expansion's line stands for it
+            return file, start.line, self.tree.read(file).split("\n")[start.line - 1].strip()
+        return file, start.line, self.tree.read(file).encode()[start.offset : end.offset].decode(errors="replace")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from formal import terms as t
 from formal.kernel import clang
 from formal.kernel.clang import Cursor, Kind, Type, children
 from formal.kernel.machine import Frame, Scope, State
 from formal.kernel.operators import Operators
-from formal.kernel.values import Object, Pointer, Value, moved, pointer_to
+from formal.kernel.values import IntType, Object, Pointer, Value, moved, pointer_to
 from formal.terms import FALSE, TRUE, And, Eq, Not, Term
 
 _DEPTH = 24  # calls inside calls
@@ -17,6 +19,10 @@ class Statements(Operators):
     """Executes statements on the machine."""
 
     breaks: list[list[State]]  # per switch or loop being executed, innermost last
+
+    @abstractmethod
+    def assembly(self, cursor: Cursor) -> None:
+        """Refuses an assembly statement, unless it is known to do nothing that is modelled."""
 
     # ---- functions
 
@@ -118,16 +124,23 @@ class Statements(Operators):
             innermost.append(self.leave())
         elif kind == Kind.DO_STMT and len(parts) == 2:
             self._do_once(cursor, parts)
+        elif kind == Kind.ASM_STMT:
+            self.assembly(cursor)
         elif kind.is_expression():
             self.value(cursor)
         else:
             raise self.refusal(cursor, f"{kind.name} is not understood as a statement")
 
     def _variable_declaration(self, declaration: Cursor) -> None:
+        if declaration.kind == Kind.STATIC_ASSERT:
+            return
         if declaration.kind != Kind.VAR_DECL:
             raise self.refusal(declaration, f"declaration of {declaration.spelling or declaration.kind.name}")
+        if declaration.storage_class.name == "EXTERN":
+            self.scopes[-1].variables[declaration.hash] = Object(declaration.spelling, "global", declaration.type)
+            return
         if declaration.storage_class.name not in ("NONE", "AUTO"):
-            raise self.refusal(declaration, f"{declaration.spelling} is static or extern")
+            raise self.refusal(declaration, f"{declaration.spelling} is static")
         attributes = [c for c in children(declaration) if c.kind.is_attribute() and c.kind != Kind.UNEXPOSED_ATTR]
         if attributes or any(c.kind == Kind.UNEXPOSED_ATTR and not _is_unused(c) for c in children(declaration)):
             raise self.refusal(declaration, f"{declaration.spelling} has an attribute")
@@ -188,28 +201,26 @@ class Statements(Operators):
 
     def _switch(self, parts: list[Cursor]) -> None:
         subject = self.integer(parts[0])
-        size = t.width(subject)
         if parts[1].kind != Kind.COMPOUND_STMT:
             raise self.refusal(parts[1], "a switch without a block")
         steps: list[tuple[str, Cursor, Term]] = []
         for part in children(parts[1]):
-            self._flatten(part, size, steps)
-        labels = [label for what, _, label in steps if what == "case"]
-        none = And(*(Not(Eq(subject, label)) for label in labels))
+            self._flatten(part, subject, IntType.of(parts[0].type), steps)
+        none = And(*(Not(matches) for what, _, matches in steps if what == "case"))
         start, escapes = self.state, self.escapes
         self.state = State(FALSE, {})
         self.breaks.append([])
-        for what, statement, label in steps:
+        for what, statement, condition in steps:
             if what == "do":
                 self.execute(statement)
                 continue
-            matches = none if what == "default" else Eq(subject, label)
+            matches = none if what == "default" else condition
             self.state = self.merge(matches, start.under(matches), self.state)
         skipped = [] if any(what == "default" for what, _, _ in steps) else [start.under(none)]
         self._rejoin(start.live, escapes, skipped)
 
-    def _flatten(self, cursor: Cursor, size: int, steps: list[tuple[str, Cursor, Term]]) -> None:
-        """A switch's block as a list of labels and statements."""
+    def _flatten(self, cursor: Cursor, subject: Term, kind: IntType, steps: list[tuple[str, Cursor, Term]]) -> None:
+        """A switch's block as a list of labels, each with the condition that it matches, and statements."""
         if cursor.kind not in (Kind.CASE_STMT, Kind.DEFAULT_STMT):
             if any(c.kind in (Kind.CASE_STMT, Kind.DEFAULT_STMT) for c in _below_switches(cursor)):
                 raise self.refusal(cursor, "a case label inside a nested block")
@@ -217,13 +228,16 @@ class Statements(Operators):
             return
         parts = children(cursor)
         if cursor.kind == Kind.CASE_STMT:
-            number = clang.constant(parts[0]) if len(parts) == 2 else None
-            if number is None:
-                raise self.refusal(cursor, "a case that is no single constant")
-            steps.append(("case", cursor, t.const(number, size)))
+            numbers = [clang.constant(part) for part in parts[:-1]]
+            bounds = [t.const(number, kind.bits) for number in numbers if number is not None]
+            if len(bounds) != len(numbers) or not 1 <= len(bounds) <= 2:
+                raise self.refusal(cursor, "a case that is no constant")
+            at_most = t.sle if kind.signed else t.ule
+            between = And(at_most(bounds[0], subject), at_most(subject, bounds[-1]))  # GNU: case low ... high
+            steps.append(("case", cursor, between if len(bounds) == 2 else Eq(subject, bounds[0])))
         else:
             steps.append(("default", cursor, FALSE))
-        self._flatten(parts[-1], size, steps)
+        self._flatten(parts[-1], subject, kind, steps)
 
 
 def _is_unused(attribute: Cursor) -> bool:

@@ -89,6 +89,11 @@ class KernelTree:
         """The compiler's arguments for a file of this tree."""
         return headers.flags(self.path, Path(self._directory.name))
 
+    def generated(self, name: str) -> str:
+        """The text of a stand-in header of the architecture; empty if this tree needs none."""
+        path = Path(self._directory.name, "arch", name)
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
     def relative(self, file: str) -> str:
         """A file's name as messages show it: below the tree where it lies there."""
         return file.removeprefix(f"{self.path}/")
