@@ -115,9 +115,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     if args.kernel:
-        from formal.kernel.prove import prove_tree
-
-        return prove_tree(args)
+        return _tree(args)
     return _gate(args)
 
 
@@ -172,6 +170,54 @@ def _gate(args: argparse.Namespace) -> int:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
     _print(args, reports, problems)
+    return code
+
+
+def _tree(args: argparse.Namespace) -> int:
+    from formal import treejob  # libclang and the front end are loaded only where a tree is given
+    from formal.kernel.behaviours import DEBUG_C
+    from formal.kernel.errors import NotUnderstoodError, TreeError
+    from formal.kernel.signs import read
+    from formal.kernel.tree import KernelTree
+    from formal.report import tree as report
+
+    if args.epoch or args.bug or args.refresh or args.spec:
+        raise UsageError("--kernel proves a tree: --epoch, --bug, --refresh and --spec do not go with it")
+    try:
+        tree = KernelTree(args.kernel, args.config)
+        modes = (Mode(args.mode),) if args.mode else tuple(Mode)
+        names = tuple(args.claim) + ((args.explain,) if args.explain else ())
+        job = treejob.TreeJob(
+            tree, modes, names, args.proofs, Manifest.read(args.proofs / "manifest.toml"), args.timeout
+        )
+        reports = treejob.run(job)
+        signs = read(tree)
+    except TreeError as error:
+        raise UsageError(str(error)) from error
+    except NotUnderstoodError as error:
+        print(f"formal.prove: not understood: {error}", file=sys.stderr)
+        return NOT_UNDERSTOOD
+    rows = [row for r in reports for row in r.rows]
+    problems = [p for r in reports for p in r.problems]
+    code = WORSE if problems or any(treejob.worse(r) and r.verdict == "VIOLATED" for r in rows) else OK
+    code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
+    if args.json:
+        write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
+    out = text.console()
+    out.print("\n".join(report.headline(tree, reports, signs)), soft_wrap=True, markup=False, highlight=False)
+    out.print()
+    out.print(report.table(reports))
+    lines = [f"PROBLEM: {p}" for p in problems]
+    for r in reports:
+        for row in r.rows:
+            if treejob.worse(row) or args.explain:
+                lines += ["", *report.explanation(r, row)]
+    out.print("\n".join([*lines, "", *text.assumptions()]), soft_wrap=True, markup=False, highlight=False)
+    counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
+    verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]
+    out.print(
+        f"\n{DEBUG_C}: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, {counts['UNKNOWN']} UNKNOWN: {verdict}"
+    )
     return code
 
 

@@ -50,6 +50,10 @@ class Inputs:
         """An open index into a bank of break- and watchpoint registers."""
         return self._make(name, self._index_bits)
 
+    def free(self, name: str, sort: Sort) -> Term:
+        """An open value of any sort, for what a lifted C function reads and the state does not have."""
+        return self._make(name, sort)
+
     def bank(self, name: str) -> Term:
         """Open contents of a whole bank."""
         return self._make(name, (self._index_bits, 64))

@@ -59,12 +59,14 @@ class Checker:
         lemmas: Iterable[Lemma] = LEMMAS,
         timeout: float | None = None,
         depth: int = 0,
+        pool: Iterable[Trace] = (),
     ) -> None:
         self.system = system
         self.book = book or TraceBook()
         self.replay = Replay(system)
         self.lemmas = tuple(lemmas)
         self.timeout, self.depth = timeout, depth
+        self.pool = tuple(pool)  # traces of other systems, worth a try before a search
         self._invariants: dict[tuple[Precondition, ...], Invariant] = {}
 
     def invariant(self, given: tuple[Precondition, ...] = ()) -> Invariant:
@@ -73,6 +75,10 @@ class Checker:
             base = self.invariant() if given else None
             self._invariants[given] = Invariant(self.system, self.lemmas, given, base=base, timeout=self.timeout)
         return self._invariants[given]
+
+    def adopt(self, invariant: Invariant) -> None:
+        """Takes over lemmas that were proved already, for this very system or for one proved equal to it."""
+        self._invariants[invariant.given] = invariant
 
     def dropped(self) -> list[Dropped]:
         """Lemmas that do not hold for this system."""
@@ -111,12 +117,18 @@ class Checker:
 
     def search(self, claim: Claim) -> Trace | None:
         """The smallest counterexample that the bounded search finds: on one CPU, then on two."""
+        started = time.perf_counter()
+        for trace in self.pool:
+            if self._breaks(trace, claim) is not None:
+                return shrink(trace, lambda candidate: self._breaks(candidate, claim) is not None)
         searches = [Search(self.system, claim.given, cpus=cpus, timeout=self.timeout) for cpus in (1, 2)]
         for limit in range(min(5, self.depth), self.depth + 1):
             for searching in searches:
-                trace = searching.find(violation(claim, self.system), limit)
-                if trace is not None:
-                    return shrink(trace, lambda candidate: self._breaks(candidate, claim) is not None)
+                if self.timeout is not None and time.perf_counter() - started > self.timeout:
+                    raise SolverTimeoutError(f"no counterexample found within {self.timeout:g} s")
+                found = searching.find(violation(claim, self.system), limit)
+                if found is not None:
+                    return shrink(found, lambda candidate: self._breaks(candidate, claim) is not None)
         return None
 
     def _stored(self, name: str) -> Trace | None:

@@ -44,3 +44,28 @@ def text(reports: Sequence[Report], exit_code: int, **more: Any) -> str:
         **more,
     }
     return json.dumps(data, indent=1) + "\n"
+
+
+def tree(release: str, reports: Sequence[Any], exit_code: int) -> str:
+    """The result for a kernel tree; ``reports`` are those of ``formal.treejob``."""
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "exit_code": exit_code,
+        "kernel": release,
+        "results": [_row(row) for r in reports for row in r.rows],
+        "functions": [
+            {
+                "function": c.function,
+                "mode": r.mode.value,
+                "place": c.place,
+                "equal": c.equal,
+                "differs_in": list(c.differs_in),
+            }
+            for r in reports
+            for c in r.compared
+        ],
+        "problems": [p for r in reports for p in r.problems],
+        "assumed": [*ASSUMED, *dict.fromkeys(n for r in reports for n in r.notes)],
+        "not_modelled": list(NOT_MODELLED),
+    }
+    return json.dumps(data, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""The document, sentence by sentence, as Markdown: our words, the claims that answer it, the verdict for each kernel."""
+"""The document sentence by sentence, as Markdown: our words, the claims that answer it, the verdict for each kernel."""
 
 from __future__ import annotations
 

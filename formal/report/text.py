@@ -72,8 +72,8 @@ def sanity(reports: Sequence[Report]) -> str:
     if not epochs:
         return ""
     return (
-        f"Checked in each of {len(epochs)} epoch configurations: Init can be met, {epochs[0].operations} operations are "
-        "each taken or proved impossible, none is a dead end, every claim's situation is reached; "
+        f"Checked in each of {len(epochs)} epoch configurations: Init can be met, each of {epochs[0].operations} "
+        "operations is taken or proved impossible, none is a dead end, every claim's situation is reached; "
         f"{sum(r.replayed for r in epochs)} traces replayed without a solver."
     )
 
@@ -81,7 +81,7 @@ def sanity(reports: Sequence[Report]) -> str:
 def differences(reports: Sequence[Report]) -> list[str]:
     """One line for each verdict that is not as expected."""
     return [
-        f"{row.epoch} {row.mode}: {row.check}: {row.verdict}, expected {row.expected or 'nothing (not in the manifest)'}"
+        f"{row.epoch} {row.mode}: {row.check}: {row.verdict}, expected {row.expected or 'nothing: not in the manifest'}"
         + (f": {row.reason}" if row.reason and row.verdict == "UNKNOWN" else "")
         for report in reports
         for row in report.rows

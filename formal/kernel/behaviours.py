@@ -1,0 +1,88 @@
+"""A tree as a ``Kernel``: its widths from clang, its behaviours from the lifted C, from signs, and from its comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from formal.arch.registers import MDCR_EL2
+from formal.epochs import EPOCHS, Epoch, Kernel, Mode
+from formal.kernel.binding import Binding
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Lifted
+from formal.kernel.signs import Sign
+from formal.kernel.tree import KVM, KernelTree
+from formal.terms import BOOL, Value
+from formal.walk import evaluate, support
+
+DEBUG_C = f"{KVM}/debug.c"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a tree is in one mode."""
+
+    kernel: Kernel
+    epoch: Epoch  # the nearest preset: what verdicts are compared with
+    differs: tuple[str, ...]  # behaviours in which the tree is not that preset
+
+
+def resolve(
+    tree: KernelTree, mode: Mode, lifted: Mapping[str, Lifted], binding: Binding, signs: tuple[Sign, ...]
+) -> Resolved:
+    """The behaviours of a tree.
+
+    Raises:
+        NotUnderstoodError: if the C has a shape that fits no behaviour.
+    """
+    found: dict[str, bool | int] = {s.behaviour: s.value for s in signs}
+    found |= _by_width(lifted, binding) | _by_effect(mode, lifted, binding) | _by_comment(tree)
+    kernel = Kernel(mode, **found)  # type: ignore[arg-type]
+    names = [f.name for f in fields(Kernel) if f.name != "mode"]
+
+    def unlike(e: Epoch) -> list[str]:
+        preset = e.kernel(mode)
+        return [n for n in names if getattr(preset, n) != getattr(kernel, n)]
+
+    nearest = min(EPOCHS.values(), key=lambda e: len(unlike(e)))
+    return Resolved(kernel, nearest, tuple(f"{n}={getattr(kernel, n)}" for n in unlike(nearest)))
+
+
+def _by_width(lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, int]:
+    setup, init = lifted["kvm_arm_setup_debug"], lifted["kvm_arm_init_debug"]
+    vcpu, cpu = binding.width(setup, "vcpu->arch.mdcr_el2"), binding.width(init, "percpu.mdcr_el2")
+    preserved = binding.width(setup, "vcpu->arch.guest_debug_preserved.mdscr_el1")
+    if vcpu is None or cpu is None or preserved is None:
+        raise NotUnderstoodError(setup.file, setup.line, "mdcr_el2 or guest_debug_preserved.mdscr_el1 is not used here")
+    if vcpu != cpu:
+        raise NotUnderstoodError(init.file, init.line, f"mdcr_el2 has {cpu} bits per CPU and {vcpu} per vCPU")
+    return {"mdcr_el2_bits": vcpu, "preserved_mdscr_bits": preserved}
+
+
+def _by_effect(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool]:
+    setup, clear = lifted["kvm_arm_setup_debug"], lifted["kvm_arm_clear_debug"]
+    stores, _ = binding.stores(setup)
+    return {
+        "first_run_init": "kvm_arm_vcpu_init_debug" in lifted,
+        "traps_trace_filter": bool(_at_zero(setup, "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
+        "vhe_writes_changed_mdcr": mode is not Mode.VHE or "hw_mdcr_el2" in stores,
+        "preserves_pstate_ss": "preserved_pstate_ss" in stores,
+        "keeps_step_pending": "ss_active_pending" in binding.stores(clear)[0],
+    }
+
+
+def _at_zero(lifted: Lifted, lvalue: str) -> int:
+    """What a function stores if everything that it reads is 0."""
+    term = lifted.writes[lvalue]
+    sorts = {name: v.sort for name, v in lifted.reads.items()}
+    env: dict[str, Value] = {name: sorts.get(name) == BOOL and False for name in support(term)}
+    return int(evaluate(term, env))  # type: ignore[arg-type]
+
+
+def _by_comment(tree: KernelTree) -> dict[str, bool]:
+    comments = " ".join(re.findall(r"/\*.*?\*/", tree.read(DEBUG_C), re.S))
+    return {
+        "documents_trace_traps": "MDCR_EL2_TTRF" in comments,
+        "documents_os_lock": "OS Lock" in comments or "OS lock" in comments,
+    }

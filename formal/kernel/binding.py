@@ -1,0 +1,170 @@
+"""Which C lvalue stands for which state variable, and the translation of lifted terms between the two.
+
+The widths are those that clang computes for the tree's own types. A flag is one bit of a flags word, found by the tree's
+definition of its macro; the other bits of the word must stay as they are. Lvalues without a state variable stay free:
+they are read as anything, and stores to them are listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from formal import terms as t
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Lifted
+from formal.kernel.tree import KernelTree
+from formal.state import State
+from formal.terms import BOOL, Eq, If, Or, Term
+from formal.walk import substitute
+
+KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
+
+# state variable: the C lvalue
+REGISTERS: dict[str, str] = {
+    "mdcr_el2": "vcpu->arch.mdcr_el2",
+    "percpu_mdcr_el2": "percpu.mdcr_el2",
+    "guest_debug": "vcpu->guest_debug",
+    "mdscr_el1": "vcpu->arch.ctxt.sys_regs[MDSCR_EL1]",
+    "oslsr_el1": "vcpu->arch.ctxt.sys_regs[OSLSR_EL1]",
+    "pstate": "vcpu->arch.ctxt.regs.pstate",
+    "preserved_mdscr_el1": "vcpu->arch.guest_debug_preserved.mdscr_el1",
+    "preserved_pstate_ss": "vcpu->arch.guest_debug_preserved.pstate_ss",
+    "hw_mdcr_el2": "hw.mdcr_el2",
+    "hw_mdscr_el1": "hw.mdscr_el1",
+}
+DEBUG_PTR = "vcpu->arch.debug_ptr"  # lifted as a number: 0 is vcpu_debug_state, 1 is external_debug_state
+# state variable: the macros that may name its bit, newest first
+FLAGS: dict[str, tuple[str, ...]] = {
+    "debug_dirty": ("DEBUG_DIRTY", "KVM_ARM64_DEBUG_DIRTY"),
+    "ss_active_pending": ("DBG_SS_ACTIVE_PENDING",),
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Where a flag is kept."""
+
+    lvalue: str
+    bit: int
+
+
+def flags_of(tree: KernelTree) -> dict[str, Flag]:
+    """The flags that this tree has.
+
+    Raises:
+        NotUnderstoodError: if a macro is defined in a form that is not known.
+    """
+    text = tree.read(KVM_HOST)
+    found: dict[str, Flag] = {}
+    for variable, names in FLAGS.items():
+        for name in names:
+            define = re.search(rf"(?m)^#define[ \t]+{name}[ \t]+(.*?)[ \t]*(?:/\*.*)?$", text)
+            if not define:
+                continue
+            flag = re.fullmatch(r"__vcpu_single_flag\((\w+), BIT\((\d+)\)\)", define[1])
+            word = re.fullmatch(r"\(1 << (\d+)\)", define[1])
+            if flag:
+                found[variable] = Flag(f"vcpu->arch.{flag[1]}", int(flag[2]))
+            elif word:
+                found[variable] = Flag("vcpu->arch.flags", int(word[1]))
+            else:
+                line = text[: define.start()].count("\n") + 1
+                raise NotUnderstoodError(KVM_HOST, line, f"{name} is defined in an unknown form: {define[1]}")
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A lifted function as a change of the state."""
+
+    values: Mapping[str, Term]  # state variable: its value afterwards
+    side_conditions: Mapping[str, Term]  # what must hold besides, such as other bits of a flags word staying
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The binding of one tree."""
+
+    flags: Mapping[str, Flag]
+    _by_lvalue: Mapping[str, str] = field(default_factory=lambda: {c: v for v, c in REGISTERS.items()})
+
+    def before(self, lifted: Lifted, s: State) -> dict[str, Term]:
+        """For every C variable that a lifted term uses: its value in a state, by the name of the variable.
+
+        Raises:
+            NotUnderstoodError: if a C type has another width than its state variable.
+        """
+        found: dict[str, Term] = {}
+        for lvalue, variable in lifted.reads.items():
+            value = self._read(lifted, lvalue, variable, s)
+            if value is not None:
+                found[lvalue] = value  # the variable of an lvalue has the lvalue's name
+        return found
+
+    def _read(self, lifted: Lifted, lvalue: str, variable: Term, s: State) -> Term | None:
+        if lvalue in self._by_lvalue:
+            value = s.values[self._by_lvalue[lvalue]]
+            if value.sort != variable.sort:
+                raise NotUnderstoodError(
+                    lifted.file, lifted.line, f"{lvalue} has sort {variable.sort}, its state variable {value.sort}"
+                )
+            return value
+        if lvalue == DEBUG_PTR:
+            return If(s.debug_ptr_external, t.const(1, t.width(variable)), t.const(0, t.width(variable)))
+        here = [(name, flag.bit) for name, flag in self.flags.items() if flag.lvalue == lvalue]
+        if not here:
+            return None
+        word = variable
+        for name, bit in here:
+            mask = t.const(1 << bit, t.width(variable))
+            word = If(s.values[name], word | mask, word & ~mask)
+        return word
+
+    def after(self, lifted: Lifted, s: State) -> Effect:
+        """What a lifted function does to a state."""
+        mapping = self.before(lifted, s)
+        done: dict[Term, Term] = {}
+        values: dict[str, Term] = {}
+        conditions: dict[str, Term] = {}
+        for lvalue, term in lifted.writes.items():
+            value = substitute(term, mapping, done)
+            if lvalue in self._by_lvalue:
+                values[self._by_lvalue[lvalue]] = value
+            elif lvalue == DEBUG_PTR:
+                own, external = t.const(0, t.width(value)), t.const(1, t.width(value))
+                values["debug_ptr_external"] = Eq(value, external)
+                conditions["debug_ptr points to one of the two banks"] = Or(Eq(value, own), Eq(value, external))
+            elif here := {name: flag.bit for name, flag in self.flags.items() if flag.lvalue == lvalue}:
+                values |= {name: Eq(t.extract(value, b, b), t.const(1, 1)) for name, b in here.items()}
+                others = t.const(~sum(1 << b for b in here.values()), t.width(value))
+                before = mapping[lvalue]
+                conditions[f"other bits of {lvalue} stay"] = Eq(value & others, before & others)
+        return Effect(values, conditions)
+
+    def decides(self, name: str) -> bool:
+        """Whether a state variable stands for a C lvalue here, so that only C code changes it."""
+        return name in REGISTERS or name == "debug_ptr_external" or name in self.flags
+
+    def stores(self, lifted: Lifted) -> tuple[frozenset[str], tuple[str, ...]]:
+        """What a function stores to: state variables, and lvalues that have none."""
+        variables: set[str] = set()
+        others: list[str] = []
+        for lvalue in lifted.writes:
+            here = {name for name, flag in self.flags.items() if flag.lvalue == lvalue}
+            if lvalue in self._by_lvalue:
+                variables.add(self._by_lvalue[lvalue])
+            elif lvalue == DEBUG_PTR:
+                variables.add("debug_ptr_external")
+            elif here:
+                variables |= here
+            else:
+                others.append(lvalue)
+        return frozenset(variables), tuple(others)
+
+    def width(self, lifted: Lifted, lvalue: str) -> int | None:
+        """The width of an lvalue that a function uses, in bits."""
+        variable = lifted.reads.get(lvalue)
+        return None if variable is None or variable.sort == BOOL else t.width(variable)

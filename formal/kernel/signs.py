@@ -1,0 +1,102 @@
+"""What a tree is, where its C is not lifted: behaviours told by signs in the source, each with its place.
+
+A behaviour that the lifted functions decide is not looked up here: there the C itself is compared. A sign is a token
+that a named function contains, or a function that is there; a tree that has neither the old nor the new sign is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.tree import KVM, KernelTree
+
+_SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Where a behaviour was read off."""
+
+    behaviour: str
+    value: bool
+    file: str
+    line: int
+
+
+def _source(tree: KernelTree, name: str) -> str | None:
+    if not (tree.path / name).is_file():
+        return None
+    return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), tree.read(name))
+
+
+def _body(text: str, function: str) -> tuple[str, int] | None:
+    """The definition of a function in text without comments, and its line."""
+    for found in re.finditer(rf"(?m)^[\w \t*]*\b{function}\s*\(", text):
+        brace, semicolon = text.find("{", found.end()), text.find(";", found.end())
+        if brace < 0 or 0 <= semicolon < brace:
+            continue  # a declaration
+        depth, at = 0, brace
+        while at < len(text):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if depth == 0:
+                return text[brace : at + 1], text[: found.start()].count("\n") + 1
+            at += 1
+    return None
+
+
+class _Reader:
+    def __init__(self, tree: KernelTree) -> None:
+        self.tree = tree
+
+    def function(self, files: tuple[str, ...], name: str) -> tuple[str, str, int]:
+        """File, body and line of a function.
+
+        Raises:
+            NotUnderstoodError: if none of the files defines it.
+        """
+        for file in files:
+            text = _source(self.tree, file)
+            found = _body(text, name) if text is not None else None
+            if found:
+                return file, found[0], found[1]
+        raise NotUnderstoodError(files[0], 0, f"{name}() is not defined here, and the model needs it")
+
+    def defined(self, file: str, name: str) -> tuple[bool, int]:
+        """Whether a file defines a function, and where."""
+        text = _source(self.tree, file)
+        found = _body(text, name) if text is not None else None
+        return found is not None, found[1] if found else 0
+
+
+def read(tree: KernelTree) -> tuple[Sign, ...]:
+    """The behaviours of a tree that its lifted functions do not decide.
+
+    Raises:
+        NotUnderstoodError: if the source has neither sign.
+    """
+    r, signs = _Reader(tree), []
+
+    def contains(behaviour: str, files: tuple[str, ...], function: str, *tokens: str) -> None:
+        file, body, line = r.function(files, function)
+        signs.append(Sign(behaviour, any(re.search(token, body) for token in tokens), file, line))
+
+    def exists(behaviour: str, file: str, function: str) -> None:
+        there, line = r.defined(file, function)
+        signs.append(Sign(behaviour, there, file, line))
+
+    activate = ((_SWITCH,), "__activate_traps_common")
+    contains("saves_host_mdcr", *activate, r"read_sysreg\(mdcr_el2\)")
+    contains("saves_host_pmuserenr", *activate, r"read_sysreg\(pmuserenr_el0\)")
+    exists("guards_pmuserenr", f"{KVM}/pmu.c", "kvm_set_pmuserenr")
+    exists("defers_pc_adjustment", f"{KVM}/hyp/exception.c", "__kvm_adjust_pc")
+    skip = (f"{KVM}/hyp/include/hyp/adjust_pc.h", "arch/arm64/include/asm/kvm_emulate.h")
+    contains("skip_advances_step", skip, "kvm_skip_instr", r"\bDBG_SPSR_SS\b")
+    exists("fakes_step_exit", f"{KVM}/handle_exit.c", "kvm_arm_handle_step_debug")
+    contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), "trap_bvr", r"\brd->CRm\b")
+    exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
+    file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")
+    signs.append(Sign("vhe_reads_boot_mdcr", "kvm_arm_init_debug" not in body, file, line))
+    return tuple(signs)

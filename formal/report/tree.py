@@ -1,0 +1,98 @@
+"""The result for a kernel tree: what was lifted, where it differs, the claims, and traces that name C lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from formal.evidence.replay import Replay, Seen
+from formal.explain.show import final_values, shown
+from formal.job import Row
+from formal.kernel.signs import Sign
+from formal.kernel.tree import KernelTree
+from formal.properties import CLAIMS, Claim
+from formal.report.text import STYLE
+from formal.transitions import OPERATIONS
+from formal.treejob import TreeReport, better, worse
+
+
+def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Sign]) -> list[str]:
+    """What the tree is, what was lifted from it, and what the verdicts rest on besides."""
+    first = reports[0]
+    lifted = {c.lifted.name for c in first.counterparts.values()}
+    by_hand = [op.name for op in OPERATIONS if op.c_function not in lifted]
+    lines = [
+        f"tree: v{tree.release} by its Makefile, configuration {tree.config_name}",
+        *(
+            f"{r.mode.value}: nearest epoch {r.resolved.epoch.name} ({r.resolved.epoch.releases})"
+            + (f", but {', '.join(r.resolved.differs)}" if r.resolved.differs else "")
+            for r in reports
+        ),
+        "lifted from the C, with the tree's own headers:",
+    ]
+    for r in reports:
+        for c in r.compared:
+            state = "equal to its description" if c.equal else f"DIFFERS in {', '.join(c.differs_in)}"
+            besides = f"; stores besides: {', '.join(c.stores_besides)}" if c.stores_besides else ""
+            lines.append(f"  {r.mode.value:4} {c.function} ({c.place}): {state}{besides}")
+    lines.append(f"hand-written, not compared with the C: {', '.join(by_hand)}")
+    lines.append("behaviours of the hand-written part, by signs in the source:")
+    lines += [f"  {s.behaviour} = {s.value} ({s.file}:{s.line})" for s in signs]
+    notes = dict.fromkeys(note for r in reports for note in r.notes)
+    return lines + ([f"assumed in lifting: {'; '.join(notes)}"] if notes else [])
+
+
+def table(reports: Sequence[TreeReport]) -> Table:
+    """Claims down, modes across."""
+    found = Table("claim", box=None, pad_edge=False, header_style="bold")
+    for r in reports:
+        found.add_column(f"{r.mode.value}")
+    cells = {(row.check, r.mode): _cell(row) for r in reports for row in r.rows}
+    for check in dict.fromkeys(row.check for r in reports for row in r.rows):
+        found.add_row(check, *(cells.get((check, r.mode), Text("-", "dim")) for r in reports))
+    return found
+
+
+def _cell(row: Row) -> Text:
+    text = Text(row.verdict, STYLE[row.verdict])
+    if worse(row):
+        text.append(f" WORSE than expected ({row.expected or 'PROVED'})", "bold red")
+    elif better(row):
+        text.append(f" better than expected ({row.expected})", "green")
+    return text
+
+
+def explanation(report: TreeReport, row: Row) -> Iterator[str]:
+    """A violated claim: the trace, each lifted step with the C lines that made it."""
+    claim = _claim(row.claim)
+    says = claim.says if claim else "An obligation of the C."
+    yield f"{row.check} ({report.mode.value}): {row.verdict}"
+    yield f"  {says}"
+    if row.reason:
+        yield f"  {row.reason}"
+    if row.trace is None or row.broken_at is None or report.system is None:
+        return
+    replay = Replay(report.system)
+    lines = {seen.number: _c_lines(report, replay, seen) for seen in replay.run(row.trace)}
+    for step in shown(replay, row.trace, until=row.broken_at):
+        inputs = f" with {', '.join(step.inputs)}" if step.inputs else ""
+        yield f"  {step.number:3}. {step.operation}{inputs}    ({step.actor}; {step.place})"
+        yield from (f"         {line}" for line in lines[step.number])
+        yield from (f"         {c.variable}: {c.before} -> {c.after}    [{c.stands_for}]" for c in step.changes)
+    if claim is not None:
+        values = final_values(replay, row.trace, claim, row.broken_at)
+        yield from ["  the claim reads, at that point:"] if values else []
+        yield from (f"         {name} = {value}" for name, value in values.items())
+
+
+def _c_lines(report: TreeReport, replay: Replay, seen: Seen) -> list[str]:
+    if seen.step is None or seen.step.operation not in report.counterparts:
+        return []
+    pair = (seen.step.vcpu, seen.step.cpu)
+    return report.counterparts[seen.step.operation].lines(replay.system.state(pair), seen)
+
+
+def _claim(name: str) -> Claim | None:
+    return next((c for c in CLAIMS if c.name == name), None)

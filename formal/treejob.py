@@ -1,0 +1,269 @@
+"""``--kernel TREE``: the C of a tree against the specification, then the claims with what the C really does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, OSLSR_EL1, PSTATE
+from formal.configuration import Configuration
+from formal.engines.induction import Invariant
+from formal.engines.verdict import Checker, Result, Verdict
+from formal.epochs import Kernel, Mode
+from formal.evidence.traces import Trace, TraceBook
+from formal.job import Row, book_path, checks
+from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
+from formal.kernel.binding import Binding, flags_of
+from formal.kernel.compare import Counterpart, counterparts
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Lifted, Program, load
+from formal.kernel.signs import Sign, read
+from formal.kernel.tree import KernelTree
+from formal.manifest import Manifest
+from formal.properties import CLAIMS, LEMMAS, Claim, Point
+from formal.state import VARIABLES, State
+from formal.system import System
+from formal.terms import Eq, Not, Or, Term
+from formal.transitions import (
+    OPERATIONS,
+    Inputs,
+    Operation,
+    reset_debug_ptr,
+    restore_guest_debug_regs,
+    save_guest_debug_regs,
+    setup_mdcr_el2,
+)
+from formal.walk import support
+
+SEARCH_DEPTH = 9
+RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
+
+
+def _reset_debug_ptr(s: State, k: Kernel) -> State:
+    return reset_debug_ptr(s)
+
+
+# functions of debug.c that run inside others: compared on every state, without any lemma
+COMPONENTS: dict[str, Callable[[State, Kernel], State]] = {
+    "save_guest_debug_regs": save_guest_debug_regs,
+    "restore_guest_debug_regs": restore_guest_debug_regs,
+    "kvm_arm_setup_mdcr_el2": setup_mdcr_el2,
+    "kvm_arm_reset_debug_ptr": _reset_debug_ptr,
+}
+# header constant: its value in the Arm ARM (or, for KVM's own ABI, in formal/arch/registers.py)
+LITERALS: dict[str, int] = {
+    **{f"MDCR_EL2_{n}": MDCR_EL2.mask(n) for n in "TTRF TPMS TDRA TDOSA TDA TDE TPM TPMCR HPME".split()},
+    "MDCR_EL2_HPMN_MASK": MDCR_EL2.mask("HPMN"),
+    **{f"DBG_MDSCR_{n}": MDSCR_EL1.mask(n) for n in ("SS", "KDE", "MDE")},
+    "DBG_SPSR_SS": PSTATE.mask("SS"),
+    **{f"KVM_GUESTDBG_{n}": KVM_GUESTDBG.mask(n) for n in ("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW")},
+    "KVM_GUESTDBG_VALID_MASK": KVM_GUESTDBG.mask(),
+    "SYS_OSLSR_OSLK": OSLSR_EL1.mask("OSLK"),
+    "OSLSR_EL1_OSLK": OSLSR_EL1.mask("OSLK"),
+    "SYS_OSLAR_OSLK": OSLAR_EL1.mask("OSLK"),
+    "OSLAR_EL1_OSLK": OSLAR_EL1.mask("OSLK"),
+}
+
+
+@dataclass
+class Compared:
+    """One C function against its description."""
+
+    function: str
+    place: str
+    equal: bool
+    differs_in: tuple[str, ...] = ()
+    stores_besides: tuple[str, ...] = ()
+
+
+@dataclass
+class TreeReport:
+    """One tree in one host mode."""
+
+    mode: Mode
+    resolved: Resolved
+    compared: list[Compared] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    system: System | None = None
+    counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TreeJob:
+    """What was asked for."""
+
+    tree: KernelTree
+    modes: tuple[Mode, ...]
+    claims: tuple[str, ...]
+    proofs: Path
+    manifest: Manifest
+    timeout: float | None
+
+
+def worse(row: Row) -> bool:
+    """Whether a verdict is worse than the expected one; what was not expected to apply is expected to hold."""
+    return RANK[row.verdict] < RANK[row.expected or "PROVED"]
+
+
+def better(row: Row) -> bool:
+    """Whether a verdict is better than the expected one."""
+    return RANK[row.verdict] > RANK[row.expected or "PROVED"]
+
+
+def run(job: TreeJob) -> list[TreeReport]:
+    """Proves a tree, mode by mode.
+
+    Raises:
+        NotUnderstoodError: if anything in the tree that matters is not understood.
+    """
+    program = load(job.tree, [DEBUG_C])
+    binding = Binding(flags_of(job.tree))
+    signs = read(job.tree)
+    return [_run_mode(job, program, binding, signs, mode) for mode in job.modes]
+
+
+def _run_mode(job: TreeJob, program: Program, binding: Binding, signs: tuple[Sign, ...], mode: Mode) -> TreeReport:
+    lifted = {name: program.lift(name, mode.value, file=DEBUG_C) for name in program.functions(DEBUG_C)}
+    for needed in ("kvm_arm_init_debug", "kvm_arm_setup_debug", "kvm_arm_clear_debug"):
+        if needed not in lifted:
+            raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
+    resolved = resolve(job.tree, mode, lifted, binding, signs)
+    k = resolved.kernel
+    by_hand = System(k)
+    report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys(n for f in lifted.values() for n in f.notes)))
+    report.counterparts = counterparts(OPERATIONS, lifted, binding)
+    invariant = Invariant(by_hand, LEMMAS, timeout=job.timeout)
+    replaced = _compare_operations(report, by_hand, invariant)
+    _compare_components(report, lifted, binding, by_hand, invariant)
+    _check_frames(report, lifted, binding, by_hand, invariant)
+    report.problems += _check_constants(program)
+    report.system = by_hand.replacing(replaced)
+    _check_claims(job, report, invariant if not replaced else None)
+    return report
+
+
+# ---- the C against the specification
+
+
+def _compare_operations(report: TreeReport, system: System, invariant: Invariant) -> dict[str, Operation]:
+    """Compares operation by operation; returns those that the C does differently, as the C does them."""
+    replaced: dict[str, Operation] = {}
+    s, k = system.state(), system.kernel
+    for name, c in report.counterparts.items():
+        inputs = Inputs(f"in.{name}", k.breakpoints)
+        guard = c.operation.enabled(s, k, inputs)
+        with invariant.solver.scope():
+            invariant.solver.add(guard)
+            differs = [n for n, same in c.differences(s, k, inputs) if invariant.solver.satisfiable(Not(same))]
+        sides = [d for d in differs if d not in VARIABLES]
+        if sides:
+            raise NotUnderstoodError(c.lifted.file, c.lifted.line, f"{c.lifted.name}: not proved that {sides[0]}")
+        if differs:
+            replaced[name] = c.lifted_operation()
+        report.compared.append(_compared(c.lifted, differs, c.unmodelled()))
+    return replaced
+
+
+def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) -> Compared:
+    place = f"{lifted.file.rpartition('/')[2]}:{lifted.line}"
+    return Compared(lifted.name, place, not differs, tuple(differs), besides)
+
+
+def _compare_components(
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Invariant
+) -> None:
+    s, k = system.state(), system.kernel
+    for name, by_hand in COMPONENTS.items():
+        if name not in lifted:
+            continue
+        c_function, after = lifted[name], by_hand(s, k)
+        effect = binding.after(c_function, s)
+        same = {n: Eq(effect.values.get(n, s.values[n]), after.values[n]) for n in VARIABLES if binding.decides(n)}
+        differs = [n for n, equal in same.items() if invariant.solver.satisfiable(Not(equal))]
+        report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
+
+
+def _check_frames(
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Invariant
+) -> None:
+    """Every other function of debug.c must leave the modelled variables alone."""
+    s = system.state()
+    known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys()
+    for name, function in lifted.items():
+        if name in known:
+            continue
+        effect = binding.after(function, s)
+        moved = [n for n, v in effect.values.items() if invariant.solver.satisfiable(Not(Eq(v, s.values[n])))]
+        if moved:
+            raise NotUnderstoodError(
+                function.file,
+                function.line,
+                f"{name}() changes {', '.join(moved)}, and is not an operation of the model",
+            )
+        report.compared.append(_compared(function, (), binding.stores(function)[1]))
+
+
+def _check_constants(program: Program) -> list[str]:
+    found = program.constants
+    wrong = [(n, found[n], value) for n, value in LITERALS.items() if n in found and found[n] != value]
+    return [f"header constant {n} is {got:#x}, the architecture says {value:#x}" for n, got, value in wrong]
+
+
+# ---- the claims, with what the C does
+
+
+def _obligation_claims(report: TreeReport) -> Iterator[Claim]:
+    """What the lifted functions must not do (BUG_ON, bad pointers and indices), as claims of their own."""
+    assert report.system is not None
+    for c in report.counterparts.values():
+        for text, _ in c.obligations(report.system.state()):
+            yield _obligation_claim(c, text)
+
+
+def _obligation_claim(c: Counterpart, text: str) -> Claim:
+    def when(s: State, k: Kernel) -> Term:
+        return c.operation.enabled(s, k, Inputs(f"in.{c.operation.name}", k.breakpoints))
+
+    def then(before: State, after: State, k: Kernel) -> Term:
+        found = [condition for where, condition in c.obligations(before) if where == text]
+        foreign = {n for f in found for n in support(f)} - {str(v.data) for v in before.values.values()}
+        if foreign:
+            raise NotUnderstoodError(c.lifted.file, c.lifted.line, f"{text} depends on {sorted(foreign)[0]}")
+        return Not(Or(*found))
+
+    says = f"Never happens: {text.partition(': ')[2]}."
+    return Claim(text.rpartition("/")[2], says, text.partition(": ")[0], Point.HANDLED, when, then, lambda k: None)
+
+
+def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None) -> None:
+    assert report.system is not None
+    c = Configuration(report.resolved.epoch.name, report.mode.value)
+    book = TraceBook.read(book_path(job.proofs / "traces", c))
+    checker = Checker(
+        report.system, book, timeout=job.timeout, depth=SEARCH_DEPTH, pool=_pool(job.proofs / "traces", report.mode)
+    )
+    if invariant is not None:  # the C is equal to the hand-written operations: what is proved of them holds for it
+        checker.adopt(invariant)
+    expected = job.manifest.expected(c)
+    wanted = [(n, claim) for n, claim in checks(CLAIMS) if " without " not in n]
+    wanted += [(claim.name, claim) for claim in _obligation_claims(report)]
+    for name, claim in wanted:
+        if not job.claims or claim.name in job.claims:
+            report.rows.append(_row(report, checker.check(claim), expected.get(name)))
+
+
+def _pool(traces: Path, mode: Mode) -> list[Trace]:
+    books = [TraceBook.read(path) for path in sorted(traces.glob(f"*-{mode.value}.json"))]
+    return [trace for book in books for trace in book.traces]
+
+
+def _row(report: TreeReport, r: Result, expected: str | None) -> Row:
+    if expected is None and r.verdict is Verdict.NOT_APPLICABLE:
+        expected = "n/a"
+    return Row(
+        r.claim.name, r.claim.name, report.resolved.epoch.name, report.mode.value, r.verdict.value,
+        expected, r.engine, r.seconds, tuple(p.name for p in r.claim.given), r.reason, r.trace, r.broken_at,
+    )  # fmt: skip
