@@ -1,0 +1,44 @@
+"""CPUs that the pure-Python tests speak of, and the tools that the real run needs."""
+
+import os
+import shutil
+
+import pytest
+
+from formal.arch.features import closure
+from formal.conform.build import MissingToolError, compiler
+from formal.conform.identify import Cpu
+
+PLAIN = Cpu({}, closure(["FEAT_PMUv3", "FEAT_DoubleLock"]), counters=6, breakpoints=6, watchpoints=4)
+FINE = Cpu(
+    {},
+    closure(["FEAT_PMUv3p5", "FEAT_FGT2", "FEAT_HPMN0", "FEAT_SPE", "FEAT_TRF", "FEAT_TRC_SR"]),
+    vhe=True,
+    counters=6,
+    breakpoints=6,
+    watchpoints=4,
+)
+
+
+@pytest.fixture(params=[PLAIN, FINE], ids=["v8.0", "v8.9"])
+def cpu(request: pytest.FixtureRequest) -> Cpu:
+    """A CPU of the first architecture version, and one with fine-grained traps."""
+    return request.param
+
+
+def missing() -> str | None:
+    """Why the probe cannot run here."""
+    if shutil.which("qemu-system-aarch64") is None:
+        return "qemu-system-aarch64 is not installed (Debian: qemu-system-arm)"
+    try:
+        compiler()
+    except MissingToolError as e:
+        return str(e)
+    return None
+
+
+@pytest.fixture
+def emulator() -> None:
+    """Skips where the emulator or the cross compiler is missing; fails there in CI."""
+    if why := missing():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
