@@ -76,6 +76,9 @@ class Report:
                     found.append((reg.name, f"its fine-grained trap only: no CPU has {' or '.join(sorted(fine))}"))
                 if "TDCC" in reg.traps and not any("FEAT_FGT" in have for have in every):
                     found.append((reg.name, "its trap by MDCR_EL2.TDCC only: no CPU has FEAT_FGT"))
+                enables = {r.enable for r in (reg.read, reg.write)} - {None, "TDCC", "EnSPM"}
+                if enables and not any("FEAT_PMUv3p9" in have for have in every):
+                    found.append((reg.name, "PMUSERENR_EL0.UEN and TID only: no CPU has FEAT_PMUv3p9"))
             elif unread:
                 found.append((reg.name, f"whether a CPU has {unread[0]} is not read from its identification registers"))
             elif not any(feat.present(reg.features, have) for have in every):

@@ -16,9 +16,10 @@ from formal.conform.compare import Difference
 from formal.conform.identify import Cpu
 
 Version = tuple[int, int]
-COMPARED: tuple[Version, ...] = ((7, 2), (10, 0), (11, 1))
+COMPARED: tuple[Version, ...] = ((7, 2), (8, 2), (10, 0), (11, 1))
 _ALL = frozenset(COMPARED)
-_OLD = frozenset({(7, 2)})
+_7_2: frozenset[Version] = frozenset({(7, 2)})
+_TO_8_2: frozenset[Version] = frozenset({(7, 2), (8, 2)})
 
 
 @dataclass(frozen=True)
@@ -80,24 +81,32 @@ DEVIATIONS: tuple[Deviation, ...] = (
         _undefined,
     ),
     Deviation(
+        "no DBGDTR_EL0",
+        _TO_8_2,
+        "DBGDTR_EL0 is UNDEFINED",
+        f"{_ACCESS}; QEMU 10.0 has it, and agrees with the table; source: debug_cp_reginfo",
+        _set("DBGDTR_EL0"),
+        _undefined,
+    ),
+    Deviation(
         "no debug channel",
-        _OLD,
+        _7_2,
         "the debug communications channel (MDCCSR_EL0 and MDCCINT_EL1 apart), DBGCLAIM* and OSECCR_EL1 are UNDEFINED",
-        f"{_ACCESS}; QEMU 10.0 has them, and agrees with the table; source: debug_cp_reginfo",
-        _set("OSDTRRX_EL1 OSDTRTX_EL1 DBGDTR_EL0 DBGDTRRX_EL0 DBGDTRTX_EL0 OSECCR_EL1 DBGCLAIMSET_EL1 DBGCLAIMCLR_EL1"),
+        f"{_ACCESS}; QEMU 8.2 has them, and agrees with the table; source: debug_cp_reginfo",
+        _set("OSDTRRX_EL1 OSDTRTX_EL1 DBGDTRRX_EL0 DBGDTRTX_EL0 OSECCR_EL1 DBGCLAIMSET_EL1 DBGCLAIMCLR_EL1"),
         _undefined,
     ),
     Deviation(
         "MDSCR_EL1.TDCC ignored",
-        _OLD,
+        _7_2,
         "MDSCR_EL1.TDCC does not trap MDCCSR_EL0 from EL0: what EL2 asks for happens instead",
-        "D24.3, MDSCR_EL1.TDCC; QEMU 10.0 traps; source: access_tda does not look at MDSCR_EL1",
+        "D24.3, MDSCR_EL1.TDCC; QEMU 8.2 traps; source: access_tda does not look at MDSCR_EL1",
         _set("MDCCSR_EL0"),
         lambda d: d.why.startswith("MDSCR_EL1.TDCC") and d.observed in ("EXECUTED", "EL2"),
     ),
     Deviation(
         "MDCR_EL2.TPMCR ignored",
-        _OLD,
+        _TO_8_2,
         "MDCR_EL2.TPMCR does not trap PMCR_EL0",
         "D24.3, MDCR_EL2.TPMCR; QEMU 10.0 traps; source: PMCR_EL0 has pmreg_access, which looks at TPM only",
         _set("PMCR_EL0"),

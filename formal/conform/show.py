@@ -99,7 +99,7 @@ def _untested(console: Console, report: Report, verbose: bool) -> None:
         Text(
             f"Not tested: {len(whole)} of the {len(SYSTEM_REGISTERS)} rows of the table, and {len(part)} in part"
             + ("" if verbose else " (--verbose lists them)")
-            + f"; {', '.join(NOT_TESTED)}."
+            + f"; {', '.join(NOT_TESTED)}; what a deviation covers."
         )
     )
     if verbose:
