@@ -2,8 +2,8 @@
 
 An entry explains a difference only if it is of exactly this kind. An entry of the emulator's version that no longer
 explains anything is a failure too, register by register, so that the list stays true. On a version that was never
-compared every entry may explain, and none has to. Sections are those of the Arm ARM (DDI 0487); "source" names the
-function in QEMU's target/arm that shows it.
+compared, or is older than the release of its stable series that was, every entry may explain, and none has to. Sections
+are those of the Arm ARM (DDI 0487); "source" names the function in QEMU's target/arm that shows it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from formal.arch.registers import PMUSERENR_EL0
 from formal.conform.compare import Difference
 from formal.conform.identify import Cpu
 
-Version = tuple[int, int]
-COMPARED: tuple[Version, ...] = ((7, 2), (8, 2), (10, 0), (11, 1))
+Series = tuple[int, int]
+COMPARED: dict[Series, int] = {(7, 2): 22, (8, 2): 2, (10, 0): 13, (11, 1): 3}  # the release of each stable series
 _ALL = frozenset(COMPARED)
-_7_2: frozenset[Version] = frozenset({(7, 2)})
-_TO_8_2: frozenset[Version] = frozenset({(7, 2), (8, 2)})
+_7_2: frozenset[Series] = frozenset({(7, 2)})
+_TO_8_2: frozenset[Series] = frozenset({(7, 2), (8, 2)})
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Deviation:
     """One way in which some versions of QEMU are not an Arm CPU."""
 
     name: str
-    versions: frozenset[Version]
+    series: frozenset[Series]  # that have it, from the release that was compared on
     says: str  # what QEMU does
     wrong: str  # how one sees that QEMU is wrong, not the table
     subjects: frozenset[str]  # registers, or kinds of debug exceptions; each must show it
@@ -171,7 +171,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
 class Book:
     """Which deviation explained how many differences of which subject, on which CPUs."""
 
-    version: Version
+    version: tuple[int, int, int]
     deviations: tuple[Deviation, ...] = DEVIATIONS
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     cpus: dict[str, set[str]] = field(default_factory=dict)
@@ -180,11 +180,11 @@ class Book:
     @property
     def compared(self) -> bool:
         """Whether this version of QEMU has been compared, so that the list is exact for it."""
-        return self.version in COMPARED
+        return self.version[:2] in COMPARED and self.version[2] >= COMPARED[self.version[:2]]
 
     def current(self, cpu: Cpu) -> Collection[Deviation]:
         """The entries that count on a CPU."""
-        return [d for d in self.deviations if d.applies(cpu) and (self.version in d.versions or not self.compared)]
+        return [d for d in self.deviations if d.applies(cpu) and (self.version[:2] in d.series or not self.compared)]
 
     def sort_out(self, model: str, cpu: Cpu, differences: Collection[Difference]) -> list[Difference]:
         """Notes what deviations explain; the differences that none does."""

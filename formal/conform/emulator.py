@@ -32,7 +32,7 @@ class Qemu:
     """An emulator: its path and version."""
 
     path: str
-    version: tuple[int, int]
+    version: tuple[int, int, int]
     spelled: str
 
     def models(self) -> tuple[str, ...]:
@@ -89,10 +89,10 @@ def find(path: str | None = None) -> Qemu:
             raise MissingToolError(f"there is no program {path}")
         raise MissingToolError(f"no {wanted}; install qemu-system-arm (Debian)")
     text = _output([found, "--version"])
-    version = re.search(r"version (\d+)\.(\d+)\.\d+", text)
+    version = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
     if version is None:
         raise EmulatorError(f"{wanted} --version does not say which QEMU it is: {text.splitlines()[:1]}")
-    return Qemu(found, (int(version[1]), int(version[2])), version[0].removeprefix("version "))
+    return Qemu(found, (int(version[1]), int(version[2]), int(version[3])), version[0].removeprefix("version "))
 
 
 def _output(command: list[str]) -> str:

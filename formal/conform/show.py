@@ -34,7 +34,7 @@ def print_report(report: Report, verbose: bool) -> None:
     console = Console(highlight=False) if tty else Console(width=120, no_color=True, highlight=False)
     console.print(Text(f"formal.arch against QEMU {report.qemu}", style="bold"))
     if not report.book.compared:
-        known = ", ".join(f"{major}.{minor}" for major, minor in COMPARED)
+        known = ", ".join(f"{major}.{minor}.{release}" for (major, minor), release in COMPARED.items())
         console.print(
             Text(f"This version was never compared ({known} were): a deviation that does not show is no failure.")
         )
