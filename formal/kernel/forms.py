@@ -18,7 +18,7 @@ from importlib import resources
 from formal.kernel.errors import NotUnderstoodError
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')", re.S)
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""[A-Za-z_]\w*|\.?\d(?:[eEpP][+-]|[\w.])*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
     r"""|\.\.\.|<<=|>>=|->|\+\+|--|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%&|^]=|\#\#|\S"""
 )
@@ -31,7 +31,7 @@ def without_comments(text: str) -> str:
 
 def tokens(text: str) -> list[str]:
     """The preprocessing tokens of C text, comments and line continuations removed."""
-    return _TOKEN.findall(without_comments(text.replace("\\\n", " ")))
+    return TOKEN.findall(without_comments(text.replace("\\\n", " ")))
 
 
 def fingerprint(text: str) -> str:

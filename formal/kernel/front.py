@@ -32,7 +32,7 @@ from formal.kernel.layout import Layout
 from formal.kernel.machine import Cell, Event, Frame, Obligation, PointerRule
 from formal.kernel.parse import TranslationUnit
 from formal.kernel.resolve import Resolver
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.tree import KVM, KernelTree, Sources
 from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, pointer_to
 from formal.terms import BOOL, Term
 from formal.walk import support
@@ -116,20 +116,18 @@ class _Lifter(Calls):
 class Program:
     """The files of a tree that have been parsed so far, and what is lifted from them."""
 
-    def __init__(self, tree: KernelTree) -> None:
-        self.tree = tree
-        self.resolver = Resolver(tree, MASKS)
-        self.capabilities = encodings.capability_names(tree.path)
-        self.registers = encodings.Registers(
-            [tree.read("arch/arm64/include/asm/sysreg.h"), tree.generated("asm/sysreg-defs.h")]
-        )
+    def __init__(self, resolver: Resolver, capabilities: Mapping[int, str], registers: encodings.Registers) -> None:
+        self.resolver, self.capabilities, self.registers = resolver, capabilities, registers
+
+    @property
+    def tree(self) -> Sources:
+        """Where the source comes from: the kernel tree."""
+        return self.resolver.tree
 
     def preload(self, files: Iterable[str], jobs: int = 2) -> None:
         """Parses files side by side (libclang works outside Python's lock)."""
-        wanted = list(files)
-        self.tree.flags  # noqa: B018  # the stand-in headers, before the threads need them
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(self.resolver.unit, wanted))
+            list(pool.map(self.resolver.unit, files))
 
     def layout(self, unit: TranslationUnit) -> Layout:
         """Names for the types of a file."""
@@ -208,7 +206,7 @@ def _parameter(machine: _Lifter, unit: TranslationUnit, parameter: Cursor, given
     return t.var(name, clang.bits(kind))
 
 
-def _collected(tree: KernelTree, machine: _Lifter, function: Cursor, mode: Mode, result: Value | None) -> Lifted:
+def _collected(tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, result: Value | None) -> Lifted:
     file, line = tree.relative(clang.file_of(function)), function.location.line
     lasting = [key for key in machine.initial if key[0].place not in ("local", "text")]
     stored = [key for key in lasting if machine.state.memory.get(key, machine.initial[key]) is not machine.initial[key]]
@@ -237,7 +235,7 @@ def _collected(tree: KernelTree, machine: _Lifter, function: Cursor, mode: Mode,
     )  # fmt: skip
 
 
-def _relative(tree: KernelTree, frame: Frame) -> Frame:
+def _relative(tree: Sources, frame: Frame) -> Frame:
     return Frame(frame.function, tree.relative(frame.file), frame.line)
 
 
@@ -249,6 +247,7 @@ def _targets(machine: _Lifter, key: Cell, pointer: Pointer) -> tuple[tuple[Term,
 
 def load(tree: KernelTree, files: Iterable[str] = (), jobs: int = 2) -> Program:
     """A program of the tree; ``files`` are parsed at once, others when they are needed."""
-    program = Program(tree)
+    registers = encodings.Registers([tree.read("arch/arm64/include/asm/sysreg.h"), tree.generated("asm/sysreg-defs.h")])
+    program = Program(Resolver(tree, MASKS), encodings.capability_names(tree.path), registers)
     program.preload(files, jobs)
     return program

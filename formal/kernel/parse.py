@@ -26,8 +26,7 @@ _KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/k
 # Warnings that say that the text does not mean what it seems to; refused in KVM's own files, ignored elsewhere.
 _WARNINGS = ("uninitialized", "sometimes-uninitialized", "implicit-int", "int-conversion",
              "incompatible-pointer-types", "return-type", "shift-count-overflow", "shift-count-negative",
-             "constant-conversion", "array-bounds", "parentheses", "tautological-compare", "unused-value",
-             "self-assign", "logical-op-parentheses", "ignored-attributes", "div-by-zero")  # fmt: skip
+             "constant-conversion", "array-bounds", "ignored-attributes", "div-by-zero")  # fmt: skip
 
 
 @dataclass
@@ -104,7 +103,7 @@ def parse(
     except ci.TranslationUnitLoadError as error:
         raise NotUnderstoodError(file, 0, "libclang cannot read it") from error
     _check_diagnostics(tree, file, handle, macros, closing)
-    return _collect(file, handle)
+    return collect(file, handle)
 
 
 def _check_diagnostics(
@@ -143,7 +142,8 @@ def _check_diagnostics(
         forms.known().check(macro, forms.macro_text(text, line), tree.relative(defined_in), line)
 
 
-def _collect(file: str, handle: Cursor) -> TranslationUnit:
+def collect(file: str, handle: Cursor) -> TranslationUnit:
+    """What a parsed file declares."""
     unit = TranslationUnit(file, handle.cursor, handle=handle)
     for cursor in handle.cursor.get_children():
         kind = cursor.kind

@@ -14,7 +14,7 @@ from formal.kernel import clang, forms, parse
 from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.parse import TranslationUnit
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.tree import KVM, KernelTree, Sources
 
 _HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
 _HYP = "debug-sr sysreg-sr switch".split()
@@ -33,7 +33,7 @@ def hyp_of(file: str, mode: str) -> str | None:
 class Resolver:
     """Parses files when they are needed, and finds functions in them."""
 
-    def __init__(self, tree: KernelTree, constants: Iterable[str]) -> None:
+    def __init__(self, tree: Sources, constants: Iterable[str]) -> None:
         self.tree = tree
         self._constants = tuple(constants)
         self._units: dict[tuple[str, str | None], TranslationUnit] = {}
@@ -49,6 +49,7 @@ class Resolver:
             own = self._locks.setdefault(key, Lock())
         with own:
             if key not in self._units:
+                assert isinstance(self.tree, KernelTree)
                 flags = parse.hyp_flags(self.tree, key[1]) if key[1] is not None else ()
                 constants = self._constants if file == f"{KVM}/debug.c" else ()
                 self._units[key] = parse.parse(self.tree, file, flags, constants)

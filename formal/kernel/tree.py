@@ -10,6 +10,7 @@ import re
 import tempfile
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from formal.kernel import headers, kconfig
 from formal.kernel.errors import NotUnderstoodError, TreeError
@@ -23,6 +24,18 @@ _NEEDED = (
     *(f"{KVM}/{name}" for name in ("debug.c", "sys_regs.c", "arm.c")),
 )
 _DEFCONFIG = "arch/arm64/configs/defconfig"
+
+
+class Sources(Protocol):
+    """Where source text comes from."""
+
+    path: Path
+
+    def relative(self, file: str) -> str:
+        """A file's name as messages show it."""
+
+    def read(self, name: str) -> str:
+        """The text of a file."""
 
 
 class KernelTree:

@@ -1,0 +1,248 @@
+"""Every place under arch/arm64/kvm that may write what the specification models, also in files that are not lifted.
+
+The search is by tokens and errs on the side of reporting: a store to a member of a modelled name whatever the
+structure, a use of its address, a register written by name, by encoding or in assembly, an element of the guest's
+system registers chosen at run time. ``unknown`` are the places outside the functions that the specification knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.lexer import Token, closing, opening, tokens
+from formal.kernel.tree import KVM, Sources
+
+MEMBERS = frozenset((
+    "mdcr_el2", "mdcr_el2_host", "guest_debug", "debug_ptr", "external_debug_state", "vcpu_debug_state",
+    "guest_debug_preserved", "host_debug_state", "debug_owner", "external_mdscr_el1", "pstate", "nr_event_counters",
+))  # fmt: skip
+BANKS = frozenset(("dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr"))
+GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1"))
+FLAGS = frozenset(("DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY"))
+_HARDWARE = re.compile(
+    r"(?:sys_)?(?:mdcr_el2|mdscr_el1|oslar_el1|osdlr_el1|pmuserenr_el0|dbg[bw][cv]r\w*)(?:_el1)?", re.I
+)
+_ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
+_FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
+_WRITERS = frozenset(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"))
+_CHANGERS = frozenset(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"))
+_ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "vcpu_sys_reg"))
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place that may write something modelled."""
+
+    file: str
+    line: int
+    function: str
+    lvalue: str
+    how: str  # store, address, register, assembly
+
+
+def scan(tree: Sources) -> list[Store]:
+    """Every such place in the files below arch/arm64/kvm, in order of file and line."""
+    found: list[Store] = []
+    for path in sorted((tree.path / KVM).rglob("*")):
+        if path.suffix not in (".c", ".h", ".S") or not path.is_file():
+            continue
+        name = tree.relative(str(path))
+        text = tree.read(name)
+        found += scan_assembly(name, text) if path.suffix == ".S" else scan_text(name, text)
+    return found
+
+
+def scan_text(file: str, text: str) -> list[Store]:
+    """The places in one C file."""
+    words = tokens(text)
+    found: dict[Store, None] = {}
+    for i, word in enumerate(words):
+        for lvalue, how in _at(words, i):
+            found[Store(file, word.line, word.function, lvalue, how)] = None
+    return list(found)
+
+
+def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+    text = words[i].text
+    before = words[i - 1].text if i else ""
+    following = words[i + 1].text if i + 1 < len(words) else ""
+    if text in MEMBERS | BANKS and before in (".", "->"):
+        yield from _member(words, i)
+    elif following == "(":
+        arguments = _arguments(words, i + 1)
+        if text in _WRITERS and len(arguments) > 1 and _names_register(arguments[1]):
+            yield f"hw.{_spelled(arguments[1])}", "register"
+        elif text in _CHANGERS and arguments and _names_register(arguments[0]):
+            yield f"hw.{_spelled(arguments[0])}", "register"
+        elif text in _ELEMENTS:
+            yield from _element(words, i, arguments[-1])
+        elif text == "vcpu_write_sys_reg" and len(arguments) == 3:
+            register = _spelled(arguments[2])
+            if words[i].function and (register in GUEST_REGISTERS or not register.isupper()):
+                yield _register(register), "store"
+        elif text in ("vcpu_set_flag", "vcpu_clear_flag") and len(arguments) == 2 and _spelled(arguments[1]) in FLAGS:
+            yield _spelled(arguments[1]), "store"
+        elif text in ("vcpu_cpsr", "vcpu_gp_regs"):
+            yield from _accessor(words, i)
+    elif text in ("asm", "__asm__"):
+        yield from (("hw." + name, "assembly") for name in _assembly(words, i))
+    elif text in _FLAG_WORDS and before == "." and words[i - 2].text == "arch" and words[i - 4].text != "kvm":
+        yield from _flags(words, i)
+
+
+def _flags(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+    """A word of flags written; ``|=`` and ``&=`` only if they name a modelled flag, or none by name."""
+    following = words[i + 1].text if i + 1 < len(words) else ""
+    before = words[_chain_start(words, i) - 1].text
+    end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
+    value = [w.text for w in words[i + 2 : end] if w.text.isidentifier()]
+    if before == "&" and not _ends_operand(words, _chain_start(words, i) - 2):
+        yield f"arch.{words[i].text}", "address"
+    elif following in _ASSIGN and (following == "=" or FLAGS.intersection(value) or not all(map(str.isupper, value))):
+        yield f"arch.{words[i].text}", "store"
+
+
+def _member(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+    name = words[i].text
+    end, start = _chain_end(words, i), _chain_start(words, i)
+    if words[start].text == "__entry":
+        return  # the record of a tracepoint
+    following = words[end + 1].text if end + 1 < len(words) else ""
+    before = words[start - 1].text if start else ""
+    if following in _ASSIGN or before in ("++", "--"):
+        yield name, "store"
+    elif (before == "&" and not _ends_operand(words, start - 2)) or (name in BANKS and words[i + 1].text != "["):
+        yield name, "address"
+
+
+def _chain_end(words: list[Token], i: int) -> int:
+    """The last token of the postfix expression that goes on from a member."""
+    while i + 1 < len(words):
+        following = words[i + 1].text
+        if following == "[":
+            i = closing(words, i + 1)
+        elif following in (".", "->"):
+            i += 2
+        else:
+            break
+    return i
+
+
+def _chain_start(words: list[Token], i: int) -> int:
+    """The first token of the postfix expression that a member ends."""
+    while i > 0 and words[i - 1].text in (".", "->"):
+        i -= 2
+        while i > 0 and words[i].text in (")", "]"):
+            i = opening(words, i)
+            if i > 0 and (words[i - 1].text.isidentifier() or words[i - 1].text in (")", "]")):
+                i -= 1
+    return max(i, 0)
+
+
+def _ends_operand(words: list[Token], i: int) -> bool:
+    """Whether the token ends an operand, so that a following ``&`` is a binary operator."""
+    return (
+        i >= 0
+        and (words[i].text in (")", "]") or words[i].text[0].isalnum() or words[i].text.isidentifier())
+        and (words[i].text not in ("return", "case", "sizeof"))
+    )
+
+
+def _arguments(words: list[Token], start: int) -> list[list[Token]]:
+    """The arguments of the call whose parenthesis is at ``start``."""
+    end, depth = closing(words, start), 0
+    arguments: list[list[Token]] = [[]]
+    for word in words[start + 1 : end]:
+        depth += (word.text in "([{") - (word.text in ")]}")
+        if word.text == "," and depth == 0:
+            arguments.append([])
+        else:
+            arguments[-1].append(word)
+    return arguments
+
+
+def _spelled(argument: list[Token]) -> str:
+    return "".join(word.text for word in argument)
+
+
+def _names_register(argument: list[Token]) -> bool:
+    spelled = _spelled(argument)
+    return bool(_HARDWARE.fullmatch(spelled)) or "##" in spelled or bool(re.search(r"DBG[BW][CV]R", spelled, re.I))
+
+
+def _register(spelled: str) -> str:
+    return f"sys_regs[{spelled if spelled in GUEST_REGISTERS else '*'}]"
+
+
+def _element(words: list[Token], i: int, index: list[Token]) -> Iterator[tuple[str, str]]:
+    register = _spelled(index)
+    if register not in GUEST_REGISTERS and register.isupper():
+        return
+    end = closing(words, i + 1)
+    following = words[end + 1].text if end + 1 < len(words) else ""
+    before = words[i - 1].text if i else ""
+    if following in _ASSIGN or before in ("++", "--"):
+        yield _register(register), "store"
+    elif before == "&" and not _ends_operand(words, i - 2):
+        yield _register(register), "address"
+
+
+def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+    """``*vcpu_cpsr(v)`` written, or the pointer kept; ``vcpu_gp_regs(v)`` passed on as a whole."""
+    end = closing(words, i + 1)
+    following = words[end + 1].text if end + 1 < len(words) else ""
+    dereferenced = i > 0 and words[i - 1].text == "*" and not _ends_operand(words, i - 2)
+    if following == "{" or (i > 0 and words[i - 1].text in ("*", "kvm_regs", "long") and following == "{"):
+        return  # its own definition
+    if words[i].text == "vcpu_cpsr":
+        if following in _ASSIGN:
+            yield "pstate", "store"
+        elif not dereferenced and following != "{":
+            yield "pstate", "address"
+    elif following != "->":
+        yield "pstate", "address"
+
+
+def _assembly(words: list[Token], i: int) -> Iterator[str]:
+    start = next((j for j in range(i, min(i + 4, len(words))) if words[j].text == "("), i)
+    text = " ".join(word.text for word in words[start : closing(words, start) + 1])
+    for name in re.findall(r"\bmsr\w*\s+(\w+)", text, re.I):
+        if _HARDWARE.fullmatch(name):
+            yield name.lower()
+
+
+def scan_assembly(file: str, text: str) -> list[Store]:
+    """The places in one assembler file: ``msr`` to a modelled register."""
+    found: list[Store] = []
+    function = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        label = re.match(r"\s*(?:SYM_\w+START\w*\(|\.macro\s+)?([\w$.]+)(?:\)|:|\s|$)", line)
+        if label and re.match(r"\s*(SYM_\w+START|\.macro)|^\w+:", line):
+            function = label.group(1)
+        for name in re.findall(r"\bmsr\w*\s*\(?\s*(\w+)", line, re.I):
+            if _HARDWARE.fullmatch(name):
+                found.append(Store(file, number, function, f"hw.{name.lower()}", "assembly"))
+    return found
+
+
+def unknown(stores: list[Store], known: Collection[str] | Callable[[Store], bool]) -> list[Store]:
+    """The places that lie in none of the functions known to the specification."""
+    accept = known if callable(known) else (lambda store: store.function in known)
+    return [store for store in stores if not accept(store)]
+
+
+def check(tree: Sources, known: Collection[str]) -> list[Store]:
+    """All places, if each lies in a known function.
+
+    Raises:
+        NotUnderstoodError: at the first that does not.
+    """
+    stores = scan(tree)
+    for store in unknown(stores, known):
+        place = f"in {store.function}()" if store.function else "outside a function"
+        reason = f"{store.lvalue} may be written ({store.how}) {place}, which the specification does not know"
+        raise NotUnderstoodError(store.file, store.line, reason)
+    return stores

@@ -1,0 +1,94 @@
+"""Broken kernels: a change to the C of v6.1 makes a lifted function differ, or is refused with place and reason."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Program, load
+from formal.kernel.order import check_order
+from formal.kernel.scan import check
+from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.writers import KNOWN
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy, mutant
+
+DEBUG = f"{KVM}/debug.c"
+CHANGES: dict[str, list[dict[str, str]]] = tomllib.loads(Path(__file__).with_name("mutations.toml").read_text())
+
+
+def changes(kind: str) -> pytest.MarkDecorator:
+    """One test per change of a kind."""
+    return pytest.mark.parametrize("change", [pytest.param(c, id=c["name"]) for c in CHANGES[kind]])
+
+
+def apply(base: KernelTree, copy: Path, change: dict[str, str]) -> Program:
+    """The tree with a change."""
+    return mutant(base, copy, change["file"], change["old"], change["new"])
+
+
+@pytest.fixture(scope="module")
+def base() -> KernelTree:
+    return KernelTree(tree_path("6.1"))
+
+
+@pytest.fixture(scope="module")
+def unchanged(base: KernelTree) -> Program:
+    return load(base)
+
+
+@changes("different")
+def test_a_broken_function_differs(
+    change: dict[str, str], base: KernelTree, unchanged: Program, tmp_path: Path
+) -> None:
+    changed = apply(base, tmp_path, change).lift(change["function"], "vhe")
+    assert changed.writes != unchanged.lift(change["function"], "vhe").writes
+
+
+@changes("refused")
+def test_what_is_not_understood_is_refused(change: dict[str, str], base: KernelTree, tmp_path: Path) -> None:
+    program = apply(base, tmp_path, change)
+    with pytest.raises(NotUnderstoodError, match=change["reason"]) as refused:
+        program.lift("kvm_arm_setup_debug", "vhe")
+    assert "\n" not in str(refused.value)
+    assert str(base.path) not in str(refused.value)
+
+
+def test_a_truncated_file_is_refused(base: KernelTree, tmp_path: Path) -> None:
+    text = (base.path / DEBUG).read_text()
+    program = mutant(base, tmp_path, DEBUG, text, text[: len(text) // 2])
+    with pytest.raises(NotUnderstoodError, match=r"debug.c:\d+: does not parse"):
+        program.lift("kvm_arm_init_debug", "vhe")
+
+
+def test_a_missing_header_is_refused(base: KernelTree, tmp_path: Path) -> None:
+    linked_copy(base.path, tmp_path, "arch/arm64/include/asm/debug-monitors.h").unlink()
+    tree = KernelTree(tmp_path)
+    tree.__dict__["autoconf"], tree.__dict__["_directory"] = base.autoconf, base._directory
+    with pytest.raises(NotUnderstoodError, match=r"asm/debug-monitors.h' file not found"):
+        load(tree).lift("kvm_arm_init_debug", "vhe")
+
+
+def test_swapped_calls_are_found(base: KernelTree, tmp_path: Path) -> None:
+    program = mutant(base, tmp_path, f"{KVM}/arm.c", "\t\tkvm_arm_setup_debug(vcpu);\n", "")
+    problems = check_order(program, "kvm_arch_vcpu_ioctl_run", "vhe", ["kvm_arm_setup_debug", "kvm_arm_clear_debug"])
+    assert problems == ["kvm_arch_vcpu_ioctl_run does not call kvm_arm_setup_debug"]
+    other = mutant(
+        base,
+        tmp_path / "2",
+        f"{KVM}/arm.c",
+        "\t\tkvm_arm_setup_debug(vcpu);\n",
+        "\t\tif (ret) kvm_arm_setup_debug(vcpu);\n",
+    )
+    (problem,) = check_order(other, "kvm_arch_vcpu_ioctl_run", "vhe", ["kvm_arm_setup_debug", "kvm_arm_clear_debug"])
+    assert "kvm_arm_setup_debug" in problem or "not on the level" in problem
+
+
+@changes("elsewhere")
+def test_a_store_elsewhere_is_refused(change: dict[str, str], base: KernelTree, tmp_path: Path) -> None:
+    program = apply(base, tmp_path, change)
+    with pytest.raises(NotUnderstoodError, match=r"may be written .* which the specification does not know"):
+        check(program.tree, KNOWN)

@@ -1,0 +1,78 @@
+"""Stores are found whatever the spelling; reads are not reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from formal.kernel.front import Program
+from formal.kernel.scan import check, scan_assembly, scan_text
+from formal.kernel.writers import KNOWN
+
+STORES = {
+    "vcpu->arch.mdcr_el2 = 0;": ("mdcr_el2", "store"),
+    "vcpu->arch.mdcr_el2 |= X;": ("mdcr_el2", "store"),
+    "vcpu->guest_debug++;": ("guest_debug", "store"),
+    "--v->guest_debug;": ("guest_debug", "store"),
+    "u64 *r = &vcpu->arch.mdcr_el2;": ("mdcr_el2", "address"),
+    "f(&vcpu->arch.external_debug_state);": ("external_debug_state", "address"),
+    "return &v->arch.debug_ptr;": ("debug_ptr", "address"),
+    "vcpu->arch.external_debug_state.dbg_bcr[i] = v;": ("external_debug_state", "store"),
+    "copy(dst, dbg->dbg_wvr);": ("dbg_wvr", "address"),
+    "v[3]->arch.debug_ptr = p;": ("debug_ptr", "store"),
+    "vcpu_write_sys_reg(vcpu, x, MDSCR_EL1);": ("sys_regs[MDSCR_EL1]", "store"),
+    "vcpu_write_sys_reg(vcpu, f(x, y), r->reg);": ("sys_regs[*]", "store"),
+    "__vcpu_sys_reg(vcpu, OSLSR_EL1) &= ~x;": ("sys_regs[OSLSR_EL1]", "store"),
+    "u64 *p = &ctxt_sys_reg(ctxt, MDSCR_EL1);": ("sys_regs[MDSCR_EL1]", "address"),
+    "vcpu_clear_flag(vcpu, DEBUG_DIRTY);": ("DEBUG_DIRTY", "store"),
+    "vcpu->arch.flags |= KVM_ARM64_DEBUG_DIRTY;": ("arch.flags", "store"),
+    "vcpu->arch.iflags = 0;": ("arch.iflags", "store"),
+    "*vcpu_cpsr(vcpu) |= DBG_SPSR_SS;": ("pstate", "store"),
+    "unsigned long *p = vcpu_cpsr(vcpu);": ("pstate", "address"),
+    "write_sysreg(x, mdcr_el2);": ("hw.mdcr_el2", "register"),
+    "write_sysreg_s(x, SYS_MDSCR_EL1);": ("hw.SYS_MDSCR_EL1", "register"),
+    "sysreg_clear_set(mdscr_el1, a, b);": ("hw.mdscr_el1", "register"),
+    'asm volatile("msr mdscr_el1, %0" : : "r" (x));': ("hw.mdscr_el1", "assembly"),
+}
+READS = [
+    "x = vcpu->arch.mdcr_el2;",
+    "if (vcpu->guest_debug == 3) return;",
+    "x = a & vcpu->guest_debug;",
+    "x = (a) & vcpu->guest_debug;",
+    "x = vcpu_read_sys_reg(vcpu, MDSCR_EL1);",
+    "vcpu_write_sys_reg(vcpu, x, SCTLR_EL1);",
+    "x = __vcpu_sys_reg(vcpu, OSLSR_EL1) == 2;",
+    "x = *vcpu_cpsr(vcpu) & 1;",
+    "x = read_sysreg(mdcr_el2);",
+    "vcpu->arch.flags |= KVM_ARM64_FP_ENABLED;",
+    "/* vcpu->arch.mdcr_el2 = 0; */",
+    'puts("vcpu->arch.mdcr_el2 = 0;");',
+    "x = dbg->dbg_bcr[3];",
+]
+
+
+@pytest.mark.parametrize("statement", STORES)
+def test_a_store_is_found(statement: str) -> None:
+    lvalue, how = STORES[statement]
+    found = scan_text("f.c", f"static void f(struct kvm_vcpu *vcpu)\n{{\n\t{statement}\n}}\n")
+    assert [(s.line, s.function) for s in found] == [(3, "f")] * len(found)
+    assert (lvalue, how) in [(s.lvalue, s.how) for s in found]
+
+
+@pytest.mark.parametrize("statement", READS)
+def test_a_read_is_not_reported(statement: str) -> None:
+    assert scan_text("f.c", f"void f(void)\n{{\n\t{statement}\n}}\n") == []
+
+
+def test_macros_and_continuation_lines() -> None:
+    (store,) = scan_text("f.h", "#define POKE(v)\t\\\n\t((v)->arch.mdcr_el2 = \\\n\t 0)\n")
+    assert (store.line, store.function) == (2, "macro POKE")
+
+
+def test_assembler_files() -> None:
+    found = scan_assembly("f.S", "SYM_FUNC_START(enter)\n\tmsr\tmdcr_el2, x0\n\tmrs\tx0, mdscr_el1\n")
+    assert [(s.line, s.function, s.lvalue) for s in found] == [(2, "enter", "hw.mdcr_el2")]
+
+
+def test_every_store_of_a_real_tree_is_accounted_for(program: Program) -> None:
+    stores = check(program.tree, KNOWN)
+    assert {s.function for s in stores} > {"kvm_arm_setup_debug", "kvm_arm_clear_debug", "trap_debug_regs"}

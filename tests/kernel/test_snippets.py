@@ -1,0 +1,167 @@
+"""The lifter on C of our own: what each construct means, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from formal import terms as t
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Lifted
+from formal.kernel.snippet import snippet
+from formal.terms import Value
+from formal.walk import evaluate, support
+
+TYPES = """
+typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;
+struct bank { u64 cr[4]; };
+struct inner { u32 a; _Bool flag; };
+struct kvm_vcpu { u64 x, y; u32 w; u8 b; int s; struct inner in; struct bank own, other, *ptr;
+  union { u64 wide; u32 half[2]; }; u64 bits : 3; };
+"""
+
+
+def lift(body: str, signature: str = "void f(struct kvm_vcpu *vcpu)", before: str = "") -> Lifted:
+    return snippet(f"{TYPES}{before}{signature} {{ {body} }}").lift("f", "vhe")
+
+
+def run(lifted: Lifted, lvalue: str, **given: int) -> Value:
+    """The value that an lvalue ends with; ``x=1`` gives the start value of ``vcpu->x``, others are 0."""
+    term = lifted.writes[lvalue]
+    return evaluate(term, {name: given.get(name.removeprefix("vcpu->"), 0) for name in support(term)})
+
+
+def test_assignment_truncates_and_extends() -> None:
+    lifted = lift("vcpu->w = vcpu->x; vcpu->y = vcpu->b; vcpu->x = vcpu->s;")
+    assert run(lifted, "vcpu->w", x=0x1_2345_6789) == 0x2345_6789
+    assert run(lifted, "vcpu->y", b=0xFF) == 0xFF
+    assert run(lifted, "vcpu->x", s=0x8000_0000) == 0xFFFF_FFFF_8000_0000
+
+
+def test_usual_arithmetic_conversions() -> None:
+    lifted = lift("vcpu->x = vcpu->w + vcpu->s; vcpu->y = vcpu->b - 1; vcpu->w = vcpu->s < vcpu->w;")
+    assert run(lifted, "vcpu->x", w=1, s=0xFFFF_FFFF) == 0
+    assert run(lifted, "vcpu->y", b=0) == (1 << 64) - 1
+    assert run(lifted, "vcpu->w", s=0xFFFF_FFFF, w=1) == 0
+
+
+def test_bool_is_zero_or_one() -> None:
+    lifted = lift("vcpu->in.flag = vcpu->x; vcpu->y = vcpu->in.flag;")
+    assert run(lifted, "vcpu->in.flag", x=0x100) is True
+    assert run(lifted, "vcpu->y", x=0x100) == 1
+
+
+def test_branches_returns_and_gotos() -> None:
+    lifted = lift("if (vcpu->w) return; vcpu->x = 1; if (vcpu->b) goto out; vcpu->x = 2; out: vcpu->y = vcpu->x;")
+    assert run(lifted, "vcpu->y", w=1, y=7) == 7
+    assert run(lifted, "vcpu->y", b=1) == 1
+    assert run(lifted, "vcpu->y") == 2
+    assert lifted.returns is t.TRUE
+
+
+def test_switch_falls_through() -> None:
+    lifted = lift("switch (vcpu->w) { case 2: vcpu->x = 1; case 1: vcpu->y = 1; break; case 5 ... 7: vcpu->x = 5;"
+                  " break; default: vcpu->x = 9; }")  # fmt: skip
+    assert [run(lifted, "vcpu->x", w=w) for w in (0, 1, 2, 5, 7, 8)] == [9, 0, 1, 5, 5, 9]
+    assert [run(lifted, "vcpu->y", w=w) for w in (0, 1, 2, 5)] == [0, 1, 1, 0]
+
+
+def test_short_circuits_have_effects_only_where_evaluated() -> None:
+    lifted = lift("vcpu->w = vcpu->x && ++vcpu->y; vcpu->s = vcpu->x || vcpu->b++;")
+    assert run(lifted, "vcpu->y", x=0, y=3) == 3
+    assert run(lifted, "vcpu->y", x=1, y=3) == 4
+    assert run(lifted, "vcpu->b", x=1) == 0
+    assert run(lifted, "vcpu->b", x=0) == 1
+
+
+def test_calls_are_lifted_with_their_arguments() -> None:
+    helper = "static u64 twice(u64 v) { if (!v) return 7; return v + v; }"
+    lifted = lift("vcpu->x = twice(vcpu->w) + twice(vcpu->b);", before=helper)
+    assert run(lifted, "vcpu->x", w=3, b=0) == 13
+
+
+def test_statement_expressions() -> None:
+    lifted = lift("vcpu->x = ({ u64 v = vcpu->y; v |= 4; v; });")
+    assert run(lifted, "vcpu->x", y=1) == 5
+
+
+def test_arrays_with_an_unknown_index_carry_an_obligation() -> None:
+    lifted = lift("vcpu->own.cr[vcpu->w] = 9;")
+    (bound,) = lifted.obligations
+    assert bound.risk == "index"
+    assert evaluate(bound.condition, {"vcpu->w": 4}) and not evaluate(bound.condition, {"vcpu->w": 3})
+    assert run(lifted, "vcpu->own.cr[2]", w=2) == 9
+    assert run(lifted, "vcpu->own.cr[1]", w=2, **{"own.cr[1]": 5}) == 5
+
+
+def test_pointers_to_known_places_and_copies() -> None:
+    lifted = lift("struct bank *p = vcpu->w ? &vcpu->own : &vcpu->other; p->cr[0] = 1; vcpu->x = vcpu->own.cr[0];"
+                  " vcpu->own = vcpu->other;")  # fmt: skip
+    assert run(lifted, "vcpu->x", w=1) == 1
+    assert run(lifted, "vcpu->x", w=0) == 0
+    assert run(lifted, "vcpu->own.cr[0]", w=0) == 1
+    assert run(lifted, "vcpu->own.cr[3]", **{"other.cr[3]": 8}) == 8
+
+
+def test_an_unknown_pointer_must_not_be_null() -> None:
+    lifted = lift("vcpu->ptr->cr[1] = 2;")
+    assert [o.risk for o in lifted.obligations] == ["pointer"]
+    assert "vcpu->ptr points to an object of its own" in lifted.notes
+    assert list(lifted.writes) == ["vcpu->ptr->cr[1]"]
+
+
+def test_bug_on_ends_the_path() -> None:
+    lifted = lift("BUG_ON(vcpu->w); vcpu->x = 1;")
+    assert [o.risk for o in lifted.obligations] == ["bug"]
+    assert evaluate(lifted.returns, {"vcpu->w": 1}) is False
+
+
+def test_registers_per_cpu_and_once() -> None:
+    lifted = lift("write_sysreg(read_sysreg(mdcr_el2) | 1, mdcr_el2); __this_cpu_write(mine, READ_ONCE(vcpu->x));",
+                  before="static u32 mine;")  # fmt: skip
+    assert lifted.writes["hw.mdcr_el2"] is t.bvor(t.var("hw.mdcr_el2", 64), t.const(1, 64))
+    assert lifted.writes["percpu.mine"].sort == 32
+
+
+def test_a_register_is_named_by_its_encoding() -> None:
+    encoding = 2 << 19 | 0 << 16 | 0 << 12 | 2 << 8 | 2 << 5  # MDSCR_EL1
+    lifted = lift("write_sysreg_s(vcpu->x, SYS_WRONG_NAME);", before=f"#define SYS_WRONG_NAME {encoding}\n")
+    assert list(lifted.writes) == ["hw.mdscr_el1"]
+
+
+def test_events_are_in_order_with_guards() -> None:
+    lifted = lift("vcpu->x = 1; if (vcpu->w) vcpu->x = 2;")
+    assert [(e.lvalue, e.value) for e in lifted.events] == [("vcpu->x", t.const(1, 64)), ("vcpu->x", t.const(2, 64))]
+    assert support(lifted.events[1].guard) == {"vcpu->w"}
+
+
+REFUSED = {
+    'asm volatile("nop");': "asm is not defined as",
+    "while (vcpu->w) vcpu->w--;": "WHILE_STMT",
+    "for (;;) ;": "FOR_STMT",
+    "do { vcpu->w--; } while (vcpu->w);": "a loop",
+    "*(u32 *)&vcpu->x = 0; vcpu->x = 1;": "different widths",
+    "vcpu->half[0] = 1; vcpu->wide = 2;": "different widths",
+    "vcpu->bits = 1;": "bit-field",
+    "static int n; n = 1;": "is static",
+    "extern void g(void); g();": "FUNCTION_DECL|declaration of g",
+    "void (*p)(void) = 0; p();": "through a pointer|not known",
+    "g();": "not defined in the files read",
+    "u64 v; vcpu->x = v;": "before it is set",
+    "u64 v; if (vcpu->w) v = 1; vcpu->x = v;": "before it is set",
+    "again: vcpu->x++; if (vcpu->w) goto again;": "backwards",
+    "vcpu->own.cr[4] = 1;": "index 4",
+    "*(u64 *)0 = 1;": "NULL is dereferenced",
+    "vcpu->x = 1 << 40;": "shift",
+    "u64 a[2] = {1, 2}; vcpu->x = a[0];": "initialiser list",
+    "u64 v __attribute__((cleanup(h))) = 1; vcpu->x = v;": "has an attribute",
+    "f(vcpu);": "calls itself",
+    "goto *&&l; l: vcpu->x = 1;": "not understood|INDIRECT",
+    "vcpu->x = (u64)(double)vcpu->x;": "conversion",
+    "vcpu->x = vcpu->y": "does not parse",
+}
+
+
+@pytest.mark.parametrize("body", REFUSED)
+def test_what_is_not_understood_is_refused(body: str) -> None:
+    with pytest.raises(NotUnderstoodError, match=REFUSED[body]):
+        lift(body, before="void g(void); void h(u64 *p) { *p = 0; }\n")

@@ -1,0 +1,103 @@
+"""What is not a kernel tree is refused in one line; the tables of the build are read as its own scripts read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from formal.kernel import generated
+from formal.kernel.errors import NotUnderstoodError, TreeError
+from formal.kernel.front import Program
+from formal.kernel.tree import KVM, KernelTree
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy
+
+MAKEFILE = "VERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 9\n"
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(TreeError, match="no such directory"):
+        KernelTree(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_tree(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TreeError, match="not a directory"):
+        KernelTree(tmp_path / "file")
+
+
+@pytest.mark.parametrize("makefile", ["", "all:\n", "VERSION = 6\n"])
+def test_a_directory_that_is_no_kernel(tmp_path: Path, makefile: str) -> None:
+    (tmp_path / "Makefile").write_text(makefile)
+    with pytest.raises(TreeError, match="not a Linux source tree"):
+        KernelTree(tmp_path)
+
+
+def test_a_tree_without_kvm(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text(MAKEFILE)
+    (tmp_path / "arch").mkdir()
+    with pytest.raises(TreeError, match=r"without arch/arm64/kvm$"):
+        KernelTree(tmp_path)
+    (tmp_path / "virt/kvm/arm").mkdir(parents=True)
+    with pytest.raises(TreeError, match=r"before v5.7"):
+        KernelTree(tmp_path)
+
+
+def test_a_tree_without_debug_c(tmp_path: Path) -> None:
+    linked_copy(tree_path("6.1"), tmp_path, f"{KVM}/debug.c").unlink()
+    with pytest.raises(NotUnderstoodError, match=r"arch/arm64/kvm/debug.c: missing from the tree"):
+        KernelTree(tmp_path)
+
+
+def test_a_configuration_that_is_missing_or_has_no_kvm(tmp_path: Path) -> None:
+    tree = tree_path("6.1")
+    with pytest.raises(TreeError, match="no such configuration file"):
+        KernelTree(tree, tmp_path / ".config")
+    (tmp_path / ".config").write_text("# CONFIG_VIRTUALIZATION is not set\n")
+    with pytest.raises(TreeError, match="has no KVM"):
+        KernelTree(tree, tmp_path / ".config").autoconf  # noqa: B018
+
+
+def test_release_and_configuration(program: Program) -> None:
+    tree = program.tree
+    assert isinstance(tree, KernelTree)
+    assert tree.release.split(".")[0] in ("5", "6")
+    assert "#define CONFIG_KVM 1" in tree.autoconf
+    assert not list(tree.path.glob("include/generated"))
+
+
+def test_register_table() -> None:
+    text = generated_sysreg(
+        "Sysreg X_EL1 3 0 1 2 3\nRes0 63:4\nUnsignedEnum 3:2 MODE\n0b00 OFF\n0b01 ON\nEndEnum\n"
+        "Field 1 A\nRes1 0\nEndSysreg\n"
+    )
+    assert "#define SYS_X_EL1 sys_reg(3, 0, 1, 2, 3)" in text
+    assert "#define X_EL1_MODE_ON UL(0b01)" in text
+    assert "#define X_EL1_MODE_SIGNED false" in text
+    assert "#define X_EL1_A GENMASK(1, 1)" in text
+    assert "#define X_EL1_RES1 (UL(0) | GENMASK_ULL(0, 0))" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("Sysreg X 3 0 1 2 3\nField 62 A\nEndSysreg\n", r"sysreg:2: bits 62 of X where bit 63 is next"),
+        ("Sysreg X 3 0 1 2 3\nField 63:2 A\nEndSysreg\n", r"sysreg:3: bits 1:0 of X are missing"),
+        ("Sysreg X 3 0 1 2\n", r"sysreg:1: unexpected Sysreg"),
+        ("Sysreg X 3 0 1 2 3\nRes0 63:0\n", r"X has no end"),
+        ("Nonsense\n", r"sysreg:1: unexpected Nonsense"),
+    ],
+)
+def test_a_register_table_that_is_not_understood(table: str, reason: str) -> None:
+    with pytest.raises(NotUnderstoodError, match=reason):
+        generated_sysreg(table)
+
+
+def generated_sysreg(table: str) -> str:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "sysreg")
+        path.write_text(table)
+        return generated.sysreg_defs(path)
