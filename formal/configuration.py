@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from formal.epochs import BUGS, EPOCHS, Kernel, Mode
 from formal.properties import CLAIMS, Claim
@@ -44,3 +45,12 @@ class Configuration:
 
 EPOCH_CONFIGURATIONS = tuple(Configuration(e, m.value) for e in EPOCHS for m in Mode)
 BUG_CONFIGURATIONS = tuple(Configuration(b.name, m.value) for b in BUGS.values() for m in b.modes)
+
+
+def checks(claims: tuple[Claim, ...]) -> Iterator[tuple[str, Claim]]:
+    """The claims, each variant also without each of its preconditions, under the name it has in the manifest."""
+    for claim in claims:
+        yield claim.name, claim
+        for spared in claim.given:
+            left = tuple(p for p in claim.given if p is not spared)
+            yield f"{claim.name} without {spared.name}", replace(claim, given=left)

@@ -5,11 +5,11 @@ The result is plain data, so that configurations can be proved in parallel proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from formal.configuration import Configuration
+from formal.configuration import checks as checks
 from formal.engines.bmc import Search, situation, taking
 from formal.engines.sanity import cover, dead_ends, may_follow, meets
 from formal.engines.verdict import Checker, Result, Verdict
@@ -70,15 +70,6 @@ class Job:
     timeout: float | None = None
     refresh: bool = False
     breakpoints: int = 16
-
-
-def checks(claims: tuple[Claim, ...]) -> Iterator[tuple[str, Claim]]:
-    """The claims, each variant also without each of its preconditions, under the name it has in the manifest."""
-    for claim in claims:
-        yield claim.name, claim
-        for spared in claim.given:
-            left = tuple(p for p in claim.given if p is not spared)
-            yield f"{claim.name} without {spared.name}", replace(claim, given=left)
 
 
 def book_path(traces: Path, c: Configuration) -> Path:

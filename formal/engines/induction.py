@@ -6,15 +6,15 @@ is inductive on its own: a claim is PROVED only from lemmas that are proved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from formal.engines.z3backend import Z3Solver, Z3Terms
+from formal.obligations import Induction
 from formal.properties import Claim, Lemma, Precondition
-from formal.system import ACTING, OBSERVED, Pair, System
-from formal.terms import TRUE, And, Implies, Not, Term
+from formal.system import ACTING, OBSERVED, System
+from formal.terms import And, Implies, Not
 from formal.transitions import Applied
-from formal.walk import support
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,14 @@ class Dropped:
     by: str
 
 
-@dataclass(frozen=True)
-class Obligation:
-    """``assumptions`` must imply ``goal``; what an engine asks and a certificate certifies."""
-
-    name: str
-    assumptions: tuple[Term, ...]
-    goal: Term
-
-
-class Invariant:
+class Invariant(Induction):
     """The lemmas of one system that are inductive, under some preconditions, on top of another invariant.
 
     Raises:
         SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question.
     """
+
+    base: Invariant | None
 
     def __init__(
         self,
@@ -50,68 +43,19 @@ class Invariant:
         base: Invariant | None = None,
         timeout: float | None = None,
     ) -> None:
-        self.system, self.given, self.base, self.timeout = system, given, base, timeout
+        super().__init__(system, lemmas, given, base=base)
+        self.timeout = timeout
         self.terms: Z3Terms = base.terms if base else Z3Terms()
-        self._instances: dict[tuple[str, Pair], Term] = base._instances if base else {}
         self.dropped: list[Dropped] = []
-        self.lemmas = [m for m in lemmas if m.applies(system.kernel) and set(m.given) <= set(given)]
         if base:
-            known = {m.name for m in base.lemmas} | {d.lemma for d in base.dropped}
-            self.lemmas = [m for m in self.lemmas if m.name not in known]
+            lost = {d.lemma for d in base.dropped}
+            self.lemmas = [m for m in self.lemmas if m.name not in lost]
         self._drop_false_initially()
         while failed := self._first_failures():
             self.dropped += failed
             lost = {d.lemma for d in failed}
             self.lemmas = [m for m in self.lemmas if m.name not in lost]
         self.solver = self._solver()
-
-    def all_lemmas(self) -> list[Lemma]:
-        """The lemmas of the base and these."""
-        return (self.base.all_lemmas() if self.base else []) + self.lemmas
-
-    def facts(self) -> tuple[Term, ...]:
-        """The lemmas for every pair that an obligation about the acting pair may use, before an operation."""
-        return tuple(dict.fromkeys(self._before(m, pair) for m in self.all_lemmas() for pair in OBSERVED))
-
-    def allowed(self, step: Applied) -> Term:
-        """The guard of an operation together with the preconditions."""
-        k = self.system.kernel
-        return And(step.guard, *(p.allows(step, k) for p in self.given))
-
-    def initially(self) -> Term:
-        """Init together with the preconditions on it."""
-        s, k = self.system.state(), self.system.kernel
-        return And(self.system.init(), *(p.initially(s, k) for p in self.given))
-
-    def goals(self, step: Applied) -> Iterator[tuple[Lemma, Term]]:
-        """What an operation must keep: each lemma for each observed pair that the operation can affect."""
-        seen: set[Term] = set()
-        for pair in OBSERVED:
-            after = self.system.after(step, pair)
-            for m in self.lemmas:
-                if step.changed.isdisjoint(support(self._before(m, pair))):
-                    continue
-                goal = m.holds(after, self.system.kernel)
-                if goal is not TRUE and goal not in seen:
-                    seen.add(goal)
-                    yield m, goal
-
-    def _before(self, m: Lemma, pair: Pair) -> Term:
-        """A lemma for a pair in the state before an operation."""
-        if (m.name, pair) not in self._instances:
-            self._instances[m.name, pair] = m.holds(self.system.state(pair), self.system.kernel)
-        return self._instances[m.name, pair]
-
-    def obligations(self) -> Iterator[Obligation]:
-        """Everything that makes these lemmas an invariant: Init implies them, every operation keeps them."""
-        k, s = self.system.kernel, self.system.state()
-        for m in self.lemmas:
-            yield Obligation(f"init/{m.name}", (self.initially(),), m.holds(s, k))
-        facts = self.facts()
-        for step in self.system.applied:
-            for number, (m, goal) in enumerate(self.goals(step)):
-                name = f"step/{step.operation.name}/{m.name}/{number}"
-                yield Obligation(name, (*facts, self.allowed(step)), goal)
 
     # ---- claims
 
@@ -125,17 +69,6 @@ class Invariant:
             for step in self.system.applied
             if step.operation.actor.value in claim.actors
         )
-
-    def claim_obligations(self, claim: Claim) -> Iterator[Obligation]:
-        """What ``implies`` asks."""
-        k, facts = self.system.kernel, self.facts()
-        if not claim.actors:
-            yield Obligation(f"claim/{claim.name}", facts, claim.holds(self.system.state(), k))
-            return
-        for step in self.system.applied:
-            if step.operation.actor.value in claim.actors:
-                goal = claim.holds_between(step.before, step.after, k)
-                yield Obligation(f"claim/{claim.name}/{step.operation.name}", (*facts, self.allowed(step)), goal)
 
     def never_enabled(self, step: Applied) -> bool:
         """Whether the lemmas rule out that an operation is ever taken."""
