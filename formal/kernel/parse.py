@@ -23,6 +23,9 @@ DRIVER = "/front-end/driver.c"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
 _BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
 _KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
+# Macros that the replaced ones are made of; reviewed with them, not replaced.
+_RELIED = ("__mrs_s", "__msr_s", "read_sysreg_elx", "write_sysreg_elx", "raw_cpu_ptr", "raw_cpu_read", "raw_cpu_write",
+           "SHIFT_PERCPU_PTR", "__READ_ONCE", "__WRITE_ONCE", "KVM_HOST_SMCCC_FUNC", "DO_ONCE_LITE_IF")  # fmt: skip
 # Warnings that say that the text does not mean what it seems to; refused in KVM's own files, ignored elsewhere.
 _WARNINGS = ("uninitialized", "sometimes-uninitialized", "implicit-int", "int-conversion",
              "incompatible-pointer-types", "return-type", "shift-count-overflow", "shift-count-negative",
@@ -63,19 +66,32 @@ def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
     return tuple(word for line in lines for word in line.split() if word.startswith("-D"))
 
 
-def _driver(path: str, macros: Iterable[str], constants: Iterable[str]) -> tuple[str, int]:
-    """The driver's text, and the line before its closing check of the macros."""
+@dataclass(frozen=True)
+class _Driver:
+    """The text that is compiled, and the lines of it where a warning is an answer."""
+
+    text: str
+    relied: dict[int, str]  # lines that redefine a macro on which the overlays rely
+    closing: int  # from this line on, the overlays' macros are redefined
+
+
+def _driver(path: str, macros: Iterable[str], constants: Iterable[str]) -> _Driver:
     lines = [f"#include <{h}>" for h in _BASE_HEADERS]
     lines.append(f'#include "{_BASE}"')
     lines.extend(f"#include <{h}>" for h in _KVM_HEADERS)
-    lines.extend([f'#include "{_KVM}"', f'#include "{path}"'])
+    lines.append(f'#include "{_KVM}"')
+    lines.append(f'#include "{path}"')
     for name in constants:
         declaration = f"static const unsigned long long __lift_constant_{name} = (unsigned long long)({name});"
         lines.extend([f"#ifdef {name}", declaration, "#endif"])
-    start = len(lines)
+    relied: dict[int, str] = {}
+    for name in _RELIED:
+        lines.extend([f"#ifdef {name}", f"#define {name} __lift_closing_check", "#endif"])
+        relied[len(lines) - 1] = name
+    closing = len(lines)
     for name in macros:
         lines.extend([f"#ifdef {name}", f"#define {name} __lift_closing_check", "#endif"])
-    return "\n".join([*lines, ""]), start
+    return _Driver("\n".join([*lines, ""]), relied, closing)
 
 
 def parse(
@@ -95,19 +111,32 @@ def parse(
     path = str(tree.path / file)
     overlays = overlay_texts()
     macros = {(name, line): macro for name, text in overlays.items() for line, macro in replaced_macros(text).items()}
-    driver, closing = _driver(path, macros.values(), constants)
+    driver = _driver(path, macros.values(), constants)
     arguments = [*tree.flags, *extra_flags, "-I", path.rsplit("/", 1)[0], "-Wno-everything", "-Wmacro-redefined"]
     arguments += [f"-W{name}" for name in _WARNINGS]
     try:
-        handle = ci.Index.create().parse(DRIVER, args=arguments, unsaved_files=[(DRIVER, driver), *overlays.items()])
+        handle = ci.Index.create().parse(
+            DRIVER, args=arguments, unsaved_files=[(DRIVER, driver.text), *overlays.items()]
+        )
     except ci.TranslationUnitLoadError as error:
         raise NotUnderstoodError(file, 0, "libclang cannot read it") from error
-    _check_diagnostics(tree, file, handle, macros, closing)
+    _check_pragmas(tree, handle)
+    _check_diagnostics(tree, file, handle, macros, driver)
     return collect(file, handle)
 
 
+def _check_pragmas(tree: KernelTree, handle: Cursor) -> None:
+    """Refuses pragmas with which a file could put a macro aside and back again unseen."""
+    for name in {str(handle.spelling), *(str(i.include.name) for i in handle.get_includes())}:
+        if f"/{KVM}/" in name:
+            text = forms.without_comments(tree.read(tree.relative(name)))
+            for number, line in enumerate(text.split("\n"), 1):
+                if re.search(r"\b(push|pop)_macro\b", line):
+                    raise NotUnderstoodError(tree.relative(name), number, "a pragma that replaces macros")
+
+
 def _check_diagnostics(
-    tree: KernelTree, file: str, handle: Cursor, macros: dict[tuple[str, int], str], closing: int
+    tree: KernelTree, file: str, handle: Cursor, macros: dict[tuple[str, int], str], driver: _Driver
 ) -> None:
     originals: dict[str, tuple[str, int]] = {}
     intact: set[str] = set()
@@ -123,7 +152,10 @@ def _check_diagnostics(
             if (where, line) in macros:
                 originals[macros[where, line]] = previous
                 continue
-            if where == DRIVER and line > closing and previous in macros:
+            if where == DRIVER and line in driver.relied:
+                _check_form(tree, driver.relied[line], *previous)
+                continue
+            if where == DRIVER and line > driver.closing and previous in macros:
                 intact.add(macros[previous])
                 continue
             if previous in macros:
@@ -137,9 +169,12 @@ def _check_diagnostics(
             raise NotUnderstoodError(file, 0, f"{macro} is no macro of this tree, or is defined after it is used")
         if macro not in intact:
             raise NotUnderstoodError(file, 0, f"{macro} is redefined by this file or by a header that it includes")
-        defined_in, line = originals[macro]
-        text = tree.read(tree.relative(defined_in))
-        forms.known().check(macro, forms.macro_text(text, line), tree.relative(defined_in), line)
+        _check_form(tree, macro, *originals[macro])
+
+
+def _check_form(tree: KernelTree, macro: str, file: str, line: int) -> None:
+    name = tree.relative(file)
+    forms.known().check(macro, forms.macro_text(tree.read(name), line), name, line)
 
 
 def collect(file: str, handle: Cursor) -> TranslationUnit:

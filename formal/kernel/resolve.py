@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from threading import Lock
 
 from formal.kernel import clang, forms, parse
-from formal.kernel.clang import Cursor
+from formal.kernel.clang import Cursor, Kind
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.parse import TranslationUnit
 from formal.kernel.tree import KVM, KernelTree, Sources
 
+LOGGING = ("print_sys_reg_msg",)  # what they print does not matter
 _HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
 _HYP = "debug-sr sysreg-sr switch".split()
 _SHARED = (f"{KVM}/hyp/exception.c", f"{KVM}/hyp/aarch32.c")  # compiled once into each hypervisor
@@ -123,6 +124,9 @@ class Resolver:
         if (callee.spelling, file, line) not in self._reviewed:
             forms.known().check(callee.spelling, text, file, line)
             self._reviewed.add((callee.spelling, file, line))
+            for inner in definition.walk_preorder() if callee.spelling not in LOGGING else ():
+                if inner.kind == Kind.CALL_EXPR and inner.referenced is not None and inner.referenced != callee:
+                    self.reviewed(inner.referenced)
 
     def source(self, cursor: Cursor) -> tuple[str, int, str]:
         """File (below the tree), line and text of a piece of source."""
