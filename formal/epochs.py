@@ -92,6 +92,11 @@ _E4: dict[str, Any] = {
     "defers_pc_adjustment": False,
     "indexes_trapped_banks": False,
 }
+_E4S: dict[str, Any] = {
+    **{k: v for k, v in _E4.items() if k not in ("first_run_init", "indexes_trapped_banks")},
+    "traps_trace_filter": True,
+    "documents_trace_traps": True,
+}
 _E3B: dict[str, Any] = {**_E4, "vhe_writes_changed_mdcr": False}
 _E3A: dict[str, Any] = {
     **_E3B,
@@ -107,6 +112,7 @@ EPOCHS: dict[str, Epoch] = {
         Epoch("E3a", "v4.17 to v4.19", "VHE writes MDCR_EL2 at vcpu_load, from a copy that stays 0", _E3A),
         Epoch("E3b", "v4.20 to v5.5", "VHE reads the boot value too", _E3B),
         Epoch("E4", "v5.6 to v5.12-rc", "VHE also writes MDCR_EL2 when setup changed it", _E4),
+        Epoch("E4s", "v5.10.y", "E4 with the fixes of the trace filter, the first load and the breakpoint index", _E4S),
         Epoch("E8", "v6.1 to v6.13", "OS lock emulated, host value saved, PSTATE.SS and pending steps kept", {}),
     )
 }

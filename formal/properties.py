@@ -1042,12 +1042,32 @@ def copy_is_boots(s: State, k: Kernel) -> Term:
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2))
 
 
-@lemma()
-def value_is_computed(s: State, k: Kernel) -> Term:
-    """From setup to exit, mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was then."""
-    then = s.but(debug_dirty=s.sampled_dirty)
-    computed = setup_mdcr_el2(then, k).mdcr_el2
-    return Implies(And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED)), s.mdcr_el2.same(computed))
+def _window_lemma(name: str, says: str, same: Callable[[MDCR_EL2, MDCR_EL2], Term]) -> Lemma:
+    """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was."""
+
+    def holds(s: State, k: Kernel) -> Term:
+        computed = setup_mdcr_el2(s.but(debug_dirty=s.sampled_dirty), k).mdcr_el2
+        return Implies(And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED)), same(s.mdcr_el2, computed))
+
+    return Lemma(name, says, holds, lambda k: True)
+
+
+# One lemma for each field: where a tree computes one of them differently, the others still hold.
+_COMPUTED = ("TTRF", "TPMS", "E2PB", "E2TB", "TDRA", "TDOSA", "TDA", "TDE", "TPM", "TPMCR", "HPMN")
+FIELD_LEMMAS: tuple[Lemma, ...] = tuple(
+    _window_lemma(
+        f"{field}_is_computed",
+        f"In the entry window mdcr_el2.{field} is what kvm_arm_setup_mdcr_el2 computes.",
+        lambda got, want, field=field: got.same(want, field),  # type: ignore[misc]
+    )
+    for field in _COMPUTED
+) + (
+    _window_lemma(
+        "nothing_else_is_set",
+        "In the entry window mdcr_el2 has no other field set.",
+        lambda got, want: got.only(*_COMPUTED),
+    ),
+)
 
 
 @lemma(lambda k: not k.vhe or k.vhe_writes_changed_mdcr)
@@ -1083,11 +1103,21 @@ def debug_ptr_in_window(s: State, k: Kernel) -> Term:
 
 
 @lemma()
-def dirty_in_window(s: State, k: Kernel) -> Term:
-    """In the window DIRTY is set if it was sampled so, or user space uses the registers."""
-    window = s.at(Phase.SETUP, Phase.IN_GUEST)
+def sampled_dirty_stays(s: State, k: Kernel) -> Term:
+    """In the window DIRTY is set if it was sampled so."""
+    return Implies(And(s.at(Phase.SETUP, Phase.IN_GUEST), s.sampled_dirty), s.debug_dirty)
+
+
+@lemma()
+def dirty_with_use_hw(s: State, k: Kernel) -> Term:
+    """In the window DIRTY is set if user space uses the registers."""
+    return Implies(And(s.at(Phase.SETUP, Phase.IN_GUEST), s.guest_debug.USE_HW), s.debug_dirty)
+
+
+@lemma()
+def dirty_with_debug_enabled(s: State, k: Kernel) -> Term:
+    """In the window DIRTY is set if debug exceptions are enabled."""
     return And(
-        Implies(And(window, Or(s.sampled_dirty, s.guest_debug.USE_HW)), s.debug_dirty),
         Implies(And(s.at(Phase.SETUP), Or(s.mdscr_el1.KDE, s.mdscr_el1.MDE)), s.debug_dirty),
         Implies(And(s.in_guest, Or(s.hw_mdscr_el1.KDE, s.hw_mdscr_el1.MDE)), s.debug_dirty),
     )
@@ -1102,16 +1132,39 @@ def _tweaked(low: Term, s: State, k: Kernel) -> Term:
 
 
 @lemma()
-def mdscr_through_window(s: State, k: Kernel) -> Term:
-    """The low half of MDSCR_EL1: the guest's outside the window, tweaked inside, in the context or in hardware."""
+def mdscr_outside_window(s: State, k: Kernel) -> Term:
+    """Outside the window the context has the low half of MDSCR_EL1 as the guest last wrote it; inside the copy has."""
     theirs = _low(s.guest_mdscr_el1)
-    tweaked = _tweaked(theirs, s, k)
     return And(
         Implies(_outside(s, k), Eq(_low(s.mdscr_el1), theirs)),
-        Implies(s.at(Phase.SETUP, Phase.EXITED), Eq(_low(s.mdscr_el1), tweaked)),
-        Implies(s.in_guest, Eq(_low(s.hw_mdscr_el1), tweaked)),
         Implies(_entry_window(s, k), Eq(_low(s.preserved_mdscr_el1), theirs)),
+        Implies(
+            And(s.at(Phase.SETUP, Phase.EXITED), Not(tweaks_guest(s, k))),
+            Eq(_low(s.mdscr_el1), theirs),
+        ),
+        Implies(And(s.in_guest, Not(tweaks_guest(s, k))), Eq(_low(s.hw_mdscr_el1), theirs)),
     )
+
+
+def _mdscr_window_lemma(part: str, mask: int) -> Lemma:
+    def holds(s: State, k: Kernel) -> Term:
+        inside = t.const(mask, 32)
+        wanted = _tweaked(_low(s.guest_mdscr_el1), s, k) & inside
+        return And(
+            Implies(s.at(Phase.SETUP, Phase.EXITED), Eq(_low(s.mdscr_el1) & inside, wanted)),
+            Implies(s.in_guest, Eq(_low(s.hw_mdscr_el1) & inside, wanted)),
+        )
+
+    says = f"In the window {part} of MDSCR_EL1 is as the debugger and the OS lock need it, in context and hardware."
+    return Lemma(f"mdscr_{part}_in_window", says, holds, lambda k: True)
+
+
+_SS, _MDE = MDSCR_EL1.mask("SS"), MDSCR_EL1.mask("MDE")
+WINDOW_LEMMAS: tuple[Lemma, ...] = (
+    _mdscr_window_lemma("SS", _SS),
+    _mdscr_window_lemma("MDE", _MDE),
+    _mdscr_window_lemma("rest", 0xFFFFFFFF & ~(_SS | _MDE)),
+)
 
 
 @lemma(given=(MDSCR_IN_32_BITS,))
@@ -1294,7 +1347,11 @@ def step_is_accounted_for(s: State, k: Kernel) -> Term:
     return And(Not(s.wrong_step), Implies(s.stepping, accounted))
 
 
-LEMMAS: tuple[Lemma, ...] = tuple(found for found in list(globals().values()) if isinstance(found, Lemma))
+LEMMAS: tuple[Lemma, ...] = (
+    *(found for found in list(globals().values()) if isinstance(found, Lemma)),
+    *FIELD_LEMMAS,
+    *WINDOW_LEMMAS,
+)
 
 
 # ---- non-properties: these must fail, or the model does not move

@@ -66,7 +66,8 @@ class Checker:
         self.replay = Replay(system)
         self.lemmas = tuple(lemmas)
         self.timeout, self.depth = timeout, depth
-        self.pool = tuple(pool)  # traces of other systems, worth a try before a search
+        self.pool = list(pool)  # traces of this and other systems, worth a try before a search
+        self._searches: dict[tuple[tuple[Precondition, ...], int], Search] = {}
         self._invariants: dict[tuple[Precondition, ...], Invariant] = {}
 
     def invariant(self, given: tuple[Precondition, ...] = ()) -> Invariant:
@@ -116,19 +117,32 @@ class Checker:
         return result(Verdict.VIOLATED, "BMC", trace=found, broken_at=step)
 
     def search(self, claim: Claim) -> Trace | None:
-        """The smallest counterexample that the bounded search finds: on one CPU, then on two."""
+        """The smallest counterexample that is found: among known traces, then by search on one CPU, then on two.
+
+        Raises:
+            SolverTimeoutError: if the search takes longer than the time-out.
+        """
+        breaks = lambda trace: self._breaks(trace, claim) is not None  # noqa: E731
+        known = sorted((t for t in self.pool if breaks(t)), key=lambda t: len(t.steps))
+        found = known[0] if known else self._search(claim)
+        if found is None:
+            return None
+        small = shrink(found, breaks)
+        self.pool.append(small)  # it may break other claims as well
+        return small
+
+    def _search(self, claim: Claim) -> Trace | None:
         started = time.perf_counter()
-        for trace in self.pool:
-            if self._breaks(trace, claim) is not None:
-                return shrink(trace, lambda candidate: self._breaks(candidate, claim) is not None)
-        searches = [Search(self.system, claim.given, cpus=cpus, timeout=self.timeout) for cpus in (1, 2)]
-        for limit in range(min(5, self.depth), self.depth + 1):
-            for searching in searches:
-                if self.timeout is not None and time.perf_counter() - started > self.timeout:
-                    raise SolverTimeoutError(f"no counterexample found within {self.timeout:g} s")
-                found = searching.find(violation(claim, self.system), limit)
-                if found is not None:
-                    return shrink(found, lambda candidate: self._breaks(candidate, claim) is not None)
+        for cpus, limit in dict.fromkeys((c, min(n, self.depth)) for n in (6, 9, self.depth) for c in (1, 2)):
+            key = (claim.given, cpus)
+            if key not in self._searches:
+                self._searches[key] = Search(self.system, claim.given, cpus=cpus, timeout=self.timeout)
+            search = self._searches[key]
+            found = search.find(violation(claim, self.system), limit)
+            if found is not None:
+                return found
+            if self.timeout is not None and time.perf_counter() - started > self.timeout:
+                raise SolverTimeoutError(f"no counterexample found within {self.timeout:g} s")
         return None
 
     def _stored(self, name: str) -> Trace | None:
