@@ -15,7 +15,7 @@ from formal.engines.sanity import cover, dead_ends, may_follow, meets
 from formal.engines.verdict import Checker, Result, Verdict
 from formal.evidence.replay import ReplayError
 from formal.evidence.traces import Trace, TraceBook, TraceError
-from formal.explain.shrink import shrink
+from formal.explain.shrink import renumber, shrink
 from formal.properties import CLAIMS, NON_PROPERTIES, Claim, Precondition
 from formal.system import System
 
@@ -154,7 +154,7 @@ def _known(checker: Checker, claim: Claim, pool: list[Trace]) -> Result | None:
         except (ReplayError, TraceError):
             continue
         if step is not None:
-            shorter = Trace(trace.initial, trace.steps[:step])
+            shorter = renumber(Trace(trace.initial, trace.steps[:step]))
             best = Result(claim, Verdict.VIOLATED, "replay", 0.0, shorter, step)
     return best
 
