@@ -30,9 +30,9 @@ from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.layout import Layout
 from formal.kernel.machine import Cell, Event, Frame, Obligation, PointerRule
-from formal.kernel.parse import TranslationUnit
 from formal.kernel.resolve import Resolver
 from formal.kernel.tree import KVM, KernelTree, Sources
+from formal.kernel.units import TranslationUnit
 from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, pointer_to
 from formal.terms import BOOL, Term
 from formal.walk import support

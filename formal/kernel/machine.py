@@ -115,8 +115,8 @@ class Machine:
 
     def refusal(self, cursor: Cursor, reason: str) -> NotUnderstoodError:
         """What to raise to give up on the function, at a place in the source."""
-        via = " < ".join(f"{s.frame.function}:{s.frame.line}" for s in reversed(self.scopes))
-        return NotUnderstoodError(file_of(cursor), cursor.location.line, f"{reason} (in {via})" if via else reason)
+        via = " < ".join(f"{s.frame.function}:{s.frame.line}" for s in reversed(self.scopes)) or "no function"
+        return NotUnderstoodError(file_of(cursor), cursor.location.line, f"{reason} (in {via})")
 
     def require(self, condition: Term, risk: Risk, text: str, cursor: Cursor) -> None:
         """Records that ``condition`` must not hold here; execution goes on as if it did not."""
@@ -129,8 +129,7 @@ class Machine:
         self.obligations.append(Obligation(reached, risk, text, *frame))
 
     def _own_place(self, cursor: Cursor) -> tuple[str, int]:
-        outermost = self.scopes[0].frame.file if self.scopes else file_of(cursor)
-        inside = [s.frame for s in self.scopes if s.frame.file == outermost]
+        inside = [s.frame for s in self.scopes if s.frame.file == self.scopes[0].frame.file]
         return (inside[-1].file, inside[-1].line) if inside else (file_of(cursor), cursor.location.line)
 
     def serial(self) -> int:

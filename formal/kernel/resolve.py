@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterable
 from threading import Lock
 
-from formal.kernel import clang, forms, parse
+from formal.kernel import clang, forms
 from formal.kernel.clang import Cursor, Kind
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.parse import TranslationUnit
+from formal.kernel.parse import parse
+from formal.kernel.preamble import Preamble, hyp_flags, parse_preamble
 from formal.kernel.tree import KVM, KernelTree, Sources
+from formal.kernel.units import TranslationUnit
 
 LOGGING = ("print_sys_reg_msg",)  # what they print does not matter
 _HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
@@ -37,6 +39,7 @@ class Resolver:
     def __init__(self, tree: Sources, constants: Iterable[str]) -> None:
         self.tree = tree
         self._constants = tuple(constants)
+        self._preambles: dict[str | None, Preamble] = {}
         self._units: dict[tuple[str, str | None], TranslationUnit] = {}
         self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
@@ -51,10 +54,17 @@ class Resolver:
         with own:
             if key not in self._units:
                 assert isinstance(self.tree, KernelTree)
-                flags = parse.hyp_flags(self.tree, key[1]) if key[1] is not None else ()
                 constants = self._constants if file == f"{KVM}/debug.c" else ()
-                self._units[key] = parse.parse(self.tree, file, flags, constants)
+                self._units[key] = parse(self.tree, self._preamble(self.tree, key[1]), file, constants)
         return self._units[key]
+
+    def _preamble(self, tree: KernelTree, hyp: str | None) -> Preamble:
+        with self._lock:
+            own = self._locks.setdefault(("", hyp), Lock())
+        with own:
+            if hyp not in self._preambles:
+                self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
+        return self._preambles[hyp]
 
     def units(self) -> list[TranslationUnit]:
         """The files parsed so far."""
@@ -101,7 +111,7 @@ class Resolver:
         if callee.storage_class.name == "STATIC":
             return None
         caller = clang.file_of(cursor)
-        within = next((hyp for (_, hyp), u in self._units.items() if u.handle is cursor.translation_unit), None)
+        within = next((hyp for (_, hyp), u in self._units.items() if cursor.translation_unit in u.handles), None)
         for file in HYP["nvhe"] if within == "nvhe" else (*HOST, *HYP[mode if within is None else within]):
             if not self._mentions(file, callee.spelling):
                 continue

@@ -16,8 +16,9 @@ import clang.cindex as ci
 from formal.kernel.encodings import Registers
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Program
-from formal.kernel.parse import TranslationUnit, collect, overlay_texts
+from formal.kernel.preamble import overlay_texts
 from formal.kernel.resolve import Resolver
+from formal.kernel.units import TranslationUnit, collect
 
 _FILE = "/snippet/snippet.c"
 _OPTIONS = ["-target", "aarch64-linux-gnu", "-nostdinc", "-std=gnu11", "-fms-extensions", "-Wno-everything"]
@@ -34,7 +35,7 @@ class _Text:
     def relative(self, file: str) -> str:
         return file.removeprefix("/snippet/")
 
-    def read(self, name: str) -> str:  # noqa: ARG002
+    def read(self, name: str) -> str:
         return self.text
 
 
@@ -55,13 +56,13 @@ class _TextResolver(Resolver):
                 )
         self._only = collect("snippet.c", handle)
 
-    def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:  # noqa: ARG002
+    def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:
         return self._only
 
     def units(self) -> list[TranslationUnit]:
         return [self._only]
 
-    def _mentions(self, file: str, name: str) -> bool:  # noqa: ARG002
+    def _mentions(self, file: str, name: str) -> bool:
         return True
 
     def reviewed(self, callee: object) -> None:

@@ -97,6 +97,11 @@ class KernelTree:
             target.write_text(text, encoding="utf-8")
         return directory
 
+    @property
+    def scratch(self) -> str:
+        """A private directory that lives as long as this object."""
+        return self._directory.name
+
     @cached_property
     def flags(self) -> list[str]:
         """The compiler's arguments for a file of this tree."""

@@ -16,8 +16,10 @@ import pytest
 from formal.kernel.snippet import snippet
 from formal.walk import evaluate, support
 
-FIELDS = {"a": ("unsigned long", 64), "b": ("unsigned int", 32), "c": ("unsigned short", 16),
-          "d": ("unsigned char", 8), "e": ("long", 64), "f": ("int", 32), "g": ("short", 16), "h": ("signed char", 8), "k": ("_Bool", 1)}  # fmt: skip
+FIELDS = {
+    "a": ("unsigned long", 64), "b": ("unsigned int", 32), "c": ("unsigned short", 16), "d": ("unsigned char", 8),
+    "e": ("long", 64), "f": ("int", 32), "g": ("short", 16), "h": ("signed char", 8), "k": ("_Bool", 1),
+}  # fmt: skip
 STRUCT = "struct kvm_vcpu { " + " ".join(f"{kind} {name};" for name, (kind, _) in FIELDS.items()) + " };\n"
 FUNCTIONS, STATES = 60, 60
 BOUNDARY = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 63, (1 << 64) - 1)

@@ -128,6 +128,12 @@ def test_a_register_is_named_by_its_encoding() -> None:
     assert list(lifted.writes) == ["hw.mdscr_el1"]
 
 
+def test_a_member_of_an_anonymous_union_has_its_own_place() -> None:
+    """As sys_regs in struct kvm_cpu_context of v5.10: clang leaves the union out of the expression."""
+    lifted = lift("vcpu->wide = 3;")
+    assert lifted.writes == {"vcpu->wide": t.const(3, 64)}
+
+
 def test_events_are_in_order_with_guards() -> None:
     lifted = lift("vcpu->x = 1; if (vcpu->w) vcpu->x = 2;")
     assert [(e.lvalue, e.value) for e in lifted.events] == [("vcpu->x", t.const(1, 64)), ("vcpu->x", t.const(2, 64))]

@@ -1,0 +1,115 @@
+"""KVM's headers with the overlays, parsed once for each set of compiler flags and shared by the files.
+
+The overlays spell macros of assembly as calls that the lifter knows. Every macro that they replace is compared here
+with its reviewed forms: clang reports each redefinition together with the place of the tree's own definition.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+
+import clang.cindex as ci
+
+from formal.kernel import forms
+from formal.kernel.clang import Cursor
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.units import TranslationUnit, collect
+
+_FILE = "/front-end/preamble.h"
+_BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
+_BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
+_KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
+_OPTIONAL = ("tsb_csync", "host_data_ptr")  # replaced macros that are younger than some trees
+
+
+@dataclass(frozen=True)
+class Preamble:
+    """The headers, parsed and stored for inclusion."""
+
+    pch: str  # where clang stored them
+    headers: TranslationUnit
+    flags: tuple[str, ...]
+    macros: dict[tuple[str, int], str]  # what the overlays replace, by file and line of the overlay
+    replaced: frozenset[str]  # those of them that this tree has
+    unsaved: tuple[tuple[str, str], ...]  # the texts that are no files
+
+
+def overlay_texts() -> dict[str, str]:
+    """The overlays that come with this package, by the name under which the driver includes them."""
+    package = resources.files("formal.kernel")
+    return {path: package.joinpath(path.rsplit("/", 1)[1]).read_text(encoding="utf-8") for path in (_BASE, _KVM)}
+
+
+def replaced_macros(text: str) -> dict[int, str]:
+    """The macros that an overlay replaces, by line; names of its own start with ``__LIFT``."""
+    found = ((n, re.match(r"#define (\w+)", line)) for n, line in enumerate(text.splitlines(), 1))
+    return {n: match.group(1) for n, match in found if match and not match.group(1).startswith("__LIFT")}
+
+
+def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
+    """The macros that the Makefile of hyp/vhe or hyp/nvhe defines for each of its files."""
+    makefile = tree.read(f"{KVM}/hyp/{mode}/Makefile").replace("\\\n", " ")
+    lines = re.findall(r"(?m)^ccflags-y\s*[:+]?=\s*(.*)$", makefile)
+    return tuple(word for line in lines for word in line.split() if word.startswith("-D"))
+
+
+def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preamble:
+    """Parses the headers and checks what the overlays replace.
+
+    Args:
+        extra_flags: more compiler arguments (``hyp_flags`` for the hypervisor's files).
+
+    Raises:
+        NotUnderstoodError: at the first error, or at a replaced macro that is not as known.
+    """
+    overlays = overlay_texts()
+    macros = {(name, line): macro for name, text in overlays.items() for line, macro in replaced_macros(text).items()}
+    lines = [*(f"#include <{h}>" for h in _BASE_HEADERS), f'#include "{_BASE}"']
+    lines += [*(f"#include <{h}>" for h in _KVM_HEADERS), f'#include "{_KVM}"', ""]
+    unsaved = ((_FILE, "\n".join(lines)), *overlays.items())
+    flags = (*tree.flags, *extra_flags, "-Wno-everything", "-Wmacro-redefined")
+    options = ci.TranslationUnit.PARSE_INCOMPLETE
+    handle = ci.Index.create().parse(_FILE, args=[*flags, "-x", "c-header"], unsaved_files=unsaved, options=options)
+    replaced = _check(tree, handle, macros)
+    descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=tree.scratch)
+    os.close(descriptor)
+    handle.save(pch)
+    return Preamble(pch, collect("", handle), flags, macros, replaced, unsaved)
+
+
+def _check(tree: KernelTree, handle: Cursor, macros: dict[tuple[str, int], str]) -> frozenset[str]:
+    originals: dict[str, tuple[str, int]] = {}
+    for diagnostic in handle.diagnostics:
+        file, line, previous = place_of(diagnostic)
+        if diagnostic.severity >= ci.Diagnostic.Error:
+            raise NotUnderstoodError(tree.relative(file), line, f"does not parse: {diagnostic.spelling}")
+        if (file, line) in macros:
+            originals[macros[file, line]] = previous
+        elif previous in macros:
+            raise NotUnderstoodError(tree.relative(file), line, f"redefines {macros[previous]}, which is replaced")
+    for macro in macros.values():
+        if macro in originals:
+            check_form(tree, macro, *originals[macro])
+        elif macro not in _OPTIONAL:
+            raise NotUnderstoodError(KVM, 0, f"{macro} is no macro of this tree, or is defined after it is used")
+    return frozenset(originals)
+
+
+def place_of(diagnostic: Cursor) -> tuple[str, int, tuple[str, int]]:
+    """File and line of a diagnostic, and of the earlier definition that it mentions."""
+    place = diagnostic.location
+    notes = [n.location for n in diagnostic.children if n.location.file and "previous definition" in n.spelling]
+    previous = (str(notes[-1].file.name), int(notes[-1].line)) if notes else ("", 0)
+    return (str(place.file.name) if place.file else ""), int(place.line), previous
+
+
+def check_form(tree: KernelTree, macro: str, file: str, line: int) -> None:
+    """Refuses the definition of a macro at a place, unless it has been reviewed."""
+    name = tree.relative(file)
+    forms.known().check(macro, forms.macro_text(tree.read(name), line), name, line)
