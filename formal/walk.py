@@ -108,6 +108,15 @@ def evaluate(term: Term, env: Mapping[str, Value], done: dict[Term, Value] | Non
     return memo[term]
 
 
+def _same_array(term: Term, a: ArrayValue, b: ArrayValue) -> bool:
+    """Whether two arrays hold the same everywhere; one that is overwritten everywhere has no use for its default."""
+    if a == b or a.default == b.default:
+        return a == b
+    assert isinstance(term.sort, tuple)
+    places = 1 << term.sort[0]
+    return len(a.index.keys() | b.index.keys()) == places and all(a[i] == b[i] for i in range(places))
+
+
 def _apply(term: Term, a: list[Any]) -> Value:
     """The value of a node whose arguments have the values ``a``, each of the sort that the constructor checked."""
     result: Value
@@ -123,7 +132,7 @@ def _apply(term: Term, a: list[Any]) -> Value:
         case "or":
             result = any(a)
         case "=":
-            result = bool(a[0] == a[1])
+            result = _same_array(term.args[0], *a) if isinstance(a[0], ArrayValue) else bool(a[0] == a[1])
         case "select":
             result = int(a[0][a[1]])
         case "store":
