@@ -128,6 +128,8 @@ def var(name: str, sort: Sort) -> Term:
 
 def const(value: int, bits: int) -> Term:
     """A bit-vector constant; ``value`` is taken modulo ``2**bits``."""
+    if bits < 1:
+        raise TypeError(f"a bit-vector has at least 1 bit, got {bits}")
     return _term("const", (), bits, value & ((1 << bits) - 1))
 
 
@@ -401,12 +403,16 @@ def concat(high: Term, low: Term) -> Term:
 def zero_extend(a: Term, bits: int) -> Term:
     """``a`` in the low bits of a ``bits``-wide vector, zeros above."""
     extra = bits - width(a)
+    if extra < 0:
+        raise TypeError(f"extending {width(a)} bits to {bits}: {a!r}")
     return a if extra == 0 else concat(const(0, extra), a)
 
 
 def sign_extend(a: Term, bits: int) -> Term:
     """``a`` in the low bits of a ``bits``-wide vector, its top bit repeated above."""
     n = width(a)
+    if bits < n:
+        raise TypeError(f"extending {n} bits to {bits}: {a!r}")
     if bits == n:
         return a
     if a.op == "const":
@@ -441,7 +447,6 @@ def select(array: Term, index: Term) -> Term:
 
 def store(array: Term, index: Term, value: Term) -> Term:
     """The array with one value replaced."""
-    assert isinstance(array.sort, tuple)
     if array.sort != (width(index), width(value)):
         raise TypeError(f"storing {width(value)} bits at {width(index)}-bit index of an array of sort {array.sort}")
     return _term("store", (array, index, value), array.sort)

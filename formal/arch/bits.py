@@ -153,6 +153,8 @@ def _insert(raw: Term, f: Field, value: Term | bool | int, where: str) -> Term:
             raise TypeError(f"{where} is one bit: give a Boolean")
         mask = t.const(f.mask, n)
         return t.If(flag, raw | mask, raw & ~mask)
+    if isinstance(value, int) and not 0 <= value < 1 << size:
+        raise TypeError(f"{where} has {size} bits, which {value} does not fit")
     part = t.const(value, size) if isinstance(value, int) else value
     if part.sort != size:
         raise TypeError(f"{where} has {size} bits, got sort {part.sort}")
