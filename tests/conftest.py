@@ -1,0 +1,56 @@
+"""Fixtures that several tests share; what is expensive is made once for each process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from formal.configuration import EPOCH_CONFIGURATIONS, Configuration
+from formal.engines.verdict import Checker
+from formal.evidence.traces import TraceBook
+from formal.job import book_path
+from formal.manifest import Manifest
+from formal.system import System
+
+# The same examples in every run: a failure is reproduced by running the test again. No deadline: machines differ.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=False)
+hypothesis.settings.load_profile("repeatable")
+
+ROOT = Path(__file__).parents[1]
+PROOFS = ROOT / "proofs"
+
+
+@cache
+def checker_of(configuration: Configuration) -> Checker:
+    """A checker of a configuration with its stored traces; lemmas are proved once and kept."""
+    book = TraceBook.read(book_path(PROOFS / "traces", configuration))
+    return Checker(System(configuration.kernel()), book)
+
+
+@pytest.fixture(scope="session")
+def checker() -> Callable[[Configuration], Checker]:
+    """Checkers by configuration, shared by all tests of a process."""
+    return checker_of
+
+
+@pytest.fixture(scope="session")
+def e8() -> Checker:
+    """The checker of E8 under VHE."""
+    return checker_of(Configuration("E8", "vhe"))
+
+
+@pytest.fixture(scope="session")
+def manifest() -> Manifest:
+    """The manifest of the repository."""
+    return Manifest.read(PROOFS / "manifest.toml")
+
+
+@pytest.fixture(params=EPOCH_CONFIGURATIONS, ids=str)
+def epoch_configuration(request: pytest.FixtureRequest) -> Configuration:
+    """Each epoch in each mode."""
+    configuration: Configuration = request.param
+    return configuration
