@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, OSLSR_EL1, PSTATE
@@ -14,11 +14,13 @@ from formal.engines.z3backend import Z3Solver
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
+from formal.kernel import hypervisor, runloop, scan, writers
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.compare import Counterpart, counterparts
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
+from formal.kernel.runloop import ARM_C
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KernelTree
 from formal.manifest import Manifest
@@ -37,6 +39,7 @@ from formal.transitions import (
 )
 from formal.walk import support
 
+SYSREG_SR_C = "arch/arm64/kvm/hyp/vhe/sysreg-sr.c"
 SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
 
@@ -87,6 +90,7 @@ class TreeReport:
     compared: list[Compared] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    misdescribed: list[str] = field(default_factory=list)  # hypervisor functions that the hand-written part is not
     notes: tuple[str, ...] = ()
     system: System | None = None
     counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
@@ -120,7 +124,8 @@ def run(job: TreeJob) -> list[TreeReport]:
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
-    program = load(job.tree, [DEBUG_C])
+    scan.check(job.tree, writers.KNOWN)
+    program = load(job.tree, [DEBUG_C, SYSREG_SR_C, ARM_C])
     binding = Binding(flags_of(job.tree))
     signs = read(job.tree)
     return [_run_mode(job, program, binding, signs, mode) for mode in job.modes]
@@ -140,7 +145,8 @@ def _run_mode(job: TreeJob, program: Program, binding: Binding, signs: tuple[Sig
     replaced = _compare_operations(report, by_hand, invariant)
     _compare_components(report, lifted, binding, by_hand, invariant)
     _check_frames(report, lifted, binding, by_hand, invariant)
-    report.problems += _check_constants(program)
+    _compare_hypervisor(report, program, binding, by_hand, invariant)
+    report.problems += [*_check_constants(program), *runloop.problems(program, k)]
     report.system = by_hand.replacing(replaced)
     _check_claims(job, report, invariant if not replaced else None)
     return report
@@ -193,6 +199,19 @@ def _compare_components(
         same = {n: Eq(effect.values.get(n, s.values[n]), after.values[n]) for n in VARIABLES if binding.decides(n)}
         differs = _differing(same.items(), invariant)
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
+
+
+def _compare_hypervisor(
+    report: TreeReport, program: Program, binding: Binding, system: System, invariant: Invariant
+) -> None:
+    s, k = system.state(), system.kernel
+    for component, function in hypervisor.lifted(program, k):
+        hypervisor.refuse_unfit(function)
+        differs = _differing(hypervisor.equalities(component, function, binding, s, k), invariant)
+        found = _compared(function, differs, ())
+        report.compared.append(found)
+        if differs:
+            report.misdescribed.append(f"{found.function} ({found.place}) differs in {', '.join(differs)}")
 
 
 def _check_frames(
@@ -259,8 +278,13 @@ def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None)
     expected = job.manifest.expected(c)
     wanted = [(n, claim) for n, claim in checks(CLAIMS) if " without " not in n]
     wanted += [(claim.name, claim) for claim in _obligation_claims(report)]
+    for text in report.misdescribed:
+        report.problems.append(f"{text}: the hand-written operations do not describe this tree, so nothing is proved")
     wanted = [(n, claim) for n, claim in wanted if not job.claims or claim.name in job.claims]
     report.rows = [_row(report, checker.check(claim), expected.get(name)) for name, claim in wanted]
+    if report.misdescribed:
+        report.rows = [_unproved(row, report.misdescribed[0]) for row in report.rows]
+        return
     if any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
         return
     checker.depth = DEEP
@@ -269,6 +293,10 @@ def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None)
             report.rows[number] = _row(report, checker.check(claim), expected.get(name))
             if worse(report.rows[number]) and report.rows[number].verdict == "VIOLATED":
                 return
+
+
+def _unproved(row: Row, why: str) -> Row:
+    return replace(row, verdict="UNKNOWN", reason=why) if row.verdict == "PROVED" else row
 
 
 def _pool(traces: Path, mode: Mode) -> list[Trace]:

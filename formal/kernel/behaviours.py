@@ -1,4 +1,4 @@
-"""A tree as a ``Kernel``: its widths from clang, its behaviours from the lifted C, from signs, and from its comments."""
+"""A tree as a ``Kernel``: widths from clang, behaviours from the lifted C, from signs, and from the comments."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which C lvalue stands for which state variable, and the translation of lifted terms between the two.
 
-The widths are those that clang computes for the tree's own types. A flag is one bit of a flags word, found by the tree's
-definition of its macro; the other bits of the word must stay as they are. Lvalues without a state variable stay free:
+The widths are those that clang computes for the tree's own types. A flag is one bit of a flags word, found by the
+tree's definition of its macro; the other bits of the word must stay as they are. Lvalues without a state variable stay free:
 they are read as anything, and stores to them are listed.
 """
 
@@ -21,25 +21,53 @@ from formal.walk import substitute
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 
-# state variable: the C lvalue
-REGISTERS: dict[str, str] = {
-    "mdcr_el2": "vcpu->arch.mdcr_el2",
-    "percpu_mdcr_el2": "percpu.mdcr_el2",
-    "guest_debug": "vcpu->guest_debug",
-    "mdscr_el1": "vcpu->arch.ctxt.sys_regs[MDSCR_EL1]",
-    "oslsr_el1": "vcpu->arch.ctxt.sys_regs[OSLSR_EL1]",
-    "pstate": "vcpu->arch.ctxt.regs.pstate",
-    "preserved_mdscr_el1": "vcpu->arch.guest_debug_preserved.mdscr_el1",
-    "preserved_pstate_ss": "vcpu->arch.guest_debug_preserved.pstate_ss",
-    "hw_mdcr_el2": "hw.mdcr_el2",
-    "hw_mdscr_el1": "hw.mdscr_el1",
+_HOST = "percpu.kvm_host_data"
+# state variable: the C lvalues that are it, in one release or another
+REGISTERS: dict[str, tuple[str, ...]] = {
+    "mdcr_el2": ("vcpu->arch.mdcr_el2",),
+    "mdcr_el2_host": ("vcpu->arch.mdcr_el2_host", f"{_HOST}.host_debug_state.mdcr_el2"),
+    "percpu_mdcr_el2": ("percpu.mdcr_el2",),
+    "guest_debug": ("vcpu->guest_debug",),
+    "mdscr_el1": ("vcpu->arch.ctxt.sys_regs[MDSCR_EL1]",),
+    "oslsr_el1": ("vcpu->arch.ctxt.sys_regs[OSLSR_EL1]",),
+    "pstate": ("vcpu->arch.ctxt.regs.pstate",),
+    "preserved_mdscr_el1": ("vcpu->arch.guest_debug_preserved.mdscr_el1",),
+    "preserved_pstate_ss": ("vcpu->arch.guest_debug_preserved.pstate_ss",),
+    "hw_mdcr_el2": ("hw.mdcr_el2",),
+    "hw_mdscr_el1": ("hw.mdscr_el1",),
+    "hw_pmuserenr_el0": ("hw.pmuserenr_el0",),
+    "host_ctxt_mdscr_el1": (f"{_HOST}.host_ctxt.sys_regs[MDSCR_EL1]",),
+    "host_ctxt_pmuserenr_el0": (f"{_HOST}.host_ctxt.sys_regs[PMUSERENR_EL0]",),
 }
+# state variable: the C arrays that are it; an element is one register of the bank
+BANKS: dict[str, tuple[str, ...]] = {
+    "vcpu_debug_state": ("vcpu->arch.vcpu_debug_state",),
+    "external_debug_state": ("vcpu->arch.external_debug_state",),
+    "host_debug_state": ("vcpu->arch.host_debug_state.regs", f"{_HOST}.host_debug_state.regs"),
+}
+KINDS = ("bcr", "bvr", "wcr", "wvr")  # as formal/state.py numbers the registers of a bank
+_ELEMENT = re.compile(r"(.+)\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
+_HARDWARE = re.compile(r"hw\.dbg(bcr|bvr|wcr|wvr)(\d+)_el1")
+ID_REGISTER = "hw.id_aa64dfr0_el1"  # its fields BRPs and WRPs: how many there are, less one
+_ALL_BREAKPOINTS = 0xF << 12 | 0xF << 20
+# what is taken for granted of values that are not in the state
+GIVEN: dict[str, Term] = {"key.kvm_arm_pmu_available": t.TRUE}
 DEBUG_PTR = "vcpu->arch.debug_ptr"  # lifted as a number: 0 is vcpu_debug_state, 1 is external_debug_state
 # state variable: the macros that may name its bit, newest first
 FLAGS: dict[str, tuple[str, ...]] = {
     "debug_dirty": ("DEBUG_DIRTY", "KVM_ARM64_DEBUG_DIRTY"),
     "ss_active_pending": ("DBG_SS_ACTIVE_PENDING",),
 }
+
+
+def element_of(lvalue: str) -> tuple[str, int] | None:
+    """The bank and index of a break- or watchpoint register in C; None for other lvalues."""
+    if found := _HARDWARE.fullmatch(lvalue):
+        return "hw_bank", KINDS.index(found[1]) << 4 | int(found[2])
+    if found := _ELEMENT.fullmatch(lvalue):
+        bank = next((name for name, lvalues in BANKS.items() if found[1] in lvalues), None)
+        return None if bank is None else (bank, KINDS.index(found[2]) << 4 | int(found[3]))
+    return None
 
 
 @dataclass(frozen=True)
@@ -81,6 +109,7 @@ class Effect:
     """A lifted function as a change of the state."""
 
     values: Mapping[str, Term]  # state variable: its value afterwards
+    elements: Mapping[tuple[str, int], Term]  # (bank, index): its value afterwards
     side_conditions: Mapping[str, Term]  # what must hold besides, such as other bits of a flags word staying
 
 
@@ -89,7 +118,9 @@ class Binding:
     """The binding of one tree."""
 
     flags: Mapping[str, Flag]
-    _by_lvalue: Mapping[str, str] = field(default_factory=lambda: {c: v for v, c in REGISTERS.items()})
+    _by_lvalue: Mapping[str, str] = field(
+        default_factory=lambda: {lvalue: v for v, lvalues in REGISTERS.items() for lvalue in lvalues}
+    )
 
     def before(self, lifted: Lifted, s: State) -> dict[str, Term]:
         """For every C variable that a lifted term uses: its value in a state, by the name of the variable.
@@ -97,7 +128,7 @@ class Binding:
         Raises:
             NotUnderstoodError: if a C type has another width than its state variable.
         """
-        found: dict[str, Term] = {}
+        found: dict[str, Term] = dict(GIVEN)
         for lvalue, variable in lifted.reads.items():
             value = self._read(lifted, lvalue, variable, s)
             if value is not None:
@@ -112,6 +143,12 @@ class Binding:
                     lifted.file, lifted.line, f"{lvalue} has sort {variable.sort}, its state variable {value.sort}"
                 )
             return value
+        if element := element_of(lvalue):
+            bank = s.values[element[0]]
+            assert isinstance(bank.sort, tuple)
+            return t.select(bank, t.const(element[1], bank.sort[0]))
+        if lvalue == ID_REGISTER:
+            return variable | t.const(_ALL_BREAKPOINTS, 64)
         if lvalue == DEBUG_PTR:
             return If(s.debug_ptr_external, t.const(1, t.width(variable)), t.const(0, t.width(variable)))
         here = [(name, flag.bit) for name, flag in self.flags.items() if flag.lvalue == lvalue]
@@ -129,10 +166,13 @@ class Binding:
         done: dict[Term, Term] = {}
         values: dict[str, Term] = {}
         conditions: dict[str, Term] = {}
+        elements: dict[tuple[str, int], Term] = {}
         for lvalue, term in lifted.writes.items():
             value = substitute(term, mapping, done)
             if lvalue in self._by_lvalue:
                 values[self._by_lvalue[lvalue]] = value
+            elif element := element_of(lvalue):
+                elements[element] = value
             elif lvalue == DEBUG_PTR:
                 own, external = t.const(0, t.width(value)), t.const(1, t.width(value))
                 values["debug_ptr_external"] = Eq(value, external)
@@ -142,7 +182,7 @@ class Binding:
                 others = t.const(~sum(1 << b for b in here.values()), t.width(value))
                 before = mapping[lvalue]
                 conditions[f"other bits of {lvalue} stay"] = Eq(value & others, before & others)
-        return Effect(values, conditions)
+        return Effect(values, elements, conditions)
 
     def decides(self, name: str) -> bool:
         """Whether a state variable stands for a C lvalue here, so that only C code changes it."""
@@ -156,6 +196,8 @@ class Binding:
             here = {name for name, flag in self.flags.items() if flag.lvalue == lvalue}
             if lvalue in self._by_lvalue:
                 variables.add(self._by_lvalue[lvalue])
+            elif element := element_of(lvalue):
+                variables.add(element[0])
             elif lvalue == DEBUG_PTR:
                 variables.add("debug_ptr_external")
             elif here:

@@ -1,7 +1,7 @@
 """What a tree is, where its C is not lifted: behaviours told by signs in the source, each with its place.
 
 A behaviour that the lifted functions decide is not looked up here: there the C itself is compared. A sign is a token
-that a named function contains, or a function that is there; a tree that has neither the old nor the new sign is refused.
+that a named function contains, or a function that is there; a tree without the named function is refused.
 """
 
 from __future__ import annotations
