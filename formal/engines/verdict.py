@@ -122,7 +122,10 @@ class Checker:
         Raises:
             SolverTimeoutError: if the search takes longer than the time-out.
         """
-        breaks = lambda trace: self._breaks(trace, claim) is not None  # noqa: E731
+
+        def breaks(trace: Trace) -> bool:
+            return self._breaks(trace, claim) is not None
+
         known = sorted((t for t in self.pool if breaks(t)), key=lambda t: len(t.steps))
         found = known[0] if known else self._search(claim)
         if found is None:

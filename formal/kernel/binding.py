@@ -1,8 +1,8 @@
 """Which C lvalue stands for which state variable, and the translation of lifted terms between the two.
 
 The widths are those that clang computes for the tree's own types. A flag is one bit of a flags word, found by the
-tree's definition of its macro; the other bits of the word must stay as they are. Lvalues without a state variable stay free:
-they are read as anything, and stores to them are listed.
+tree's definition of its macro; the other bits of the word must stay as they are. Lvalues without a state variable
+stay free: they are read as anything, and stores to them are listed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,85 @@
+"""Every command, table and sample output of the README is what the tool does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from formal.configuration import EPOCH_CONFIGURATIONS
+from formal.manifest import Manifest
+from formal.properties import CLAIMS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
+
+
+def claim_table() -> str:
+    """The table between the markers, from the manifest."""
+    manifest = Manifest.read(ROOT / "proofs/manifest.toml")
+    head = "| claim | " + " | ".join(map(str, EPOCH_CONFIGURATIONS)) + " |"
+    rows = [head, "|" + "---|" * (1 + len(EPOCH_CONFIGURATIONS))]
+    for claim in CLAIMS:
+        cells = [manifest.expected(c).get(claim.name, "-") for c in EPOCH_CONFIGURATIONS]
+        rows.append(f"| `{claim.name}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _run(command: str) -> subprocess.CompletedProcess[str]:
+    words = command.replace(".venv/bin/python", sys.executable).split()
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_claim_table_is_the_manifests() -> None:
+    shown = README.partition("<!-- claims -->")[2].partition("<!-- /claims -->")[0].strip()
+    assert shown == claim_table(), "regenerate with: python -m tests.test_readme"
+
+
+def test_the_commands_are_the_known_ones() -> None:
+    assert len(COMMANDS) == 7, COMMANDS
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "--explain" in c or "formal.traps" in c])
+def test_quick_commands_run(command: str) -> None:
+    done = _run(command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_first_command_proves_everything() -> None:
+    assert COMMANDS[0].endswith(".venv/bin/python -m formal.prove")
+    done = _run("python -m formal.prove".replace("python", sys.executable))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert " 0 not as expected" in done.stdout
+
+
+def test_the_kernel_command_and_its_last_line() -> None:
+    trees = os.environ.get("KVM_TREES")
+    if not trees or not Path(trees, "linux-source-6.1").is_dir():
+        pytest.skip("KVM_TREES names no folder with linux-source-6.1 (tools/kernel-source fetches it)")
+    done = _run(f"{sys.executable} -m formal.prove --kernel {trees}/linux-source-6.1")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert done.stdout.splitlines()[-1] in README
+
+
+def test_options_and_exit_codes_are_all_documented() -> None:
+    from formal.prove import arguments
+
+    with pytest.raises(SystemExit):
+        arguments(["--help"])
+    helped = _run(f"{sys.executable} -m formal.prove --help").stdout
+    for option in sorted(set(re.findall(r"--[a-z]+", helped)) - {"--help"}):
+        assert option in README, f"{option} is not in the README"
+
+
+if __name__ == "__main__":
+    start, end = "<!-- claims -->", "<!-- /claims -->"
+    before, _, rest = README.partition(start)
+    (ROOT / "README.md").write_text(
+        before + start + "\n" + claim_table() + "\n" + end + rest.partition(end)[2], encoding="utf-8"
+    )
