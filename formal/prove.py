@@ -181,8 +181,8 @@ def _tree(args: argparse.Namespace) -> int:
     from formal.kernel.tree import KernelTree
     from formal.report import tree as report
 
-    if args.epoch or args.bug or args.refresh or args.spec:
-        raise UsageError("--kernel proves a tree: --epoch, --bug, --refresh and --spec do not go with it")
+    if args.epoch or args.bug or args.refresh:
+        raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     try:
         tree = KernelTree(args.kernel, args.config)
         modes = (Mode(args.mode),) if args.mode else tuple(Mode)
@@ -203,6 +203,10 @@ def _tree(args: argparse.Namespace) -> int:
     code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
     if args.json:
         write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
+    if args.spec:
+        as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
+        print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))
+        return max(code, WORSE if spec.unanswered() else OK)
     out = text.console()
     out.print("\n".join(report.headline(tree, reports, signs)), soft_wrap=True, markup=False, highlight=False)
     out.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from formal.assumptions import ASSUMED, NOT_MODELLED
@@ -27,6 +28,25 @@ def causes(claim: Claim, c: Configuration) -> Iterator[str]:
     for finding in FINDINGS:
         if claim.name in finding.claims and finding.applies(kernel):
             yield f"known: {finding.says} Fixed upstream: {finding.fix}."
+
+
+_BOUNDARY = re.compile(r"\. | - |: ")
+
+
+def originals(debug_c: str) -> dict[str, str]:
+    """The sentences of the document as a tree's own comments have them, by place."""
+    paragraphs = (re.sub(r"\n[ \t]*\*[ \t]*(?=\n)", ". ", text) for text in re.findall(r"/\*(.*?)\*/", debug_c, re.S))
+    comments = [re.sub(r"[\s*]+", " ", text) for text in paragraphs]
+    found: dict[str, str] = {}
+    for sentence in DOCUMENT:
+        for comment in comments:
+            at = comment.find(sentence.find)
+            if at >= 0:
+                start = max((m.end() for m in _BOUNDARY.finditer(comment, 0, at)), default=0)
+                end = next((m.start() for m in _BOUNDARY.finditer(comment, at)), len(comment))
+                found[sentence.place] = comment[start:end].strip()
+                break
+    return found
 
 
 def markdown(reports: Sequence[Report], originals: Mapping[str, str] | None = None) -> str:
