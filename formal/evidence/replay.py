@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from formal.evidence.traces import Step, Trace, TraceError
 from formal.properties import Claim, Precondition
-from formal.state import State
+from formal.state import ID_BITS, State
 from formal.system import Pair, System
 from formal.terms import ArrayValue, Sort, Term, Value
 from formal.transitions import Applied
@@ -43,7 +43,10 @@ def zero(sort: Sort) -> Value:
 
 def _fits(value: Value, sort: Sort) -> bool:
     if isinstance(sort, tuple):
-        return isinstance(value, ArrayValue)
+        if not isinstance(value, ArrayValue):
+            return False
+        places, contents = value.index.keys(), (value.default, *value.index.values())
+        return all(_fits(i, sort[0]) for i in places) and all(_fits(v, sort[1]) for v in contents)
     if sort == 0:
         return isinstance(value, bool)
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << sort
@@ -70,7 +73,15 @@ class Replay:
         return self._applied[name, pair]
 
     def pairs(self, trace: Trace) -> list[Pair]:
-        """Every pair of a vCPU and a CPU that the trace speaks of."""
+        """Every pair of a vCPU and a CPU that the trace speaks of.
+
+        Raises:
+            TraceError: for a number that is no name: two vCPUs, or two CPUs, must not share one.
+        """
+        for step in trace.steps:
+            for number in (step.vcpu, step.cpu):
+                if not _fits(number, ID_BITS):
+                    raise TraceError(f"{step.operation}: vCPUs and CPUs are numbered 0 to 3, got {number!r}")
         vcpus = {s.vcpu for s in trace.steps} | {0}
         cpus = {s.cpu for s in trace.steps} | {0}
         return [(v, p) for v in sorted(vcpus) for p in sorted(cpus)]

@@ -53,8 +53,17 @@ def _decode(value: Any) -> Value:
         return value
     if isinstance(value, str):
         return int(value, 16)
-    items = tuple(sorted((int(i), int(v, 16)) for i, v in value["items"].items()))
-    return ArrayValue(int(value["default"], 16), items)
+    array = ArrayValue(int(value["default"], 16))
+    for i, v in value["items"].items():
+        array = array.set(int(i), int(v, 16))
+    return array
+
+
+def _step(data: Any) -> Step:
+    operation, vcpu, cpu = data["operation"], data["vcpu"], data["cpu"]
+    if not isinstance(operation, str) or any(type(number) is not int for number in (vcpu, cpu)):
+        raise TypeError(f"a step is an operation on a vCPU and a CPU, got {operation!r} on {vcpu!r} and {cpu!r}")
+    return Step(operation, vcpu, cpu, {n: _decode(v) for n, v in data["inputs"].items()})
 
 
 def to_json(trace: Trace) -> dict[str, Any]:
@@ -84,10 +93,7 @@ def from_json(data: Any) -> Trace:
         TraceError: if the data has another shape.
     """
     try:
-        steps = tuple(
-            Step(s["operation"], s["vcpu"], s["cpu"], {n: _decode(v) for n, v in s["inputs"].items()})
-            for s in data["steps"]
-        )
+        steps = tuple(_step(s) for s in data["steps"])
         return Trace({name: _decode(v) for name, v in data["initial"].items()}, steps)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TraceError(f"not a trace: {type(error).__name__}: {error}") from error
@@ -132,7 +138,7 @@ class TraceBook:
             traces = tuple(from_json(t) for t in data["traces"])
             found = {str(name): int(number) for name, number in data["counterexamples"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TraceError(f"{path.name}: not a book of traces: {error}") from error
+            raise TraceError(f"{path.name}: not a book of traces: {type(error).__name__}: {error}") from error
         except TraceError as error:
             raise TraceError(f"{path.name}: {error}") from error
         if wrong := [name for name, number in found.items() if not 0 <= number < len(traces)]:
