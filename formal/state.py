@@ -266,13 +266,14 @@ def symbolic(owner: Owner, k: Kernel, tag: str) -> dict[str, Term]:
 def init(s: State, k: Kernel) -> Term:
     """The initial states of a vCPU and a CPU.
 
-    The vCPU is allocated and zeroed, except debug_ptr, which may point anywhere. The CPU has booted: its registers hold
-    anything, except that MDCR_EL2 is what its boot code wrote, that HPMN is not reserved (between 1 and PMCR_EL0.N;
-    asm/el2_setup.h writes N, and __init_el2_debug runs on every CPU), and that the host has cleared the OS lock
-    (arch/arm64/kernel/debug-monitors.c). Different CPUs may boot with different values.
+    The vCPU is allocated and zeroed, except debug_ptr, which may point anywhere, and cpu, which names none yet (KVM
+    sets it to -1). The CPU has booted: its registers hold anything, except that MDCR_EL2 is what its boot code wrote,
+    that HPMN is not reserved (between 1 and PMCR_EL0.N; asm/el2_setup.h writes N, and __init_el2_debug runs on every
+    CPU), and that the host has cleared the OS lock (arch/arm64/kernel/debug-monitors.c). Different CPUs may boot with
+    different values.
     """
     zeroed = (
-        "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps cpu"
+        "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps"
     ).split()
     lowered = (
         "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss sampled_dirty is_set_up "
