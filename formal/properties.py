@@ -1369,4 +1369,50 @@ def no_guest_ever_runs(s: State, k: Kernel) -> Term:
     return Not(s.in_guest)
 
 
-NON_PROPERTIES: tuple[Claim, ...] = (guest_debug_implies_tda, no_guest_ever_runs)
+def _scenario(name: str, says: str, reached: Predicate) -> Claim:
+    """A situation that the model must be able to reach; its trace is a seed when the C of a tree is searched."""
+
+    def never(before: State, after: State, k: Kernel) -> Term:
+        return Not(reached(before, k))
+
+    return Claim(name, f"Never: {says}.", "scenario", Point.IN_GUEST, _always, never, _everywhere)
+
+
+def _tweakable(s: State) -> Term:
+    return And(s.guest_mdscr_el1.SS, s.guest_mdscr_el1.MDE, s.guest_mdscr_el1.KDE)
+
+
+NON_PROPERTIES: tuple[Claim, ...] = (
+    guest_debug_implies_tda,
+    no_guest_ever_runs,
+    _scenario(
+        "use_hw_never_meets_dirty",
+        "user space debugs with the registers while the guest has just used them",
+        lambda s, k: And(s.in_guest, s.guest_debug.USE_HW, s.sampled_dirty),
+    ),
+    _scenario(
+        "step_never_meets_dirty",
+        "user space steps a guest that has just used the debug registers",
+        lambda s, k: And(s.in_guest, s.stepping, Not(s.guest_debug.USE_HW), s.sampled_dirty),
+    ),
+    _scenario(
+        "guest_never_owns_registers",
+        "nobody debugs, and the guest has just used the debug registers",
+        lambda s, k: And(s.in_guest, Not(s.guest_debug.any()), s.sampled_dirty, Not(s.guest_os_lock)),
+    ),
+    _scenario(
+        "locked_guest_never_debugs_itself",
+        "the guest has locked its OS lock with all of its debug exceptions enabled, and has just used the registers",
+        lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), s.sampled_dirty, Not(s.guest_debug.any())),
+    ),
+    _scenario(
+        "debugged_guest_never_debugs_itself",
+        "the guest has all of its debug exceptions enabled and is debugged by user space, without the registers",
+        lambda s, k: And(s.in_guest, s.guest_debug.any(), Not(s.guest_debug.USE_HW), Not(s.stepping), _tweakable(s)),
+    ),
+    _scenario(
+        "debugging_never_ends",
+        "user space has debugged a guest with all debug exceptions enabled, has stopped, and the guest runs on",
+        lambda s, k: And(s.in_guest, Not(s.guest_debug.any()), _tweakable(s), s.preserved_mdscr_el1.SS),
+    ),
+)

@@ -40,6 +40,7 @@ from formal.transitions import (
 from formal.walk import support
 
 SYSREG_SR_C = "arch/arm64/kvm/hyp/vhe/sysreg-sr.c"
+SEARCH_SECONDS = 20.0  # for all searches of one mode together; known traces are tried before any search
 SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
 
@@ -271,7 +272,12 @@ def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None)
     c = Configuration(report.resolved.epoch.name, report.mode.value)
     book = TraceBook.read(book_path(job.proofs / "traces", c))
     checker = Checker(
-        report.system, book, timeout=job.timeout, depth=SHALLOW, pool=_pool(job.proofs / "traces", report.mode)
+        report.system,
+        book,
+        timeout=job.timeout if job.timeout is None else min(job.timeout, SEARCH_SECONDS),
+        depth=SHALLOW,
+        pool=_pool(job.proofs / "traces", report.mode),
+        budget=SEARCH_SECONDS,
     )
     if invariant is not None:  # the C is equal to the hand-written operations: what is proved of them holds for it
         checker.adopt(invariant)

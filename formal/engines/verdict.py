@@ -60,6 +60,7 @@ class Checker:
         timeout: float | None = None,
         depth: int = 0,
         pool: Iterable[Trace] = (),
+        budget: float | None = None,
     ) -> None:
         self.system = system
         self.book = book or TraceBook()
@@ -67,6 +68,7 @@ class Checker:
         self.lemmas = tuple(lemmas)
         self.timeout, self.depth = timeout, depth
         self.pool = list(pool)  # traces of this and other systems, worth a try before a search
+        self.budget, self._spent = budget, 0.0  # seconds for all searches together
         self._searches: dict[tuple[tuple[Precondition, ...], int], Search] = {}
         self._invariants: dict[tuple[Precondition, ...], Invariant] = {}
 
@@ -141,7 +143,11 @@ class Checker:
             if key not in self._searches:
                 self._searches[key] = Search(self.system, claim.given, cpus=cpus, timeout=self.timeout)
             search = self._searches[key]
+            if self.budget is not None and self._spent > self.budget:
+                raise SolverTimeoutError(f"the {self.budget:g} s for searches are spent")
+            since = time.perf_counter()
             found = search.find(violation(claim, self.system), limit)
+            self._spent += time.perf_counter() - since
             if found is not None:
                 return found
             if self.timeout is not None and time.perf_counter() - started > self.timeout:

@@ -1,0 +1,143 @@
+"""``--kernel`` as a user meets it: a tree as it is, trees with a line of C broken, and trees that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from formal.prove import main
+
+KVM = "arch/arm64/kvm"
+# name: (file, pattern, replacement, claims that must be lost; none for a tree that must be refused)
+BROKEN: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "OS registers not trapped": (
+        f"{KVM}/debug.c", r"MDCR_EL2_TDRA \|\s+MDCR_EL2_TDOSA\)", "MDCR_EL2_TDRA)",
+        ("os_registers", "os_registers_trapped")),
+    "HPMN from the wrong bits": (
+        f"{KVM}/debug.c", r"& MDCR_EL2_HPMN_MASK;", "& ~MDCR_EL2_HPMN_MASK;", ("hpmn_preserved_in_guest",)),
+    "TDA without USE_HW": (
+        f"{KVM}/debug.c", r"if \(\(vcpu->guest_debug & KVM_GUESTDBG_USE_HW\) \|\|\s+", "if (",
+        ("host_debug_sets_tda",)),
+    "MDSCR_EL1 not restored": (
+        f"{KVM}/debug.c", r"(?m)^\tvcpu_write_sys_reg\(vcpu, val, MDSCR_EL1\);", "",
+        ("guest_mdscr_preserved_in_32_bits",)),
+    "debug_ptr not reset": (
+        f"{KVM}/debug.c", r"\t\t\tkvm_arm_reset_debug_ptr\(vcpu\);\n", "", ("debug_ptr_reset",)),
+    "VHE write dropped": (
+        f"{KVM}/debug.c", r"has_vhe\(\) && orig_mdcr_el2", "0 && orig_mdcr_el2",
+        ("entry_is_fresh", "host_takes_debug_exceptions")),
+    "header narrows the HPMN mask": (
+        "arch/arm64/include/asm/kvm_arm.h", r"MDCR_EL2_HPMN_MASK\s+\(0x1f\)", "MDCR_EL2_HPMN_MASK (0xf)",
+        ("hpmn_preserved_in_guest",)),
+}  # fmt: skip
+REFUSED: dict[str, tuple[str, str, str, str]] = {
+    "truncated": (f"{KVM}/debug.c", r"(?s)\tunsigned long mdscr, orig_mdcr_el2.*", "", "debug.c"),
+    "unknown call": (f"{KVM}/debug.c", r"\tkvm_arm_setup_mdcr_el2\(vcpu\);\n\n", "\tmystery(vcpu);\n", "debug.c"),
+    "a store elsewhere": (
+        f"{KVM}/arm.c", r"(?m)^\tvcpu->cpu = cpu;", "\tvcpu->cpu = cpu;\n\tvcpu->arch.mdcr_el2 = 0;", "arm.c"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tree() -> Path:
+    trees = os.environ.get("KVM_TREES")
+    if not trees or not Path(trees, "linux-source-6.1").is_dir():
+        pytest.skip("KVM_TREES names no folder with linux-source-6.1 (tools/kernel-source fetches it)")
+    return Path(trees, "linux-source-6.1")
+
+
+@pytest.fixture
+def changed(tree: Path, tmp_path: Path) -> Callable[[str, str, str], Path]:
+    """A copy of the tree, by links but for one file, in which a pattern is replaced once."""
+
+    def make(file: str, pattern: str, replacement: str) -> Path:
+        new = tmp_path / "tree"
+        _link(tree, new, Path(file).parts)
+        text, count = re.subn(pattern, replacement, (tree / file).read_text(encoding="utf-8"), count=1)
+        assert count == 1, f"{file} has nothing like {pattern}"
+        (new / file).unlink()
+        (new / file).write_text(text, encoding="utf-8")
+        return new
+
+    return make
+
+
+def _link(old: Path, new: Path, parts: tuple[str, ...]) -> None:
+    """Links the entries of a folder, but makes real folders on the way to one file."""
+    new.mkdir(parents=True)
+    for entry in old.iterdir():
+        if parts and entry.name == parts[0] and entry.is_dir():
+            _link(entry, new / entry.name, parts[1:])
+        else:
+            (new / entry.name).symlink_to(entry)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_c_loses_the_right_claims(
+    name: str, changed: Callable[[str, str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, pattern, replacement, lost = BROKEN[name]
+    results = tmp_path / "results.json"
+    code = main(["--kernel", str(changed(file, pattern, replacement)), "--mode", "vhe", "--json", str(results)])
+    out = capsys.readouterr().out
+    assert code == 1, out[-2000:]
+    verdicts = {r["claim"]: r["verdict"] for r in json.loads(results.read_text())["results"]}
+    assert {c: verdicts[c] for c in lost} == dict.fromkeys(lost, "VIOLATED")
+    assert re.search(r"debug\.c:\d+: ", out), "no C line is named"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_understood_is_refused_with_its_place(
+    name: str, changed: Callable[[str, str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, pattern, replacement, named = REFUSED[name]
+    code = main(["--kernel", str(changed(file, pattern, replacement)), "--mode", "vhe"])
+    error = capsys.readouterr().err
+    assert code == 125, error
+    assert error.startswith("formal.prove: not understood: ") and named in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_missing_header_is_refused(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = tmp_path / "tree"
+    _link(tree, new, ("arch", "arm64", "include", "asm", "kvm_host.h"))
+    (new / "arch/arm64/include/asm/kvm_host.h").unlink()
+    assert main(["--kernel", str(new)]) == 125
+    assert "kvm_host.h: missing from the tree" in capsys.readouterr().err
+
+
+def test_paths_that_are_no_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--kernel", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"formal.prove: {tmp_path}/nowhere: no such directory\n"
+    assert main(["--kernel", str(tmp_path)]) == 2
+    assert "not a Linux source tree" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["--kernel", str(file)]) == 2
+    assert "not a directory" in capsys.readouterr().err
+
+
+def test_bisect_maps_usage_errors(tmp_path: Path) -> None:
+    assert main(["--kernel", str(tmp_path / "nowhere"), "--bisect"]) == 128
+
+
+def test_a_missing_config_is_a_usage_error(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--kernel", str(tree), "--config", str(tmp_path / "none")]) == 2
+    assert "no such configuration file" in capsys.readouterr().err
+
+
+def test_a_real_copy_is_as_good_as_the_original(tree: Path, tmp_path: Path) -> None:
+    """An edit that changes nothing (a comment) keeps every verdict."""
+    new = tmp_path / "tree"
+    _link(tree, new, ("arch", "arm64", "kvm", "debug.c"))
+    target = new / KVM / "debug.c"
+    target.unlink()
+    shutil.copy(tree / KVM / "debug.c", target)
+    target.write_text(target.read_text(encoding="utf-8") + "\n/* the end */\n", encoding="utf-8")
+    assert main(["--kernel", str(new), "--mode", "nvhe"]) == 0
