@@ -16,7 +16,7 @@ from typing import Self
 
 from formal.properties import Claim, Lemma, Precondition
 from formal.system import OBSERVED, Pair, System
-from formal.terms import TRUE, And, Term
+from formal.terms import TRUE, And, Not, Term
 from formal.transitions import Applied
 from formal.walk import support
 
@@ -28,6 +28,10 @@ class Obligation:
     name: str
     assumptions: tuple[Term, ...]
     goal: Term
+
+    def formulas(self) -> tuple[Term, ...]:
+        """The assumptions and the negation of the goal; the obligation holds if they contradict each other."""
+        return (*self.assumptions, Not(self.goal))
 
 
 class Induction:

@@ -21,7 +21,7 @@ Nodes: ``not``, ``bvnot``, ``concat``, ``extract`` and ``sign_extend`` have no g
 ``bvand``, ``bvor``, ``bvxor`` and ``ite`` one gate a bit. ``=`` of Booleans is one ``same``; of vectors, a ``same`` for
 each bit and then an ``and`` of them. ``a + b`` with carry ``c`` (at first false) is, for each bit, x = xor a b; sum =
 xor x c; p = and a b; q = and x c; next c = or p q. ``a - b`` is ``a + ~b`` with carry true. ``a < b`` is, for each bit,
-x = xor a b; l = mux x b l, where l is false at first; ``a <= b`` is not ``b < a``; if signed, the ``mux`` of the top bit
+x = xor a b; l = mux x b l, where l is false at first; ``a <= b`` is not ``b < a``; if signed, the top ``mux``
 takes ``a`` for ``b``. Multiplication, division and shifts by a variable are not needed, and refused.
 
 Tseitin, "On the Complexity of Derivation in Propositional Calculus" (1968), for the gates.

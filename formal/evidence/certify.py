@@ -30,6 +30,13 @@ def refute(cnf: Cnf) -> str:
     return "".join(f"{step}\n" for step in trimmed(hinted(cnf, learned(cnf)), len(cnf.clauses)))
 
 
+def satisfiable(cnf: Cnf) -> bool:
+    """Whether the CNF has a model, by the word of the solver alone."""
+    solvers = import_module("pysat.solvers")
+    with solvers.Solver(name=SOLVER, bootstrap_with=cnf.clauses) as solver:
+        return bool(solver.solve())
+
+
 def learned(cnf: Cnf) -> list[list[int]]:
     """The clauses that the solver learns on the way to the contradiction.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from formal import terms as t
 from formal.evidence.arrays import Flat, eliminate, is_array
 from formal.obligations import Obligation
-from formal.terms import BOOL, Not, Sort, Term
+from formal.terms import BOOL, Sort, Term
 from formal.walk import nodes, support
 
 _SIMPLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.@]*")
@@ -99,17 +99,17 @@ def _contents(o: Obligation) -> str:
 
 def with_arrays(o: Obligation) -> str:
     """An obligation as it is stated, banks as arrays: unsatisfiable if and only if the assumptions imply the goal."""
-    return Script((*o.assumptions, Not(o.goal))).file([_contents(o)])
+    return Script(o.formulas()).file([_contents(o)])
 
 
-def obligation(o: Obligation) -> str:
-    """An obligation without arrays: if this is unsatisfiable, the assumptions imply the goal.
+def flattened(o: Obligation) -> tuple[Flat, str]:
+    """An obligation without arrays, as formulas and as text: if it is unsatisfiable, the assumptions imply the goal.
 
     The comments say what the variables that arrays were eliminated with stand for (see ``formal.evidence.arrays``).
     """
-    flat = eliminate((*o.assumptions, Not(o.goal)))
+    flat = eliminate(o.formulas())
     script = Script(flat.formulas + flat.axioms)
-    return script.file([_contents(o), *_notes(flat, script)])
+    return flat, script.file([_contents(o), *_notes(flat, script)])
 
 
 def _notes(flat: Flat, script: Script) -> Iterator[str]:

@@ -1,0 +1,38 @@
+"""Certificates as plain files, for other tools: what each obligation says, its CNF, and its proof in two formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from formal.configuration import Configuration
+from formal.evidence.archive import Entry, archive_path, unpacked
+from formal.evidence.blast import blast
+from formal.evidence.catalogue import Catalogue, proved
+from formal.evidence.lrat import parse
+from formal.evidence.smtlib import flattened, with_arrays
+
+
+def export(c: Configuration, expected: Mapping[str, str], entry: Entry, folder: Path, target: Path) -> int:
+    """Writes the obligations of a configuration below ``target``; returns how many.
+
+    For each: ``.smt2`` (without arrays, what is certified), ``.abv.smt2`` (as stated, with arrays), ``.cnf`` (DIMACS),
+    ``.lrat``, and ``.drup`` (the same steps without hints).
+
+    Raises:
+        ArchiveError, CatalogueError, ProofError, OSError: if something is missing, damaged or cannot be written.
+    """
+    files = unpacked(archive_path(folder, c.stem).read_bytes())
+    owed = Catalogue(c, proved(c, expected), entry.plan.lemmas).owed(entry.plan)
+    for stem, obligation in owed.items():
+        base = target / c.stem / stem
+        base.parent.mkdir(parents=True, exist_ok=True)
+        flat, text = flattened(obligation)
+        proof = files[f"{stem}.lrat"].decode("ascii")
+        base.with_suffix(".smt2").write_text(text, encoding="utf-8")
+        base.with_suffix(".abv.smt2").write_text(with_arrays(obligation), encoding="utf-8")
+        base.with_suffix(".cnf").write_text(blast(flat.formulas + flat.axioms).dimacs(), encoding="ascii")
+        base.with_suffix(".lrat").write_text(proof, encoding="ascii")
+        steps = "".join(" ".join(map(str, (*s.clause, 0))) + "\n" for s in parse(proof))
+        base.with_suffix(".drup").write_text(steps, encoding="ascii")
+    return len(owed)
