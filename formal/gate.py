@@ -45,9 +45,9 @@ def run_all(jobs: Sequence[Job], workers: int, done: Callable[[Report], None]) -
                 reports.append(future.result())
                 done(reports[-1])
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(pool._processes.values()):
+            for process in list(pool._processes.values()):  # before shutdown, which forgets them
                 process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     return sorted(reports, key=lambda r: order[r.configuration])
 

@@ -68,7 +68,7 @@ def test_the_kernel_command_and_its_last_line() -> None:
 
 
 def test_options_and_exit_codes_are_all_documented() -> None:
-    from formal.prove import arguments
+    from formal.command import arguments
 
     with pytest.raises(SystemExit):
         arguments(["--help"])
