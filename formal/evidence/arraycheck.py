@@ -4,7 +4,7 @@
 with what it may be: a given formula, or an instance of an axiom of the theory of arrays, in which reads are pushed
 through ``store``, ``ite`` and constant arrays. Terms are shared, so comparing is identity. A witness ``w.k`` stands for
 the value of a function that picks an index where two arrays differ; it must belong to one equality and occur in no
-given formula.
+given formula, and no new variable may be defined by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import permutations
 from formal import terms as t
 from formal.evidence.arrays import Flat
 from formal.terms import Eq, If, Implies, Not, Or, Term
-from formal.walk import nodes, rebuild, substitute
+from formal.walk import nodes, rebuild, substitute, support
 
 
 class EliminationError(Exception):
@@ -36,10 +36,14 @@ def check(given: tuple[Term, ...], flat: Flat) -> None:
         if name in old:
             raise EliminationError(f"{name} is a variable of the given formulas")
         equality = meaning.op == "=" and isinstance(meaning.args[0].sort, tuple)
+        if equality and not support(meaning) <= old:
+            raise EliminationError(f"{name} is defined by other new variables: {meaning!r}"[:300])
         if name.startswith("w.") and equality:
             witnesses.append((t.var(name, meaning.args[0].sort[0]), push(meaning, pushed)))  # type: ignore[index]
         elif equality or (meaning.op == "select" and meaning.args[0] in arrays):
             back[name] = push(substitute(meaning, back), pushed)
+            if not support(back[name]) <= old | {str(w.data) for w, _ in witnesses}:
+                raise EliminationError(f"{name} is defined by itself, or by a later variable: {meaning!r}"[:300])
         else:
             raise EliminationError(f"{name} stands for {meaning!r}, which is no equality of arrays and no value of one")
     done: dict[Term, Term] = {}

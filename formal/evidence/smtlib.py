@@ -34,10 +34,10 @@ def symbol(name: str) -> str:
     Raises:
         ValueError: if no symbol can have that name.
     """
-    if _SIMPLE.fullmatch(name):
-        return name
     if _NODE.fullmatch(name) or "|" in name or "\\" in name or not name.isprintable():
         raise ValueError(f"no SMT-LIB symbol can be named {name!r}")
+    if _SIMPLE.fullmatch(name):
+        return name
     return f"|{name}|"
 
 
