@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.job",),
     ("formal.gate", "formal.treejob"),
     ("formal.report",),
+    ("formal.command", "formal.check"),
     ("formal.prove",),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
@@ -44,7 +45,7 @@ LONG = {  # why these may be longer
     "formal.transitions": "the spec: operations in the order a vCPU meets them",
     "formal.properties": "the spec: claims and lemmas side by side",
 }
-PRINTS = ("formal.prove", "formal.traps", "formal.conform.command")  # command lines; every __main__ as well
+PRINTS = ("formal.prove", "formal.command", "formal.check", "formal.traps", "formal.conform.command")  # command lines; every __main__ as well
 
 
 @cache
