@@ -25,11 +25,16 @@ class Dropped:
     by: str
 
 
+class VacuousError(Exception):
+    """Init and the preconditions cannot hold together, so that everything would follow from them."""
+
+
 class Invariant(Induction):
     """The lemmas of one system that are inductive, under some preconditions, on top of another invariant.
 
     Raises:
         SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question.
+        VacuousError: if there is no initial state.
     """
 
     base: Invariant | None
@@ -101,6 +106,8 @@ class Invariant(Induction):
         s, k = self.system.state(), self.system.kernel
         solver = Z3Solver(self.terms, self.timeout)
         solver.add(self.initially())
+        if not solver.satisfiable():
+            raise VacuousError(" and ".join(["Init", *(p.name for p in self.given)]) + " cannot hold together")
         if not solver.satisfiable(Not(And(*(m.holds(s, k) for m in self.lemmas)))):
             return
         lost = [m for m in self.lemmas if solver.satisfiable(Not(m.holds(s, k)))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from formal.engines.bmc import Search, violation
-from formal.engines.induction import Dropped, Invariant
+from formal.engines.induction import Dropped, Invariant, VacuousError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.evidence.replay import Replay, ReplayError
 from formal.evidence.traces import Trace, TraceBook, TraceError
@@ -109,6 +109,8 @@ class Checker:
             found = self.search(claim)
         except SolverTimeoutError as error:
             return result(Verdict.UNKNOWN, "z3", reason=f"the solver gave up: {error}")
+        except VacuousError as error:
+            return result(Verdict.UNKNOWN, "z3", reason=f"anything would follow: {error}")
         if found is None:
             return result(
                 Verdict.UNKNOWN, "BMC", reason=f"no proof, and no counterexample within {self.depth} fused steps"
