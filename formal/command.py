@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -13,6 +15,7 @@ from typing import NoReturn
 from formal import gate
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
+from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import BUGS, EPOCHS, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import TraceError, write_atomically
@@ -77,7 +80,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--config goes with --kernel")
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"-j takes a number of processes from 1 up, got {args.workers}")
-    if args.timeout <= 0:
+    if not 0 < args.timeout < math.inf:
         raise UsageError(f"--timeout takes seconds, got {args.timeout:g}")
     if args.breakpoints not in (1, 2, 4, 8, 16):
         raise UsageError(f"--breakpoints takes 1, 2, 4, 8 or 16, got {args.breakpoints}")
@@ -102,8 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"formal.prove: {error.filename}: {error.strerror}", file=sys.stderr)
         code = USAGE
+    except SolverTimeoutError as error:
+        print(f"formal.prove: the solver gave up: {error}", file=sys.stderr)
+        code = UNKNOWN
     except ContradictionError as error:
         print(f"formal.prove: internal error: {error}", file=sys.stderr)
+        code = INTERNAL
+    except Exception as error:
+        traceback.print_exc()
+        print(f"formal.prove: internal error: {type(error).__name__}: {error}", file=sys.stderr)
         code = INTERNAL
     except KeyboardInterrupt:
         print("formal.prove: interrupted; nothing was written", file=sys.stderr)
@@ -143,6 +153,10 @@ def jobs(args: argparse.Namespace, manifest: Manifest | None) -> list[Job]:
             continue
         if args.explain and c.is_bug and not args.bug:
             continue
+        if c.is_bug and (other := [name for name in names if name not in BUGS[c.name].breaks]):
+            raise UsageError(
+                f"{c.name} is checked for what it breaks: {', '.join(BUGS[c.name].breaks)}; not {other[0]}"
+            )
         expected = dict(manifest.expected(c)) if manifest else {}
         found.append(Job(c, args.proofs / "traces", expected, names, args.timeout, args.refresh, args.breakpoints))
     if not found:
@@ -152,8 +166,8 @@ def jobs(args: argparse.Namespace, manifest: Manifest | None) -> list[Job]:
 
 def _gate(args: argparse.Namespace) -> int:
     manifest_file = args.proofs / "manifest.toml"
-    if args.refresh and args.claim:
-        raise UsageError("--refresh works on whole configurations; leave --claim out")
+    if args.refresh and (args.claim or args.explain):
+        raise UsageError("--refresh works on whole configurations; leave --claim and --explain out")
     manifest = None if args.refresh and not manifest_file.exists() else Manifest.read(manifest_file)
     todo = jobs(args, manifest)
     reports = _with_progress(todo, args)
@@ -264,7 +278,7 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
     if args.explain:
         for report in reports:
             for row in report.rows:
-                if row.check == args.explain:
+                if row.check in (args.explain, f"not {args.explain}"):
                     out.print(
                         "\n".join(explanation(report.configuration, row, args.breakpoints)),
                         soft_wrap=True,

@@ -89,8 +89,8 @@ def run(job: Job) -> Report:
     checker = Checker(system, stored, timeout=job.timeout, depth=SEARCH_DEPTH)
     report = Report(c, operations=len(system.operations))
     wanted = [(n, p) for n, p in checks(c.claims()) if not job.claims or p.name in job.claims]
-    if not c.is_bug and not job.claims:
-        wanted += [(f"not {p.name}", p) for p in NON_PROPERTIES]
+    if not c.is_bug:
+        wanted += [(f"not {p.name}", p) for p in NON_PROPERTIES if not job.claims or p.name in job.claims]
     found: dict[str, Trace] = {}
     pool = _all_traces(job.traces) if job.refresh else []
     for name, claim in wanted:
