@@ -45,7 +45,13 @@ LONG = {  # why these may be longer
     "formal.transitions": "the spec: operations in the order a vCPU meets them",
     "formal.properties": "the spec: claims and lemmas side by side",
 }
-PRINTS = ("formal.prove", "formal.command", "formal.check", "formal.traps", "formal.conform.command")  # command lines; every __main__ as well
+PRINTS = (
+    "formal.prove",
+    "formal.command",
+    "formal.check",
+    "formal.traps",
+    "formal.conform.command",
+)  # command lines; every __main__ as well
 
 
 @cache
