@@ -258,7 +258,8 @@ def _obligation_claim(c: Counterpart, text: str) -> Claim:
 
     def then(before: State, after: State, k: Kernel) -> Term:
         found = [condition for where, condition in c.obligations(before) if where == text]
-        foreign = {n for f in found for n in support(f)} - {str(v.data) for v in before.values.values()}
+        ours = {name for value in before.values.values() for name in support(value)}
+        foreign = {name for condition in found for name in support(condition)} - ours
         if foreign:
             raise NotUnderstoodError(c.lifted.file, c.lifted.line, f"{text} depends on {sorted(foreign)[0]}")
         return Not(Or(*found))
