@@ -59,6 +59,7 @@ class Replay:
         self.system = system
         self._by_name = {op.name: op for op in system.operations}
         self._applied: dict[tuple[str, Pair], Applied] = {}
+        self._situations: dict[tuple[str, Pair], Term] = {}
 
     def applied(self, name: str, pair: Pair) -> Applied:
         """An operation applied to a pair.
@@ -163,10 +164,12 @@ class Replay:
 
     def reaches(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
         """Whether the situation that a claim speaks of is there, for a pair (for two-state claims: in a step)."""
-        state, k = self.system.state(pair), self.system.kernel
-        if not claim.actors:
-            return bool(evaluate(claim.when(state, k), seen.after))
-        return self._taken_by(claim, seen, pair) and bool(evaluate(claim.when(state, k), seen.before))
+        if claim.actors and not self._taken_by(claim, seen, pair):
+            return False
+        if (claim.name, pair) not in self._situations:
+            self._situations[claim.name, pair] = claim.when(self.system.state(pair), self.system.kernel)
+        values = seen.before if claim.actors else seen.after
+        return bool(evaluate(self._situations[claim.name, pair], values))
 
     def _taken_by(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
         if seen.step is None or (seen.step.vcpu, seen.step.cpu) != pair:
