@@ -33,7 +33,7 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         f"{KVM}/debug.c", r"has_vhe\(\) && orig_mdcr_el2", "0 && orig_mdcr_el2",
         ("entry_is_fresh", "host_takes_debug_exceptions")),
     "header narrows the HPMN mask": (
-        "arch/arm64/include/asm/kvm_arm.h", r"(MDCR_EL2_HPMN_MASK\s+\(.*?)0x1f", r"\g<1>0x0f",
+        "arch/arm64/include/asm/kvm_arm.h", r"(MDCR_EL2_HPMN_MASK\s+\(.*?)0x1[fF]", r"\g<1>0x0f",
         ("hpmn_preserved_in_guest",)),
 }  # fmt: skip
 REFUSED: dict[str, tuple[str, str, str, str]] = {
