@@ -27,8 +27,9 @@ def check(given: tuple[Term, ...], flat: Flat) -> None:
     Raises:
         EliminationError: naming the first that is not seen to.
     """
-    old = {str(n.data) for n in nodes(given) if n.op == "var"}
-    arrays = {n for n in nodes(given) if n.op == "var" and isinstance(n.sort, tuple)}
+    variables = [n for n in nodes(given) if n.op == "var"]
+    old = {str(n.data) for n in variables}
+    arrays = {n for n in variables if isinstance(n.sort, tuple)}
     pushed: dict[Term, Term] = {}
     back: dict[str, Term] = {}
     witnesses: list[tuple[Term, Term]] = []
@@ -97,11 +98,18 @@ def _read(array: Term, index: Term) -> Term:
 
 def push(term: Term, done: dict[Term, Term]) -> Term:
     """The term with all reads pushed down to array variables; ``done`` carries results between calls."""
-    for node in nodes((term,)):
-        if node not in done:
+    stack = [term]
+    while stack:
+        node = stack[-1]
+        if node in done:
+            stack.pop()
+        elif pending := [a for a in node.args if a not in done]:
+            stack += pending
+        else:
             args = tuple(done[a] for a in node.args)
             if node.op == "select":
                 done[node] = _read(*args)
             else:
                 done[node] = node if args == node.args else rebuild(node, args)
+            stack.pop()
     return done[term]

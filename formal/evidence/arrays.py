@@ -92,11 +92,12 @@ class _Elimination:
         self.indices: dict[Sort, dict[Term, None]] = {}  # those of arrays of one sort
         self.witnesses: set[Term] = set()
         self.known: dict[Term, list[Term]] = {}  # the indices at which an array variable has been read
-        self.atoms = [n for n in nodes(formulas) if n.op == "=" and is_array(n.args[0])]
+        self.order = list(nodes(formulas))
+        self.atoms = [n for n in self.order if n.op == "=" and is_array(n.args[0])]
 
     def result(self) -> Flat:
         formulas = tuple(self.flat(f) for f in self.given)
-        for node in nodes(self.given):
+        for node in self.order:
             if node.op in ("select", "store"):
                 self.number(node.args[0].sort, self.flat(node.args[1]))
         return Flat(formulas, tuple(dict.fromkeys(self.axioms())), self.meaning, tuple(self.numbers))

@@ -46,6 +46,8 @@ class Cnf:
 
     variables: int = 1
     clauses: list[Clause] = field(default_factory=lambda: [(TRUE_LITERAL,)])
+    blocks: list[tuple[int, int]] = field(default_factory=list)  # per node with gates: its first variable and clause
+    asserted: list[int] = field(default_factory=list)  # the literals that the last clauses assert
 
     def new(self) -> int:
         """A new variable."""
@@ -122,8 +124,12 @@ def blast(formulas: tuple[Term, ...]) -> Cnf:
             bits[node] = [cnf.new() for _ in range(_size(node))]
     for node in order:
         if node.op != "var":
+            first = (cnf.variables + 1, len(cnf.clauses) + 1)
             bits[node] = _node(cnf, node, [bits[a] for a in node.args])
-    cnf.clauses += [(bits[f][0],) for f in formulas]
+            if cnf.variables >= first[0]:
+                cnf.blocks.append(first)
+    cnf.asserted = [bits[f][0] for f in formulas]
+    cnf.clauses += [(x,) for x in cnf.asserted]
     return cnf
 
 

@@ -8,10 +8,13 @@ it came about. Nothing here has to be trusted: ``formal/evidence/lrat.py`` check
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
-from formal.evidence.blast import Cnf
+from formal.evidence.blast import Clause, Cnf
 from formal.evidence.lrat import Step
 
 SOLVER = "glucose4"
@@ -27,37 +30,70 @@ def refute(cnf: Cnf) -> str:
     Raises:
         NotUnsatisfiableError: if it is satisfiable.
     """
-    return "".join(f"{step}\n" for step in trimmed(hinted(cnf, learned(cnf)), len(cnf.clauses)))
+    part = relevant(cnf)
+    steps = hinted(part, len(cnf.clauses), learned(part.values()))
+    return "".join(f"{step}\n" for step in trimmed(steps, len(cnf.clauses)))
 
 
 def satisfiable(cnf: Cnf) -> bool:
     """Whether the CNF has a model, by the word of the solver alone."""
-    solvers = import_module("pysat.solvers")
-    with solvers.Solver(name=SOLVER, bootstrap_with=cnf.clauses) as solver:
+    with _solver(cnf.clauses) as solver:
         return bool(solver.solve())
 
 
-def learned(cnf: Cnf) -> list[list[int]]:
-    """The clauses that the solver learns on the way to the contradiction.
+def relevant(cnf: Cnf) -> dict[int, Clause]:
+    """Clauses by number that are enough for a contradiction: a few assertions, and the gates below them.
 
     Raises:
         NotUnsatisfiableError: if the CNF is satisfiable.
     """
-    solvers = import_module("pysat.solvers")  # here, so that everything else works without python-sat
-    with solvers.Solver(name=SOLVER, bootstrap_with=cnf.clauses, with_proof=True) as solver:
+    every = dict(enumerate(cnf.clauses, 1))
+    if not cnf.asserted:
+        return every
+    gates = len(cnf.clauses) - len(cnf.asserted)
+    with _solver(cnf.clauses[:gates]) as solver:
+        if solver.solve(assumptions=cnf.asserted):
+            raise NotUnsatisfiableError("it is satisfiable")
+        core = set(solver.get_core() or cnf.asserted)
+    numbers = {1} | {gates + n for n, x in enumerate(cnf.asserted, 1) if x in core}
+    starts = [variable for variable, _ in cnf.blocks]
+    ends = [clause for _, clause in cnf.blocks[1:]] + [gates + 1]
+    stack, seen = [abs(x) for x in core], set[int]()
+    while stack:
+        block = bisect_right(starts, stack.pop()) - 1
+        if block >= 0 and block not in seen:
+            seen.add(block)
+            own = range(cnf.blocks[block][1], ends[block])
+            numbers.update(own)
+            stack += {abs(x) for n in own for x in every[n]}
+    return {n: every[n] for n in sorted(numbers)}
+
+
+def learned(clauses: Iterable[Clause]) -> list[list[int]]:
+    """The clauses that the solver learns on the way to the contradiction.
+
+    Raises:
+        NotUnsatisfiableError: if there is none.
+    """
+    with _solver(clauses, with_proof=True) as solver:
         if solver.solve():
             raise NotUnsatisfiableError("it is satisfiable")
         lines = solver.get_proof() or []
     return [[int(x) for x in line.split()[:-1]] for line in lines if not line.startswith("d")]
 
 
-def hinted(cnf: Cnf, proof: Iterable[Sequence[int]]) -> list[Step]:
-    """The steps of a proof with their hints, in an order in which each uses earlier ones only.
+def _solver(clauses: Iterable[Clause], **options: bool) -> Any:
+    solvers = import_module("pysat.solvers")  # here, so that everything else works without python-sat
+    return solvers.Solver(name=SOLVER, bootstrap_with=clauses, **options)
+
+
+def hinted(clauses: Mapping[int, Clause], count: int, proof: Iterable[Sequence[int]]) -> list[Step]:
+    """The steps of a proof with their hints, numbered from ``count + 1`` on, each using earlier ones only.
 
     Raises:
         NotUnsatisfiableError: if a clause does not follow by unit propagation, or they do not end in a contradiction.
     """
-    return _Propagation(cnf).run(proof)
+    return _Propagation(clauses, count).run(proof)
 
 
 def trimmed(steps: list[Step], count: int) -> list[Step]:
@@ -79,9 +115,9 @@ def trimmed(steps: list[Step], count: int) -> list[Step]:
 class _Propagation:
     """Unit propagation with two watched literals; what it derives without assumptions stays."""
 
-    def __init__(self, cnf: Cnf) -> None:
+    def __init__(self, clauses: Mapping[int, Clause], count: int) -> None:
         self.clauses: dict[int, list[int]] = {}
-        self.watches: dict[int, list[int]] = {}  # literal -> numbers of the clauses that watch it
+        self.watches: defaultdict[int, list[int]] = defaultdict(list)  # literal -> numbers of the clauses that watch it
         self.true: set[int] = set()
         self.reason: dict[int, int] = {}  # true literal -> clause that made it true; none for assumptions
         self.trail: list[int] = []
@@ -89,11 +125,9 @@ class _Propagation:
         self.fixed = 0  # how much of the trail needs no assumption
         self.unit: dict[int, int] = {}  # literal -> step that says it is true
         self.steps: list[Step] = []
-        self.next = len(cnf.clauses) + 1
+        self.next = count + 1
         self.contradiction = 0
-        for v in range(1, cnf.variables + 1):
-            self.watches[v], self.watches[-v] = [], []
-        for number, clause in enumerate(cnf.clauses, 1):
+        for number, clause in clauses.items():
             self._add(number, list(dict.fromkeys(clause)))
         self._settle()
 

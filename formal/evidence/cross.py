@@ -32,6 +32,7 @@ def cvc5_answer(text: str, seconds: float) -> str:
     cvc5 = import_module("cvc5")
     solver = cvc5.Solver()
     solver.setOption("tlimit-per", str(int(seconds * 1000)))
+    solver.setOption("arrays-exp", "true")  # constant arrays
     parser = cvc5.InputParser(solver)
     parser.setStringInput(cvc5.InputLanguage.SMT_LIB_2_6, text, "obligation")
     symbols, answer = parser.getSymbolManager(), UNKNOWN
