@@ -210,6 +210,10 @@ def _cross(args: argparse.Namespace, goals: Goals, index: Mapping[str, Entry]) -
     if wrong:
         return WRONG
     print(f"{', '.join(solvers)}: {sum(a.texts for a in answers)} texts, {len(unknown)} unknown, no disagreement")
+    if skipped := sum(a.not_asked for a in answers):
+        print(
+            f"{skipped} texts that compare constant arrays were not put to {', '.join(crossing.CANNOT)}, which cannot"
+        )
     return UNKNOWN if unknown else OK
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from formal import check
+from formal.evidence import cross
 from formal.evidence.archive import Entry, archive_path, packed, read_index, sha256, unpacked, write_index
 from formal.evidence.catalogue import Plan
 from tests.conftest import PROOFS, ROOT
@@ -379,3 +380,17 @@ def test_a_second_opinion_other_solvers_and_export(
     assert check.main([*common, "--export", str(tmp_path / "out")]) == check.OK
     written = {p.suffix for p in (tmp_path / "out" / NAME / "step").iterdir()}
     assert written == {".smt2", ".cnf", ".lrat", ".drup"}
+
+
+def test_a_solver_that_disagrees_or_gives_up(
+    proofs: Proofs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("z3")
+    monkeypatch.setattr(cross, "installed", lambda: ("z3",))
+    command = [str(proofs.root), "--only", NAME, "--jobs", "1", "--cross"]
+    monkeypatch.setitem(cross.SOLVERS, "z3", lambda text, seconds: "sat")
+    assert check.main(command) == check.WRONG
+    assert "without arrays: the certificate says unsat, z3 says sat\n" in capsys.readouterr().err
+    monkeypatch.setitem(cross.SOLVERS, "z3", lambda text, seconds: "unknown")
+    assert check.main(command) == check.UNKNOWN
+    assert "with arrays: z3 gave up\n" in capsys.readouterr().err
