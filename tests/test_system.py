@@ -22,7 +22,7 @@ from tests.conftest import checker_of
 from tests.walks import Predicate, Walk, Watched
 
 BY_NAME = {op.name: op for op in OPERATIONS}
-STEPS = 700
+STEPS = 1000
 
 
 def proved(configuration: Configuration, given: tuple[Precondition, ...] = ()) -> Iterator[tuple[str, Predicate]]:
