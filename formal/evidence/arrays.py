@@ -120,7 +120,9 @@ class _Elimination:
         for atom in self.atoms:
             if True in occurs[atom]:
                 a, b = atom.args
-                for index in list(self.indices.get(a.sort, {})):
+                if a.sort not in self.indices:  # nothing is read: one index tells constant arrays apart
+                    self.number(a.sort, t.const(0, a.sort[0]))  # type: ignore[index]
+                for index in list(self.indices[a.sort]):
                     yield Implies(self.flat(atom), Eq(self.read(a, index), self.read(b, index)))
         for array, indices in self.known.items():
             for n, j in enumerate(indices):

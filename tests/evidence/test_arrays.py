@@ -113,3 +113,12 @@ def test_a_witness_belongs_to_one_equality() -> None:
     )
     with pytest.raises(EliminationError, match="not an instance"):
         check(given_, dataclasses.replace(flat, axioms=swapped))
+
+
+def test_constant_arrays_differ_though_nothing_is_read() -> None:
+    """Without a single index term an equality of constant arrays must not hold for nothing."""
+    x, y = t.var("x8.0", 8), t.var("x8.1", 8)
+    asserted = (Eq(t.const_array(x, 4), t.const_array(t.const(0, 8), 4)), t.ult(y, x))
+    flat = eliminate(asserted)
+    check(asserted, flat)
+    assert z3_says(flat.formulas + flat.axioms) == "unsat"
