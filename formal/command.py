@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -102,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, ManifestError, TraceError) as error:
         print(f"formal.prove: {error}", file=sys.stderr)
         code = USAGE
+    except BrokenPipeError:  # whoever read the output has had enough
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # so that the exit flushes nothing
+        return OK
     except OSError as error:
         print(f"formal.prove: {error.filename}: {error.strerror}", file=sys.stderr)
         code = USAGE
