@@ -16,11 +16,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROVE = [sys.executable, "-m", "formal.prove"]
+# Claims about whole banks that are PROVED: stored traces, made for 16 breakpoints, play no part.
+BANKS = [*PROVE, "--epoch", "E8", "--mode", "vhe"]
+for _name in (
+    "guest_bank_preserved",
+    "external_bank_preserved",
+    "untrapped_bank_is_guests_own",
+    "host_breakpoints_armed",
+):
+    BANKS += ["--claim", _name]
 UNIT = "import z3"
 COMMANDS: dict[str, tuple[list[str], str]] = {
     UNIT: ([sys.executable, "-c", "import z3"], "1"),
     "one configuration (E8 vhe)": ([*PROVE, "--epoch", "E8", "--mode", "vhe"], "at most 8"),
-    "one configuration, 1 breakpoint": ([*PROVE, "--epoch", "E8", "--mode", "vhe", "--breakpoints", "1"], ""),
+    "claims on the banks, 16 breakpoints": ([*BANKS, "--breakpoints", "16"], ""),
+    "claims on the banks, 1 breakpoint": ([*BANKS, "--breakpoints", "1"], ""),
     "built-in gate, all configurations": (PROVE, "at most 40"),
 }
 
@@ -50,7 +60,7 @@ def main() -> None:
         times = [r[name] for r in rounds[1:]]
         ratios = [r[name] / r[UNIT] for r in rounds[1:]]
         print(f"{name:36} {statistics.median(times):8.2f} {statistics.median(ratios):12.1f}  {aim}")
-    flat = [r["one configuration (E8 vhe)"] / r["one configuration, 1 breakpoint"] for r in rounds[1:]]
+    flat = [r["claims on the banks, 16 breakpoints"] / r["claims on the banks, 1 breakpoint"] for r in rounds[1:]]
     print(f"{'16 breakpoints / 1':36} {'':8} {statistics.median(flat):12.2f}  at most 1.5")
 
 

@@ -1042,11 +1042,26 @@ def copy_is_boots(s: State, k: Kernel) -> Term:
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2))
 
 
+@lru_cache(maxsize=4096)
+def _computed_mdcr_el2(k: Kernel, guest_debug: Term, dirty: Term, oslsr: Term, percpu: Term, before: Term) -> Term:
+    """What kvm_arm_setup_mdcr_el2 computes from the variables that it reads (64 bits)."""
+    values = {
+        "guest_debug": guest_debug,
+        "debug_dirty": dirty,
+        "sampled_dirty": dirty,
+        "oslsr_el1": oslsr,
+        "percpu_mdcr_el2": percpu,
+        "mdcr_el2": before,
+    }
+    return setup_mdcr_el2(State(values), k).mdcr_el2.raw
+
+
 def _window_lemma(name: str, says: str, same: Callable[[MDCR_EL2, MDCR_EL2], Term]) -> Lemma:
     """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was."""
 
     def holds(s: State, k: Kernel) -> Term:
-        computed = setup_mdcr_el2(s.but(debug_dirty=s.sampled_dirty), k).mdcr_el2
+        used = ("guest_debug", "sampled_dirty", "oslsr_el1", "percpu_mdcr_el2", "mdcr_el2")
+        computed = MDCR_EL2(_computed_mdcr_el2(k, *(s.values[name] for name in used)))
         return Implies(And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED)), same(s.mdcr_el2, computed))
 
     return Lemma(name, says, holds, lambda k: True)
