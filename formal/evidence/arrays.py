@@ -18,8 +18,9 @@ The asserted formulas are then, each true in the extended model:
 
 Which index terms are used (all that are read or written, and all witnesses) and that an equality that occurs under one
 polarity only gets one kind of axiom decides how often the result is unsatisfiable, not whether it is sound. That this
-suffices for formulas without quantifiers is Stump, Barrett, Dill and Levitt, "A Decision Procedure for an Extensional
-Theory of Arrays" (LICS 2001). ``formal/evidence/arraycheck.py`` checks every formula of a result by itself.
+suffices for formulas without quantifiers and constant arrays is Stump, Barrett, Dill and Levitt, "A Decision Procedure
+for an Extensional Theory of Arrays" (LICS 2001). ``formal/evidence/arraycheck.py`` checks every formula of a result by
+itself.
 """
 
 from __future__ import annotations

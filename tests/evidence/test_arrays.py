@@ -32,12 +32,18 @@ def z3_says(asserted: tuple[Term, ...]) -> str:
 @settings(max_examples=250)
 @given(formulas(arrays=True))
 def test_the_result_is_unsatisfiable_where_the_formulas_are(asserted: tuple[Term, ...]) -> None:
-    """Soundness is one direction; that nothing is lost is the other, and holds as indices are wide enough."""
+    """Soundness is one direction. That nothing is lost is the other: constant arrays are outside of its theorem.
+
+    (That ``const(x) = store(const(0), i, 1)`` is false shows at an index other than ``i`` only, and there is no term
+    for one.)
+    """
     flat = eliminate(asserted)
     assume(flat.meaning)
     assert not any(isinstance(n.sort, tuple) for n in nodes(flat.formulas + flat.axioms))
     check(asserted, flat)
-    assert z3_says(flat.formulas + flat.axioms) == z3_says(asserted)
+    says = z3_says(flat.formulas + flat.axioms), z3_says(asserted)
+    constants = any(n.op == "const-array" for n in nodes(asserted))
+    assert says in {("sat", "sat"), ("unsat", "unsat"), *([("sat", "unsat")] if constants else [])}
 
 
 HOLD = {
