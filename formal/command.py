@@ -25,6 +25,7 @@ from formal.job import Job, Report, Row, checks
 from formal.manifest import Manifest, ManifestError
 from formal.properties import CLAIMS, NON_PROPERTIES, Claim
 from formal.report import jsonfile, spec, text
+from formal.report.grid import put
 from formal.system import System
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
@@ -136,15 +137,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    out = text.console()
     for title, rows in (
         ("claims", [(c.name, c.says.split("\n")[0]) for c in CLAIMS]),
         ("non-properties, which must fail", [(c.name, c.says.split("\n")[0]) for c in NON_PROPERTIES]),
         ("epochs", [(e.name, f"{e.releases}: {e.says}") for e in EPOCHS.values()]),
         ("bugs", [(b.name, f"{b.title}; fixed by {b.fix}") for b in BUGS.values()]),
     ):
-        out.print(text.listing(title, rows))
-        out.print()
+        put(text.listing(title, rows), "")
     return OK
 
 
@@ -176,7 +175,7 @@ def _gate(args: argparse.Namespace) -> int:
     todo = jobs(args, manifest)
     reports = _with_progress(todo, args)
     if args.refresh:
-        text.console().print("\n".join(text.differences(reports)), soft_wrap=True, markup=False, highlight=False)
+        put(text.differences(reports))
         manifest = gate.refresh(reports, manifest, args.proofs)
         print(f"written: {manifest_file} and {len(reports)} files of traces")
         for report in reports:
@@ -227,20 +226,18 @@ def _tree(args: argparse.Namespace) -> int:
         as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
         print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))
         return max(code, WORSE if spec.unanswered() else OK)
-    out = text.console()
-    out.print("\n".join(report.headline(tree, reports, signs)), soft_wrap=True, markup=False, highlight=False)
-    out.print()
-    out.print(report.table(reports))
+    put(report.headline(tree, reports, signs), "", report.table(reports))
     lines = [f"PROBLEM: {p}" for p in problems]
     for r in reports:
         for row in r.rows:
             if treejob.worse(row) or args.explain:
                 lines += ["", *report.explanation(r, row)]
-    out.print("\n".join([*lines, "", *text.assumptions()]), soft_wrap=True, markup=False, highlight=False)
+    put(lines, "", text.assumptions())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
     verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]
-    out.print(
-        f"\n{DEBUG_C}: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, {counts['UNKNOWN']} UNKNOWN: {verdict}"
+    put(
+        "",
+        f"{DEBUG_C}: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, {counts['UNKNOWN']} UNKNOWN: {verdict}",
     )
     return code
 
@@ -259,15 +256,17 @@ def exit_code(reports: Sequence[Report], problems: Sequence[str] = ()) -> int:
     different = [row for report in reports for row in report.rows if not row.as_expected]
     if problems or any(report.problems for report in reports) or any(r.verdict != "UNKNOWN" for r in different):
         return WORSE
-    return UNKNOWN if any(row.verdict == "UNKNOWN" for r in reports for row in r.rows) else OK
+    undecided = any(report.undecided for report in reports)
+    return UNKNOWN if undecided or any(row.verdict == "UNKNOWN" for r in reports for row in r.rows) else OK
 
 
 def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report]:
     workers = args.workers or gate.default_workers()
-    err = text.console(stderr=True)
-    if not err.is_terminal:
+    if not sys.stderr.isatty():
         return gate.run_all(todo, workers, lambda report: None)
-    with err.status(f"proving {len(todo)} configurations") as status:
+    from rich.console import Console  # loaded for a terminal only
+
+    with Console(stderr=True).status(f"proving {len(todo)} configurations") as status:
         left = {job.configuration for job in todo}
 
         def done(report: Report) -> None:
@@ -278,39 +277,27 @@ def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report
 
 
 def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequence[str]) -> None:
-    out = text.console()
     if args.explain:
         for report in reports:
             for row in report.rows:
                 if row.check in (args.explain, f"not {args.explain}"):
-                    out.print(
-                        "\n".join(explanation(report.configuration, row, args.breakpoints)),
-                        soft_wrap=True,
-                        markup=False,
-                        highlight=False,
-                    )
+                    put(explanation(report.configuration, row, args.breakpoints))
         return
     epochs = [r for r in reports if not r.configuration.is_bug]
     if len(reports) == 1:
-        out.print(text.detail(reports[0]))
+        put(text.detail(reports[0]))
     else:
         for part in (epochs, [r for r in reports if r.configuration.is_bug]):
             for start in range(0, len(part), 8):
-                out.print(text.matrix(part[start : start + 8]))
-                out.print()
+                put(text.matrix(part[start : start + 8]), "")
     lines = [*text.summary(reports), text.sanity(reports), *problems]
     lines += [f"DIFFERS: {line}" for line in text.differences(reports)]
-    out.print("\n".join(line for line in lines if line), soft_wrap=True, markup=False, highlight=False)
+    put([line for line in lines if line])
     for report in reports:
         for row in report.rows:
             if not row.as_expected and row.trace is not None:
-                out.print(
-                    "\n" + "\n".join(explanation(report.configuration, row, args.breakpoints)),
-                    soft_wrap=True,
-                    markup=False,
-                    highlight=False,
-                )
-    out.print("\n" + "\n".join(text.assumptions()), soft_wrap=True, markup=False, highlight=False)
+                put("", explanation(report.configuration, row, args.breakpoints))
+    put("", text.assumptions())
 
 
 def explanation(c: Configuration, row: Row, breakpoints: int = 16) -> list[str]:

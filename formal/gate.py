@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
+from formal.beside import in_turn
 from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration
 from formal.evidence.traces import TraceBook
 from formal.job import Job, Report, book_path, run
@@ -25,7 +24,9 @@ def selected(epoch: str | None, mode: str | None, bug: str | None) -> list[Confi
 
 
 def run_all(jobs: Sequence[Job], workers: int, done: Callable[[Report], None]) -> list[Report]:
-    """Runs jobs, in this process if there is one worker; results in the order of the jobs.
+    """Runs jobs, each worker those of one mode as far as possible: kernels alike have many questions in common.
+
+    Results are in the order of the jobs.
 
     Raises:
         TraceError, KeyboardInterrupt: from any job; the others are given up.
@@ -33,27 +34,27 @@ def run_all(jobs: Sequence[Job], workers: int, done: Callable[[Report], None]) -
     if workers <= 1 or len(jobs) <= 1:
         reports = []
         for job in jobs:
-            reports.append(run(job))
+            reports.append(run(job, processes=workers))
             done(reports[-1])
         return reports
     order = {job.configuration: n for n, job in enumerate(jobs)}
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork"), initializer=_quiet) as pool:
-        try:
-            futures = [pool.submit(run, job) for job in jobs]
-            reports = []
-            for future in as_completed(futures):
-                reports.append(future.result())
-                done(reports[-1])
-        except BaseException:
-            for process in list(pool._processes.values()):  # before shutdown, which forgets them
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    works = [partial(map, run, part) for part in shares(jobs, min(workers, len(jobs)))]
+    reports = []
+    for report in in_turn(works):
+        reports.append(report)
+        done(report)
     return sorted(reports, key=lambda r: order[r.configuration])
 
 
-def _quiet() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
+def shares(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
+    """The jobs of each worker: modes together, whole epochs (bugs take no time) in equal numbers."""
+    by_mode = sorted(jobs, key=lambda job: (job.configuration.is_bug, job.configuration.mode))
+    heavy = [job for job in by_mode if not job.configuration.is_bug]
+    size = -(-len(heavy) // workers)
+    found = [heavy[n * size : (n + 1) * size] for n in range(workers)]
+    for n, job in enumerate(by_mode[len(heavy) :]):
+        found[n % workers].append(job)
+    return found
 
 
 def default_workers() -> int:

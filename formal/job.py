@@ -5,14 +5,18 @@ The result is plain data, so that configurations can be proved in parallel proce
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from formal.beside import Beside
 from formal.configuration import Configuration
 from formal.configuration import checks as checks
 from formal.engines.bmc import Search, situation, taking
-from formal.engines.sanity import cover, dead_ends, may_follow, meets
+from formal.engines.induction import Invariant
+from formal.engines.sanity import Coverage, cover, meets
 from formal.engines.verdict import Checker, Result, Verdict
+from formal.engines.z3backend import SolverTimeoutError
 from formal.evidence.replay import ReplayError
 from formal.evidence.traces import Trace, TraceBook, TraceError
 from formal.explain.shrink import renumber, shrink
@@ -52,9 +56,10 @@ class Report:
     configuration: Configuration
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # sanity checks that fail
+    undecided: list[str] = field(default_factory=list)  # sanity checks that the solver gave up on
+    complete: bool = False  # all claims, and all sanity checks
     operations: int = 0
     replayed: int = 0
-    lemmas: int = 0
     dropped: tuple[str, ...] = ()
     book: TraceBook | None = None  # with --refresh: the traces found
 
@@ -71,14 +76,20 @@ class Job:
     refresh: bool = False
     breakpoints: int = 16
 
+    def covered(self) -> tuple[Claim, ...]:
+        """The claims whose situation stored traces must show: those to be proved; traces are for 16 breakpoints."""
+        if self.configuration.is_bug or (self.claims and self.breakpoints != 16):
+            return ()
+        return tuple(p for p in CLAIMS if not self.claims or p.name in self.claims)
+
 
 def book_path(traces: Path, c: Configuration) -> Path:
     """Where the traces of a configuration are kept."""
     return traces / f"{c.stem}.json"
 
 
-def run(job: Job) -> Report:
-    """Proves one configuration.
+def run(job: Job, *, processes: int = 1) -> Report:
+    """Proves one configuration; with a second process, traces are replayed there meanwhile.
 
     Raises:
         TraceError: if the stored traces cannot be read.
@@ -88,30 +99,64 @@ def run(job: Job) -> Report:
     stored = TraceBook.read(book_path(job.traces, c))
     checker = Checker(system, stored, timeout=job.timeout, depth=SEARCH_DEPTH)
     report = Report(c, operations=len(system.operations))
-    wanted = [(n, p) for n, p in checks(c.claims()) if not job.claims or p.name in job.claims]
+    wanted = {n: p for n, p in checks(c.claims()) if not job.claims or p.name in job.claims}
     if not c.is_bug:
-        wanted += [(f"not {p.name}", p) for p in NON_PROPERTIES if not job.claims or p.name in job.claims]
-    found: dict[str, Trace] = {}
-    pool = _all_traces(job.traces) if job.refresh else []
-    for name, claim in wanted:
-        if " without " in name and report.rows and _plain(report, claim.name) == Verdict.NOT_APPLICABLE.value:
-            continue
-        result = _known(checker, claim, [*found.values(), *pool]) if job.refresh else None
-        result = result or checker.check(claim, known_as=name)
-        if result.trace is not None:
-            found[name] = result.trace
-        report.rows.append(_row(name, c, result, job))
-    if not c.is_bug and not job.claims:
-        _sanity(job, checker, report, found)
-    elif job.refresh:
-        report.book = _book([], found)
-    report.lemmas = len(checker.invariant().lemmas) if any(r.engine[-6:] == "lemmas" for r in report.rows) else 0
+        wanted |= {f"not {p.name}": p for p in NON_PROPERTIES if not job.claims or p.name in job.claims}
+    wanted = {n: p for n, p in wanted.items() if not (" without " in n and p.applies(system.kernel))}
+    if job.refresh:
+        _refresh(job, checker, report, wanted)
+    else:
+        fork = processes > 1
+        here = {n: p for n, p in wanted.items() if n not in stored.counterexamples and not (fork and p.given)}
+        with Beside(lambda: _beside(job, checker, wanted, fork), fork=fork) as beside:
+            results = {n: checker.check(p, known_as=n) for n, p in here.items()}
+            found = beside.result()
+        checker.replayed |= found.broken
+        if found.proved and checker.lemmas_hold():  # which the other process took for granted
+            results |= {n: Result(wanted[n], Verdict.PROVED, *how) for n, how in found.proved.items()}
+        results |= {n: checker.check(p, known_as=n) for n, p in wanted.items() if n not in results}
+        report.rows = [_row(name, c, results[name], job) for name in wanted]
+        if found.coverage is not None:
+            report.replayed = found.coverage.replayed
+            report.problems += found.coverage.missing(system, job.covered()) + found.coverage.unusable
+            report.complete = not job.claims
+            if report.complete:
+                _sanity(checker, report, found.coverage, found.dead)
     report.dropped = tuple(f"{d.lemma} (by {d.by})" for d in checker.dropped())
     return report
 
 
-def _plain(report: Report, claim: str) -> str | None:
-    return next((r.verdict for r in report.rows if r.check == claim), None)
+@dataclass(frozen=True)
+class _Beside:
+    """What a second process has to say."""
+
+    broken: dict[str, int | None]  # by check: the step at which its counterexample breaks it, if it still does
+    coverage: Coverage | None = None
+    dead: list[str] = field(default_factory=list)
+    proved: dict[str, tuple[str, float]] = field(default_factory=dict)  # engine and seconds, if the lemmas are proved
+
+
+def _beside(job: Job, checker: Checker, wanted: Mapping[str, Claim], variants: bool) -> _Beside:
+    """What the stored traces show, without a solver; then, if asked for, claims that have preconditions."""
+    broken = {n: checker.replays(n, p) for n, p in wanted.items() if n in checker.book.counterexamples}
+    covered = job.covered()
+    coverage = cover(checker.replay, checker.book.traces, covered) if covered else None
+    dead = [] if job.claims or job.configuration.is_bug else _dead(checker.system)
+    proved: dict[str, tuple[str, float]] = {}
+    if variants:
+        other = Checker(checker.system, timeout=checker.timeout)
+        other.adopt(Invariant(checker.system, checker.lemmas, timeout=checker.timeout, assumed=True))
+        todo = {n: p for n, p in wanted.items() if p.given and n not in checker.book.counterexamples}
+        results = {n: other.check(p) for n, p in todo.items()}
+        proved = {n: (r.engine, r.seconds) for n, r in results.items() if r.verdict is Verdict.PROVED}
+    return _Beside(broken, coverage, dead, proved)
+
+
+def _dead(system: System) -> list[str]:
+    """Operations that lead nowhere."""
+    from formal.engines.graph import dead_ends, may_follow  # networkx is loaded beside the proofs
+
+    return dead_ends(may_follow(system), "kvm_arch_vcpu_create", "__kvm_vcpu_run enters")
 
 
 def _row(name: str, c: Configuration, r: Result, job: Job) -> Row:
@@ -135,6 +180,27 @@ def _row(name: str, c: Configuration, r: Result, job: Job) -> Row:
 # ---- --refresh
 
 
+def _refresh(job: Job, checker: Checker, report: Report, wanted: Mapping[str, Claim]) -> None:
+    """Decides anew, with what is known for any configuration tried first; the traces found are in the report."""
+    pool = _all_traces(job.traces)
+    found: dict[str, Trace] = {}
+    for name, claim in wanted.items():
+        result = _known(checker, claim, [*found.values(), *pool]) or checker.check(claim, known_as=name)
+        if result.trace is not None:
+            found[name] = result.trace
+        report.rows.append(_row(name, job.configuration, result, job))
+    if job.configuration.is_bug or job.claims:
+        report.book = _book([], found)
+        return
+    traces = list(found.values())
+    witnesses = _search_witnesses(checker, traces, pool)
+    report.book = _book(witnesses, found)
+    coverage = cover(checker.replay, traces + witnesses, CLAIMS)
+    report.replayed = coverage.replayed
+    report.problems += coverage.missing(checker.system, CLAIMS) + coverage.unusable
+    _sanity(checker, report, coverage, _dead(checker.system))
+
+
 def _all_traces(folder: Path) -> list[Trace]:
     """What was found before, for any configuration."""
     books = [TraceBook.read(path) for path in sorted(folder.glob("*.json"))]
@@ -156,11 +222,21 @@ def _known(checker: Checker, claim: Claim, pool: list[Trace]) -> Result | None:
         if step is not None:
             shorter = renumber(Trace(trace.initial, trace.steps[:step]))
             best = Result(claim, Verdict.VIOLATED, "replay", 0.0, shorter, step)
-    return best
+    if best is None or best.trace is None:
+        return None
+    small = shrink(best.trace, lambda t: _breaks(checker, t, claim))
+    return replace(best, trace=small, broken_at=checker.replay.violates(small, claim))
+
+
+def _breaks(checker: Checker, trace: Trace, claim: Claim) -> bool:
+    try:
+        return checker.replay.violates(trace, claim) is not None
+    except (ReplayError, TraceError):
+        return False
 
 
 def _book(witnesses: list[Trace], found: dict[str, Trace]) -> TraceBook:
-    traces = list(dict.fromkeys([*found.values(), *witnesses])) if False else _distinct([*found.values(), *witnesses])
+    traces = _distinct([*found.values(), *witnesses])
     return TraceBook(tuple(traces), {name: _position(traces, trace) for name, trace in found.items()})
 
 
@@ -179,24 +255,15 @@ def _position(traces: list[Trace], trace: Trace) -> int:
 # ---- sanity
 
 
-def _sanity(job: Job, checker: Checker, report: Report, found: dict[str, Trace]) -> None:
-    system, replay = checker.system, checker.replay
-    traces = list(found.values()) if job.refresh else list(checker.book.traces)
-    coverage = cover(replay, traces, CLAIMS)
-    witnesses: list[Trace] = []
-    if job.refresh:
-        witnesses = _search_witnesses(checker, traces, _all_traces(job.traces))
-        coverage = cover(replay, traces + witnesses, CLAIMS)
-        report.book = _book(witnesses, found)
-    report.replayed = coverage.replayed
-    report.problems += coverage.missing(system, CLAIMS) + coverage.unusable
-    for step in coverage.untaken(system):
-        if not checker.invariant().never_enabled(step):
-            report.problems.append(f"operation {step.operation.name!r} is never taken, and not proved impossible")
+def _sanity(checker: Checker, report: Report, coverage: Coverage, dead: list[str]) -> None:
+    for step in coverage.untaken(checker.system):
+        try:
+            if not checker.invariant().never_enabled(step):
+                report.problems.append(f"operation {step.operation.name!r} is never taken, and not proved impossible")
+        except SolverTimeoutError as error:
+            report.undecided.append(f"whether {step.operation.name!r} is impossible: the solver gave up: {error}")
     if not coverage.replayed:
         report.problems.append("no initial state is known: Init may be contradictory")
-    graph = may_follow(system)
-    dead = dead_ends(graph, "kvm_arch_vcpu_create", "__kvm_vcpu_run enters")
     report.problems += [f"operation {name!r} leads nowhere, or is reached from nowhere" for name in dead]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from formal.properties import Claim, Lemma, Precondition
+from formal.state import State
 from formal.system import OBSERVED, Pair, System
 from formal.terms import TRUE, And, Not, Term
 from formal.transitions import Applied
@@ -50,6 +51,7 @@ class Induction:
     ) -> None:
         self.system, self.given, self.base = system, given, base
         self._instances: dict[tuple[str, Pair], Term] = base._instances if base else {}
+        self._supports: dict[tuple[str, Pair], frozenset[str]] = base._supports if base else {}
         self.lemmas = [m for m in lemmas if m.applies(system.kernel) and set(m.given) <= set(given)]
         if base:
             known = {m.name for m in base.lemmas}
@@ -61,7 +63,11 @@ class Induction:
 
     def facts(self) -> tuple[Term, ...]:
         """The lemmas for every pair that an obligation about the acting pair may use, before an operation."""
-        return tuple(dict.fromkeys(self._before(m, pair) for m in self.all_lemmas() for pair in OBSERVED))
+        return tuple(dict.fromkeys((*(self.base.facts() if self.base else ()), *self.own_facts())))
+
+    def own_facts(self) -> tuple[Term, ...]:
+        """Those of ``facts`` that are not the base's."""
+        return tuple(dict.fromkeys(self._before(m, pair) for m in self.lemmas for pair in OBSERVED))
 
     def allowed(self, step: Applied) -> Term:
         """The guard of an operation together with the preconditions."""
@@ -73,13 +79,18 @@ class Induction:
         s, k = self.system.state(), self.system.kernel
         return And(self.system.init(), *(p.initially(s, k) for p in self.given))
 
-    def goals(self, step: Applied) -> Iterator[tuple[Lemma, Term]]:
-        """What an operation must keep: each lemma for each observed pair that the operation can affect."""
+    def goals(self, step: Applied, *, folded: bool = False) -> Iterator[tuple[Lemma, Term]]:
+        """What an operation must keep: each lemma for each observed pair that the operation can affect.
+
+        With ``folded``, what the guard says about variables is used already, so that most goals are true at sight.
+        """
         seen: set[Term] = set()
         for pair in OBSERVED:
             after = self.system.after(step, pair)
+            if folded:
+                after = State({n: step.known.get(v, v) for n, v in after.values.items()}, *pair)
             for m in self.lemmas:
-                if step.changed.isdisjoint(support(self._before(m, pair))):
+                if step.changed.isdisjoint(self._support(m, pair)):
                     continue
                 goal = m.holds(after, self.system.kernel)
                 if goal is not TRUE and goal not in seen:
@@ -91,6 +102,12 @@ class Induction:
         if (m.name, pair) not in self._instances:
             self._instances[m.name, pair] = m.holds(self.system.state(pair), self.system.kernel)
         return self._instances[m.name, pair]
+
+    def _support(self, m: Lemma, pair: Pair) -> frozenset[str]:
+        """The variables of a lemma for a pair."""
+        if (m.name, pair) not in self._supports:
+            self._supports[m.name, pair] = support(self._before(m, pair))
+        return self._supports[m.name, pair]
 
     # ---- obligations
 

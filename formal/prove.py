@@ -6,10 +6,12 @@ the rest are being imported ends the command as any other does.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 INTERRUPTED = 130
 
@@ -27,10 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000, 50, 100)  # terms are many, and in no cycles: the default would look through them often
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     from formal import command  # loaded under the handlers above
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(command.main())
+    code = command.main()
+    with suppress(BrokenPipeError):  # whoever read the output has had enough
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)  # taking Z3's memory apart term by term takes as long as importing it

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from formal import terms as t
@@ -111,6 +112,11 @@ def _bank(owner: Owner, stands_for: str, *, ghost: bool = False) -> Variable[Ter
     return Variable(owner, lambda k: (2 + (k.breakpoints - 1).bit_length(), 64), _same, stands_for, ghost)
 
 
+@cache
+def _one_of(term: Term, values: tuple[IntEnum, ...]) -> Term:
+    return Or(*(Eq(term, t.const(value, t.width(term))) for value in values))
+
+
 @dataclass(frozen=True)
 class State:
     """One vCPU and one physical CPU, between two operations; ``values`` maps a variable's name to its term."""
@@ -178,11 +184,11 @@ class State:
 
     def at(self, *phases: Phase) -> Term:
         """Whether the vCPU is in one of these phases."""
-        return Or(*(Eq(self.phase, t.const(p, 3)) for p in phases))
+        return _one_of(self.phase, phases)
 
     def exits_with(self, *kinds: Exit) -> Term:
         """Whether the exit still to be handled is one of these."""
-        return Or(*(Eq(self.exit, t.const(e, 3)) for e in kinds))
+        return _one_of(self.exit, kinds)
 
     @property
     def here(self) -> Term:

@@ -182,12 +182,18 @@ def Not(a: Term) -> Term:
 
 def _junction(op: str, unit: Term, zero: Term, parts: tuple[Term, ...]) -> Term:
     kept: dict[Term, None] = {}
+    negated: set[Term] = set()  # what the kept parts of the form "not p" negate
     for part in parts:
         for p in part.args if part.op == op else (part,):
-            if p is zero or Not(_boolean(p)) in kept:
+            if p is unit:
+                continue
+            if p is zero or p in negated:
                 return zero
-            if p is not unit:
-                kept[p] = None
+            if _boolean(p).op == "not":
+                if p.args[0] in kept:
+                    return zero
+                negated.add(p.args[0])
+            kept[p] = None
     if not kept:
         return unit
     return next(iter(kept)) if len(kept) == 1 else _term(op, tuple(kept), BOOL)

@@ -122,6 +122,13 @@ class Applied:
         before = self.before.values
         return frozenset(str(before[n].data) for n, term in self.after.values.items() if term is not before[n])
 
+    @cached_property
+    def known(self) -> Mapping[Term, Term]:
+        """The variables that the guard says are constants, with these."""
+        parts = self.guard.args if self.guard.op == "and" else (self.guard,)
+        equal = {p.args[0]: p.args[1] for p in parts if p.op == "=" and [a.op for a in p.args] == ["var", "const"]}
+        return equal | {p: t.TRUE for p in parts if p.op == "var"}
+
 
 def operation(
     name: str,

@@ -10,7 +10,7 @@ from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, 
 from formal.configuration import Configuration
 from formal.engines.induction import Invariant
 from formal.engines.verdict import Checker, Result, Verdict
-from formal.engines.z3backend import Z3Solver
+from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
@@ -175,12 +175,12 @@ def _compare_operations(report: TreeReport, system: System, invariant: Invariant
 
 def _differing(same: Iterable[tuple[str, Term]], invariant: Invariant, guard: Term = TRUE) -> list[str]:
     """Which equalities do not hold: asked without the lemmas first, which is quicker and most often enough."""
-    quick = Z3Solver(invariant.terms, invariant.timeout)
+    quick = Z3Solver(shared_terms(), invariant.timeout)
     quick.add(guard)
     open_ = [(name, equal) for name, equal in same if equal is not TRUE and quick.satisfiable(Not(equal))]
-    with invariant.solver.scope():
-        invariant.solver.add(guard)
-        return [name for name, equal in open_ if invariant.solver.satisfiable(Not(equal))]
+    with invariant.lemmas_hold() as solver:
+        solver.add(guard)
+        return [name for name, equal in open_ if solver.satisfiable(Not(equal))]
 
 
 def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) -> Compared:

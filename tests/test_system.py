@@ -10,7 +10,7 @@ import pytest
 from formal import terms as t
 from formal.configuration import Configuration
 from formal.engines.induction import Invariant
-from formal.engines.z3backend import Z3Solver, check
+from formal.engines.z3backend import Z3Solver, check, shared_terms
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.properties import CLAIMS, LEMMAS, NON_PROPERTIES, Claim, Lemma, Precondition
 from formal.state import ID_BITS, Phase, State, init
@@ -166,7 +166,7 @@ def lost(system: System, invariant: Invariant, op: Operation, acting: Pair, pair
     k = system.kernel
     step = system.apply(op, acting)
     lemmas = invariant.all_lemmas()
-    solver = Z3Solver(invariant.terms)
+    solver = Z3Solver(shared_terms())
     solver.add(*(m.holds(system.state(pair), k) for m in lemmas for pair in pairs), step.guard)
     goals = {m.name: And(*(m.holds(after(system, step.after, pair, acting), k) for pair in pairs)) for m in lemmas}
     return {name for name, goal in goals.items() if solver.satisfiable(Not(goal))}

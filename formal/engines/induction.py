@@ -6,10 +6,11 @@ is inductive on its own: a claim is PROVED only from lemmas that are proved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from formal.engines.z3backend import Z3Solver, Z3Terms
+from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.obligations import Induction
 from formal.properties import Claim, Lemma, Precondition
 from formal.system import ACTING, OBSERVED, System
@@ -32,6 +33,8 @@ class VacuousError(Exception):
 class Invariant(Induction):
     """The lemmas of one system that are inductive, under some preconditions, on top of another invariant.
 
+    With ``assumed`` nothing is tried: what is proved from such lemmas holds if another process proves all of them.
+
     Raises:
         SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question.
         VacuousError: if there is no initial state.
@@ -47,64 +50,78 @@ class Invariant(Induction):
         *,
         base: Invariant | None = None,
         timeout: float | None = None,
+        assumed: bool = False,
     ) -> None:
         super().__init__(system, lemmas, given, base=base)
         self.timeout = timeout
-        self.terms: Z3Terms = base.terms if base else Z3Terms()
         self.dropped: list[Dropped] = []
         if base:
             lost = {d.lemma for d in base.dropped}
             self.lemmas = [m for m in self.lemmas if m.name not in lost]
+        self._solver: Z3Solver | None = None
+        if assumed:
+            return
         self._drop_false_initially()
         while failed := self._first_failures():
             self.dropped += failed
             lost = {d.lemma for d in failed}
             self.lemmas = [m for m in self.lemmas if m.name not in lost]
-        self.solver = self._solver()
+            self._solver = None
 
     # ---- claims
 
     def implies(self, claim: Claim) -> bool:
         """Whether the lemmas imply the claim: in every state, or for every step of its actors."""
         k = self.system.kernel
-        if not claim.actors:
-            return not self.solver.satisfiable(Not(claim.holds(self.system.state(), k)))
-        return not any(
-            self.solver.satisfiable(self.allowed(step), Not(claim.holds_between(step.before, step.after, k)))
-            for step in self.system.applied
-            if step.operation.actor.value in claim.actors
-        )
+        with self.lemmas_hold() as solver:
+            if not claim.actors:
+                return not solver.satisfiable(Not(claim.holds(self.system.state(), k)))
+            return not any(
+                solver.satisfiable(self.allowed(step), Not(claim.holds_between(step.before, step.after, k)))
+                for step in self.system.applied
+                if step.operation.actor.value in claim.actors
+            )
 
     def never_enabled(self, step: Applied) -> bool:
         """Whether the lemmas rule out that an operation is ever taken."""
-        return not self.solver.satisfiable(self.allowed(step))
+        with self.lemmas_hold() as solver:
+            return not solver.satisfiable(self.allowed(step))
 
     def keeps(self, claim: Claim) -> bool:
         """Whether the claim itself is inductive on top of the lemmas: Init implies it and every operation keeps it."""
         k = self.system.kernel
         if claim.actors:
             return False
-        initial = Implies(self.initially(), claim.holds(self.system.state(ACTING), k))
-        if self.solver.satisfiable(Not(initial)):
-            return False
-        with self.solver.scope():
-            self.solver.add(*(claim.holds(self.system.state(pair), k) for pair in OBSERVED))
+        with self.lemmas_hold() as solver:
+            initial = Implies(self.initially(), claim.holds(self.system.state(ACTING), k))
+            if solver.satisfiable(Not(initial)):
+                return False
+            solver.add(*(claim.holds(self.system.state(pair), k) for pair in OBSERVED))
             for step in self.system.applied:
                 goals = And(*(claim.holds(self.system.after(step, pair), k) for pair in OBSERVED))
-                if self.solver.satisfiable(self.allowed(step), Not(goals)):
+                if solver.satisfiable(self.allowed(step), Not(goals)):
                     return False
         return True
 
     # ---- the lemmas themselves
 
-    def _solver(self) -> Z3Solver:
-        solver = Z3Solver(self.terms, self.timeout)
-        solver.add(*self.facts())
-        return solver
+    @contextmanager
+    def lemmas_hold(self) -> Iterator[Z3Solver]:
+        """A solver in which the lemmas hold before an operation; the base has it already, but for these lemmas."""
+        if self.base:
+            with self.base.lemmas_hold() as solver:
+                solver.add(*self.own_facts())
+                yield solver
+            return
+        if self._solver is None:
+            self._solver = Z3Solver(shared_terms(), self.timeout)
+            self._solver.add(*self.facts())
+        with self._solver.scope():
+            yield self._solver
 
     def _drop_false_initially(self) -> None:
         s, k = self.system.state(), self.system.kernel
-        solver = Z3Solver(self.terms, self.timeout)
+        solver = Z3Solver(shared_terms(), self.timeout)
         solver.add(self.initially())
         if not solver.satisfiable():
             raise VacuousError(" and ".join(["Init", *(p.name for p in self.given)]) + " cannot hold together")
@@ -115,14 +132,14 @@ class Invariant(Induction):
         self.lemmas = [m for m in self.lemmas if m not in lost]
 
     def _first_failures(self) -> list[Dropped]:
-        solver = self._solver()
-        for step in self.system.applied:
-            goals = list(self.goals(step))
-            if not goals:
-                continue
-            with solver.scope():
-                solver.add(self.allowed(step))
-                if solver.satisfiable(Not(And(*(goal for _, goal in goals)))):
-                    lost = {m.name for m, goal in goals if solver.satisfiable(Not(goal))}
-                    return [Dropped(name, step.operation.name) for name in sorted(lost)]
+        with self.lemmas_hold() as solver:
+            for step in self.system.applied:
+                goals = list(self.goals(step, folded=True))
+                if not goals:
+                    continue
+                with solver.scope():
+                    solver.add(self.allowed(step))
+                    if solver.satisfiable(Not(And(*(goal for _, goal in goals)))):
+                        lost = {m.name for m, goal in goals if solver.satisfiable(Not(goal))}
+                        return [Dropped(name, step.operation.name) for name in sorted(lost)]
         return []

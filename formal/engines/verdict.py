@@ -65,6 +65,7 @@ class Checker:
         self.system = system
         self.book = book or TraceBook()
         self.replay = Replay(system)
+        self.replayed: dict[str, int | None] = {}  # what ``replays`` says, where it is known already
         self.lemmas = tuple(lemmas)
         self.timeout, self.depth = timeout, depth
         self.pool = list(pool)  # traces of this and other systems, worth a try before a search
@@ -78,6 +79,13 @@ class Checker:
             base = self.invariant() if given else None
             self._invariants[given] = Invariant(self.system, self.lemmas, given, base=base, timeout=self.timeout)
         return self._invariants[given]
+
+    def lemmas_hold(self) -> bool:
+        """Whether all lemmas without preconditions are proved."""
+        try:
+            return not self.invariant().dropped
+        except (SolverTimeoutError, VacuousError):
+            return False
 
     def adopt(self, invariant: Invariant) -> None:
         """Takes over lemmas that were proved already, for this very system or for one proved equal to it."""
@@ -97,9 +105,9 @@ class Checker:
 
         if why := claim.applies(self.system.kernel):
             return result(Verdict.NOT_APPLICABLE, "-", reason=why)
-        stored = self._stored(known_as or claim.name)
-        if stored is not None and (step := self._breaks(stored, claim)) is not None:
-            return result(Verdict.VIOLATED, "replay", trace=stored, broken_at=step)
+        name = known_as or claim.name
+        if (step := self.replays(name, claim)) is not None:
+            return result(Verdict.VIOLATED, "replay", trace=self._stored(name), broken_at=step)
         try:
             invariant = self.invariant(claim.given)
             if invariant.implies(claim):
@@ -119,6 +127,13 @@ class Checker:
         if step is None:
             raise ContradictionError(f"{claim.name}: the search found a counterexample that replay does not confirm")
         return result(Verdict.VIOLATED, "BMC", trace=found, broken_at=step)
+
+    def replays(self, name: str, claim: Claim) -> int | None:
+        """The step at which the stored counterexample of this name breaks the claim; ``None`` if there is none."""
+        if name not in self.replayed:
+            stored = self._stored(name)
+            return None if stored is None else self._breaks(stored, claim)
+        return self.replayed[name]
 
     def search(self, claim: Claim) -> Trace | None:
         """The smallest counterexample that is found: among known traces, then by search on one CPU, then on two.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import z3
@@ -40,6 +41,7 @@ class Z3Terms:
         self._ref = self.context.ref()
         self._done: dict[Term, Any] = {}
         self._sorts: dict[Sort, Any] = {}
+        self.refuted: set[frozenset[Term]] = set()  # formulas that cannot hold together
 
     def __del__(self) -> None:
         if self.context.ref() is not None and c is not None:
@@ -115,8 +117,18 @@ class Z3Terms:
         return z3.z3._to_expr_ref(self.ast(term), self.context)
 
 
+@cache
+def shared_terms() -> Z3Terms:
+    """The translation that all systems of this process share."""
+    return Z3Terms()
+
+
 class Z3Solver:
-    """One incremental solver over terms; times out after ``timeout`` seconds a question."""
+    """One incremental solver over terms; times out after ``timeout`` seconds a question.
+
+    What was found unsatisfiable is remembered by its exact formulas, for all solvers over the same ``terms``: kernels
+    that differ little have many questions in common. Z3 is given formulas only when it is asked.
+    """
 
     def __init__(self, terms: Z3Terms, timeout: float | None = None) -> None:
         self.terms = terms
@@ -124,20 +136,34 @@ class Z3Solver:
         if timeout is not None:
             self._solver.set("timeout", max(1, int(timeout * 1000)))
         self._ref = terms.context.ref()
+        self._asserted: list[list[Term]] = [[]]  # by scope, the outermost first
+        self._given = [0]  # how many of each Z3 has; it has as many scopes
 
     def add(self, *facts: Term) -> None:
         """Asserts Boolean terms."""
-        for fact in facts:
-            c.Z3_solver_assert(self._ref, self._solver.solver, self.terms.ast(fact))
+        self._asserted[-1] += facts
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Everything asserted inside is forgotten at the end."""
-        self._solver.push()
+        self._asserted.append([])
         try:
             yield
         finally:
-            self._solver.pop()
+            self._asserted.pop()
+            if len(self._given) > len(self._asserted):
+                self._given.pop()
+                self._solver.pop()
+
+    def _give(self) -> None:
+        """Gives Z3 what it does not have yet."""
+        for depth, facts in enumerate(self._asserted):
+            if depth == len(self._given):
+                self._solver.push()
+                self._given.append(0)
+            for fact in facts[self._given[depth] :]:
+                c.Z3_solver_assert(self._ref, self._solver.solver, self.terms.ast(fact))
+            self._given[depth] = len(facts)
 
     def satisfiable(self, *extra: Term) -> bool:
         """Whether what is asserted, and ``extra``, can hold together.
@@ -160,12 +186,18 @@ class Z3Solver:
             return self._values(wanted)
 
     def _check(self) -> bool:
+        question = frozenset(fact for facts in self._asserted for fact in facts)
+        if question in self.terms.refuted:
+            return False
+        self._give()
         answer = self._solver.check()
         if answer == z3.unknown:
             reason = self._solver.reason_unknown()
             if "interrupt" in reason or "Interrupt" in reason:
                 raise KeyboardInterrupt
             raise SolverTimeoutError(reason)
+        if answer == z3.unsat:
+            self.terms.refuted.add(question)
         return bool(answer == z3.sat)
 
     def _values(self, wanted: Iterable[Term]) -> dict[str, Value]:
@@ -193,7 +225,7 @@ def _value(expr: Any, sort: Sort) -> Value:
 
 def check(assumptions: Iterable[Term], timeout: float | None = None) -> bool:
     """Whether the terms can hold together, in a solver of its own."""
-    solver = Z3Solver(Z3Terms(), timeout)
+    solver = Z3Solver(shared_terms(), timeout)
     solver.add(*assumptions)
     return solver.satisfiable()
 
@@ -205,7 +237,7 @@ def model(assumptions: Iterable[Term], timeout: float | None = None) -> Mapping[
     for fact in facts:
         for node_name in support(fact):
             names.setdefault(node_name, fact)
-    solver = Z3Solver(Z3Terms(), timeout)
+    solver = Z3Solver(shared_terms(), timeout)
     return solver.model(_variables(facts), *facts)
 
 

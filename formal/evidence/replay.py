@@ -7,11 +7,13 @@ the states on the way.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from formal.evidence.traces import Step, Trace, TraceError
-from formal.properties import Claim, Precondition
+from formal.properties import Claim, Precondition, Predicate
 from formal.state import ID_BITS, State
 from formal.system import Pair, System
 from formal.terms import ArrayValue, Sort, Term, Value
@@ -19,6 +21,7 @@ from formal.transitions import Applied
 from formal.walk import evaluate
 
 Env = dict[str, Value]
+RUNS_KEPT = 64
 
 
 class ReplayError(Exception):
@@ -34,6 +37,21 @@ class Seen:
     before: Mapping[str, Value]
     after: Mapping[str, Value]
     inputs: Mapping[str, Value] = field(default_factory=dict)
+    applied: Applied | None = None
+    _step: dict[Term, Value] = field(default_factory=dict, repr=False, compare=False)  # terms evaluated already
+    _state: dict[Term, Value] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def _where(self) -> Mapping[str, Value]:
+        return {**self.before, **self.inputs}
+
+    def in_step(self, term: Term) -> Value:
+        """The value of a term over the state before the step and its inputs."""
+        return evaluate(term, self._where, self._step)
+
+    def in_state(self, term: Term) -> Value:
+        """The value of a term over the state after the step."""
+        return evaluate(term, self.after, self._state)
 
 
 def zero(sort: Sort) -> Value:
@@ -52,6 +70,32 @@ def _fits(value: Value, sort: Sort) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << sort
 
 
+class _Recorded:
+    """An iterable that computes each value once, when it is first asked for; an error is raised there every time."""
+
+    def __init__(self, values: Iterator[Seen]) -> None:
+        self._values, self._known = values, list[Seen]()
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Seen]:
+        number = 0
+        while number < len(self._known) or self._more():
+            yield self._known[number]
+            number += 1
+
+    def _more(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        try:
+            self._known.append(next(self._values))
+        except StopIteration:
+            return False
+        except Exception as error:
+            self._error = error
+            raise
+        return True
+
+
 class Replay:
     """Replays traces of one system; operations are built once for each pair they act on."""
 
@@ -59,7 +103,9 @@ class Replay:
         self.system = system
         self._by_name = {op.name: op for op in system.operations}
         self._applied: dict[tuple[str, Pair], Applied] = {}
-        self._situations: dict[tuple[str, Pair], Term] = {}
+        self._situations: dict[tuple[Predicate, Pair], Term] = {}
+        self._formulas: dict[tuple[object, ...], Term] = {}
+        self._runs: deque[tuple[Trace, _Recorded]] = deque(maxlen=RUNS_KEPT)
 
     def applied(self, name: str, pair: Pair) -> Applied:
         """An operation applied to a pair.
@@ -94,32 +140,43 @@ class Replay:
             ReplayError: if Init, a guard or a precondition does not hold.
             TraceError: if the trace does not fit the system.
         """
-        given = tuple(given)
-        env = self._initial(trace)
-        k = self.system.kernel
-        for pair in self.pairs(trace):
-            if not evaluate(self.system.init(pair), env):
-                raise ReplayError(f"vCPU {pair[0]} and CPU {pair[1]} do not start in an initial state")
+        given, k = tuple(given), self.system.kernel
+        for seen in self._seen(trace):
             for p in given:
-                if not evaluate(p.initially(self.system.state(pair), k), env):
-                    raise ReplayError(f"precondition {p.name} does not hold initially")
-        yield Seen(0, None, env, env)
+                if seen.applied is None:
+                    if not all(seen.in_state(p.initially(self.system.state(pair), k)) for pair in self.pairs(trace)):
+                        raise ReplayError(f"precondition {p.name} does not hold initially")
+                elif not seen.in_step(p.allows(seen.applied, k)):
+                    assert seen.step is not None
+                    raise ReplayError(f"step {seen.number}, {seen.step.operation}: precondition {p.name} does not hold")
+            yield seen
+
+    def _seen(self, trace: Trace) -> Iterator[Seen]:
+        """The states of the run, as far as it goes: several claims read the same run, so the last ones are kept."""
+        states = next((s for kept, s in self._runs if kept is trace), None)
+        if states is None:
+            states = _Recorded(self._run(trace))
+            self._runs.append((trace, states))
+        return iter(states)
+
+    def _run(self, trace: Trace) -> Iterator[Seen]:
+        env = self._initial(trace)
+        seen = Seen(0, None, env, env)
+        for pair in self.pairs(trace):
+            if not seen.in_state(self.system.init(pair)):
+                raise ReplayError(f"vCPU {pair[0]} and CPU {pair[1]} do not start in an initial state")
+        yield seen
         for number, step in enumerate(trace.steps, 1):
             applied = self.applied(step.operation, (step.vcpu, step.cpu))
-            inputs = self._inputs(applied, step)
-            where = {**env, **inputs}
-            done: dict[Term, Value] = {}
-            if not evaluate(applied.guard, where, done):
-                raise ReplayError(f"step {number}, {step.operation}: not enabled")
-            for p in given:
-                if not evaluate(p.allows(applied, k), where, done):
-                    raise ReplayError(f"step {number}, {step.operation}: precondition {p.name} does not hold")
             after = dict(env)
+            seen = Seen(number, step, env, after, self._inputs(applied, step), applied)
+            if not seen.in_step(applied.guard):
+                raise ReplayError(f"step {number}, {step.operation}: not enabled")
             for name, term in applied.after.values.items():
                 variable = applied.before.values[name]
                 if term is not variable:
-                    after[str(variable.data)] = evaluate(term, where, done)
-            yield Seen(number, step, env, after, inputs)
+                    after[str(variable.data)] = seen.in_step(term)
+            yield seen
             env = after
 
     def _initial(self, trace: Trace) -> Env:
@@ -151,25 +208,29 @@ class Replay:
 
     def breaks(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
         """Whether a claim is broken, for a pair, in this state or by the step that led to it."""
-        k = self.system.kernel
-        state = self.system.state(pair)
-        if not claim.actors:
-            return not evaluate(claim.holds(state, k), seen.after)
-        if not self._taken_by(claim, seen, pair):
+        if claim.actors and not self._taken_by(claim, seen, pair):
             return False
-        assert seen.step is not None
-        applied = self.applied(seen.step.operation, pair)
-        broken = claim.holds_between(applied.before, applied.after, k)
-        return not evaluate(broken, {**seen.before, **seen.inputs})
+        formula = self._formula(claim, pair, seen.applied)
+        return not (seen.in_step(formula) if claim.actors else seen.in_state(formula))
+
+    def _formula(self, claim: Claim, pair: Pair, applied: Applied | None) -> Term:
+        """What a claim says of a pair: about a state, or about a step of the pair."""
+        k, step = self.system.kernel, applied if claim.actors else None
+        key = (claim.when, claim.then, pair, step.operation.name if step else None)
+        if key not in self._formulas:
+            self._formulas[key] = (
+                claim.holds_between(step.before, step.after, k) if step else claim.holds(self.system.state(pair), k)
+            )
+        return self._formulas[key]
 
     def reaches(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
         """Whether the situation that a claim speaks of is there, for a pair (for two-state claims: in a step)."""
         if claim.actors and not self._taken_by(claim, seen, pair):
             return False
-        if (claim.name, pair) not in self._situations:
-            self._situations[claim.name, pair] = claim.when(self.system.state(pair), self.system.kernel)
-        values = seen.before if claim.actors else seen.after
-        return bool(evaluate(self._situations[claim.name, pair], values))
+        if (claim.when, pair) not in self._situations:
+            self._situations[claim.when, pair] = claim.when(self.system.state(pair), self.system.kernel)
+        situation = self._situations[claim.when, pair]
+        return bool(seen.in_step(situation) if claim.actors else seen.in_state(situation))
 
     def _taken_by(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
         if seen.step is None or (seen.step.vcpu, seen.step.cpu) != pair:

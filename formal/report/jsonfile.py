@@ -38,7 +38,7 @@ def text(reports: Sequence[Report], exit_code: int, **more: Any) -> str:
         "schema_version": SCHEMA_VERSION,
         "exit_code": exit_code,
         "results": [_row(row) for report in reports for row in report.rows],
-        "problems": [f"{report.configuration}: {p}" for report in reports for p in report.problems],
+        "problems": [f"{report.configuration}: {p}" for report in reports for p in report.problems + report.undecided],
         "assumed": list(ASSUMED),
         "not_modelled": list(NOT_MODELLED),
         **more,

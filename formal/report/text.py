@@ -1,51 +1,40 @@
-"""The tables and traces that the commands print: rich on a terminal, plain when piped."""
+"""The tables and traces that ``formal.prove`` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from formal.assumptions import ASSUMED, NOT_MODELLED, TRUSTED
 from formal.explain.show import ShownStep
 from formal.job import Report, Row
+from formal.report.grid import Cell, Grid
 
 STYLE = {"PROVED": "green", "VIOLATED": "red", "UNKNOWN": "yellow", "n/a": "dim"}
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that is as wide as it needs to be when piped, and has no colour there."""
-    plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=160, no_color=True, highlight=False)
-
-
-def verdict(row: Row) -> Text:
+def verdict(row: Row) -> Cell:
     """A verdict, marked if it is not the expected one."""
-    text = Text(row.verdict, STYLE[row.verdict])
+    pieces = [(row.verdict, STYLE[row.verdict])]
     if not row.as_expected:
-        text.append(f" (expected {row.expected or 'nothing: not in the manifest'})", "bold red")
-    return text
+        pieces.append((f" (expected {row.expected or 'nothing: not in the manifest'})", "bold red"))
+    return Cell(tuple(pieces))
 
 
-def matrix(reports: Sequence[Report]) -> Table:
+def matrix(reports: Sequence[Report]) -> Grid:
     """Claims down, configurations across."""
-    table = Table("claim", box=None, pad_edge=False, header_style="bold")
-    for report in reports:
-        table.add_column(f"{report.configuration.name}\n{report.configuration.mode}")
+    grid = Grid(("claim", *(f"{report.configuration.name}\n{report.configuration.mode}" for report in reports)))
     cells = {(r.check, report.configuration): verdict(r) for report in reports for r in report.rows}
     for check in dict.fromkeys(r.check for report in reports for r in report.rows if " without " not in r.check):
-        table.add_row(check, *(cells.get((check, report.configuration), Text("-", "dim")) for report in reports))
-    return table
+        grid.add(check, *(cells.get((check, report.configuration), "-") for report in reports))
+    return grid
 
 
-def detail(report: Report) -> Table:
+def detail(report: Report) -> Grid:
     """One configuration: verdict and how it was reached."""
-    table = Table("claim", "verdict", "engine", "seconds", "given", box=None, pad_edge=False, header_style="bold")
+    grid = Grid(("claim", "verdict", "engine", "seconds", "given"))
     for r in report.rows:
-        table.add_row(r.check, verdict(r), r.engine, f"{r.seconds:.3f}", ", ".join(r.assumptions) or r.reason)
-    return table
+        grid.add(r.check, verdict(r), r.engine, f"{r.seconds:.3f}", ", ".join(r.assumptions) or r.reason)
+    return grid
 
 
 def summary(reports: Sequence[Report]) -> list[str]:
@@ -62,13 +51,13 @@ def summary(reports: Sequence[Report]) -> list[str]:
         for report in reports
         if report.dropped and len(reports) == 1
     ]
-    lines += [f"{report.configuration}: {problem}" for report in reports for problem in report.problems]
+    lines += [f"{r.configuration}: {problem}" for r in reports for problem in r.problems + r.undecided]
     return lines
 
 
 def sanity(reports: Sequence[Report]) -> str:
     """What was checked so that PROVED means something."""
-    epochs = [r for r in reports if r.replayed]
+    epochs = [r for r in reports if r.complete]
     if not epochs:
         return ""
     return (
@@ -106,9 +95,6 @@ def trace(steps: Iterable[ShownStep]) -> list[str]:
     return lines
 
 
-def listing(title: str, rows: Sequence[tuple[str, str]]) -> Table:
+def listing(title: str, rows: Sequence[tuple[str, str]]) -> Grid:
     """Names and what they stand for."""
-    table = Table("name", title, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return Grid(("name", title), list(rows))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from formal.evidence.replay import Replay, Seen
 from formal.explain.show import final_values, shown
 from formal.job import Row
 from formal.kernel.signs import Sign
 from formal.kernel.tree import KernelTree
 from formal.properties import CLAIMS, Claim
+from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
 from formal.transitions import OPERATIONS
 from formal.treejob import TreeReport, better, worse
@@ -44,24 +42,22 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
     return lines + ([f"assumed in lifting: {'; '.join(notes)}"] if notes else [])
 
 
-def table(reports: Sequence[TreeReport]) -> Table:
+def table(reports: Sequence[TreeReport]) -> Grid:
     """Claims down, modes across."""
-    found = Table("claim", box=None, pad_edge=False, header_style="bold")
-    for r in reports:
-        found.add_column(f"{r.mode.value}")
+    found = Grid(("claim", *(r.mode.value for r in reports)))
     cells = {(row.check, r.mode): _cell(row) for r in reports for row in r.rows}
     for check in dict.fromkeys(row.check for r in reports for row in r.rows):
-        found.add_row(check, *(cells.get((check, r.mode), Text("-", "dim")) for r in reports))
+        found.add(check, *(cells.get((check, r.mode), "-") for r in reports))
     return found
 
 
-def _cell(row: Row) -> Text:
-    text = Text(row.verdict, STYLE[row.verdict])
+def _cell(row: Row) -> Cell:
+    pieces = [(row.verdict, STYLE[row.verdict])]
     if worse(row):
-        text.append(f" WORSE than expected ({row.expected or 'PROVED'})", "bold red")
+        pieces.append((f" WORSE than expected ({row.expected or 'PROVED'})", "bold red"))
     elif better(row):
-        text.append(f" better than expected ({row.expected})", "green")
-    return text
+        pieces.append((f" better than expected ({row.expected})", "green"))
+    return Cell(tuple(pieces))
 
 
 def explanation(report: TreeReport, row: Row) -> Iterator[str]:
