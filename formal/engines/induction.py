@@ -2,6 +2,9 @@
 
 Lemmas that do not survive (in a kernel that was changed) are dropped and the rest is tried again, so that what remains
 is inductive on its own: a claim is PROVED only from lemmas that are proved.
+
+Longer inductions (k > 1) would prove nothing more for any number of vCPUs: all steps of the path but the last may be
+those of another vCPU on another CPU, and then the hypothesis says no more about the observed pair than with k = 1.
 """
 
 from __future__ import annotations
