@@ -14,10 +14,10 @@ from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import hypervisor, runloop, scan, writers
+from formal.kernel import handlers, hypervisor, runloop, scan, writers
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.binding import Binding, flags_of
-from formal.kernel.compare import Counterpart, counterparts
+from formal.kernel.compare import Counterpart, counterparts, equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
 from formal.kernel.runloop import ARM_C
@@ -27,7 +27,7 @@ from formal.manifest import Manifest
 from formal.properties import CLAIMS, LEMMAS, Claim, Point
 from formal.state import VARIABLES, State
 from formal.system import System
-from formal.terms import TRUE, Eq, Not, Or, Term
+from formal.terms import TRUE, Not, Or, Term
 from formal.transitions import (
     OPERATIONS,
     Inputs,
@@ -141,7 +141,8 @@ def _run_mode(job: TreeJob, program: Program, binding: Binding, signs: tuple[Sig
     k = resolved.kernel
     by_hand = System(k)
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys(n for f in lifted.values() for n in f.notes)))
-    report.counterparts = counterparts(OPERATIONS, lifted, binding)
+    outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
+    report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     invariant = Invariant(by_hand, LEMMAS, timeout=job.timeout)
     replaced = _compare_operations(report, by_hand, invariant)
     _compare_components(report, lifted, binding, by_hand, invariant)
@@ -196,9 +197,7 @@ def _compare_components(
         if name not in lifted:
             continue
         c_function, after = lifted[name], by_hand(s, k)
-        effect = binding.after(c_function, s)
-        same = {n: Eq(effect.values.get(n, s.values[n]), after.values[n]) for n in VARIABLES if binding.decides(n)}
-        differs = _differing(same.items(), invariant)
+        differs = _differing(equalities(binding.after(c_function, s), binding, s, after), invariant)
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
@@ -208,7 +207,7 @@ def _compare_hypervisor(
     s, k = system.state(), system.kernel
     for component, function in hypervisor.lifted(program, k):
         hypervisor.refuse_unfit(function)
-        differs = _differing(hypervisor.equalities(component, function, binding, s, k), invariant)
+        differs = _differing(hypervisor.conditions(component, function, binding, s, k), invariant)
         found = _compared(function, differs, ())
         report.compared.append(found)
         if differs:
@@ -224,8 +223,7 @@ def _check_frames(
     for name, function in lifted.items():
         if name in known:
             continue
-        effect = binding.after(function, s)
-        moved = _differing(((n, Eq(v, s.values[n])) for n, v in effect.values.items()), invariant)
+        moved = _differing(equalities(binding.after(function, s), binding, s, s), invariant)
         if moved:
             raise NotUnderstoodError(
                 function.file,
@@ -248,7 +246,9 @@ def _obligation_claims(report: TreeReport) -> Iterator[Claim]:
     """What the lifted functions must not do (BUG_ON, bad pointers and indices), as claims of their own."""
     assert report.system is not None
     for c in report.counterparts.values():
-        for text, _ in c.obligations(report.system.state()):
+        if c.owns is not None:
+            continue  # of handlers they are demanded where the function is compared
+        for text, _ in c.obligations(report.system.state(), Inputs("", 16)):
             yield _obligation_claim(c, text)
 
 
@@ -257,7 +257,7 @@ def _obligation_claim(c: Counterpart, text: str) -> Claim:
         return c.operation.enabled(s, k, Inputs(f"in.{c.operation.name}", k.breakpoints))
 
     def then(before: State, after: State, k: Kernel) -> Term:
-        found = [condition for where, condition in c.obligations(before) if where == text]
+        found = [condition for where, condition in c.obligations(before, Inputs("", 16)) if where == text]
         ours = {name for value in before.values.values() for name in support(value)}
         foreign = {name for condition in found for name in support(condition)} - ours
         if foreign:

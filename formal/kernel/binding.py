@@ -160,9 +160,9 @@ class Binding:
             word = If(s.values[name], word | mask, word & ~mask)
         return word
 
-    def after(self, lifted: Lifted, s: State) -> Effect:
-        """What a lifted function does to a state."""
-        mapping = self.before(lifted, s)
+    def after(self, lifted: Lifted, s: State, given: Mapping[str, Term] | None = None) -> Effect:
+        """What a lifted function does to a state; ``given`` are values of C variables that are not in the state."""
+        mapping = self.before(lifted, s) | dict(given or {})
         done: dict[Term, Term] = {}
         values: dict[str, Term] = {}
         conditions: dict[str, Term] = {}

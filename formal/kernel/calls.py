@@ -21,6 +21,8 @@ NON_NESTED = "the guest has no EL2 (vcpu_has_nv() is false)"
 HYP_CALL = "a hypercall runs the function of its name at EL2 with its arguments"
 TRACE = "tracepoints do not change state"
 LOGGING = "log messages do not change state"
+USER_COPY_FAILS = "copy_from_user() fails"
+USER_COPY = "copy_from_user() copies what user space gives, or fails and leaves anything"
 _CAPABILITY = ("cpus_have_final_cap", "cpus_have_const_cap", "cpus_have_final_boot_cap", "cpus_have_cap",
                "alternative_has_cap_likely", "alternative_has_cap_unlikely", "alternative_has_feature_likely",
                "alternative_has_feature_unlikely")  # fmt: skip
@@ -39,6 +41,7 @@ _COUNTING = (
     "popcountll",
 )
 _FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "offsetof", "types_compatible_p"))
+_LIBRARY = ("copy_from_user", "copy_to_user")  # outside KVM: taken by their names
 
 
 class Calls(Statements):
@@ -75,7 +78,7 @@ class Calls(Statements):
             return self._folded(cursor, name)
         intrinsic = self._intrinsics().get(name)
         if intrinsic is not None:
-            if not name.startswith("__"):
+            if not name.startswith("__") and name not in _LIBRARY:
                 self.reviewed(callee)
             return intrinsic(cursor, arguments)
         if name in _CAPABILITY:
@@ -116,6 +119,8 @@ class Calls(Statements):
             "vcpu_has_nv": self._no_nested,
             "read_sanitised_ftr_reg": self._sanitised,
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
+            "copy_from_user": self._copy_from_user,
+            "copy_to_user": lambda c, a: t.var(f"copy_to_user()#{self.serial()}", clang.bits(c.type)),
             "print_sys_reg_msg": self._logging,
             "printk": self._logging,
             "_printk": self._logging,
@@ -224,6 +229,21 @@ class Calls(Statements):
             raise self.refusal(cursor, "a register chosen at run time")
         name = self.registers.name(value_of(encoding))
         return t.var(f"sanitised.{name}", clang.bits(cursor.type))
+
+    def _copy_from_user(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        target, size = self.pointer(arguments[0]), self.integer(arguments[2])
+        if not is_const(size) or value_of(size) not in (1, 2, 4, 8):
+            raise self.refusal(cursor, "a copy from user space of unknown or great size")
+        self.pointer(arguments[1])
+        self.notes[USER_COPY] = None
+        whole = clang.strip_casts(arguments[0]).type.get_canonical().get_pointee()
+        if clang.bits(whole) != value_of(size) * 8:
+            raise self.refusal(cursor, f"{value_of(size)} bytes from user space into {whole.spelling}")
+        number = self.serial()
+        fault = t.var(f"{USER_COPY_FAILS}#{number}", BOOL)
+        wrong = t.var(f"after copy_from_user()#{number}", value_of(size) * 8)
+        self.store(target, whole, t.If(fault, wrong, t.var("from user space", value_of(size) * 8)), cursor)
+        return t.If(fault, t.const(1, clang.bits(cursor.type)), t.const(0, clang.bits(cursor.type)))
 
 
 def empty_body(function: Cursor) -> bool:

@@ -83,6 +83,13 @@ def strip_parentheses(cursor: Cursor) -> Cursor:
     return cursor
 
 
+def strip_casts(cursor: Cursor) -> Cursor:
+    """The expression inside implicit casts and parentheses."""
+    while cursor.kind in (Kind.UNEXPOSED_EXPR, Kind.PAREN_EXPR) and len(children(cursor)) == 1:
+        cursor = children(cursor)[0]
+    return cursor
+
+
 def file_of(cursor: Cursor) -> str:
     """The file of a cursor; where a macro was expanded, the place of the expansion."""
     file = cursor.location.file

@@ -7,26 +7,55 @@ function's own effect on every kernel variable; ``differences`` are the terms th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from formal import terms as t
 from formal.epochs import Kernel
 from formal.evidence.replay import Seen
-from formal.kernel.binding import Binding, Effect
+from formal.kernel.binding import BANKS, Binding, Effect
 from formal.kernel.front import Lifted
 from formal.state import VARIABLES, State
 from formal.terms import BOOL, FALSE, Eq, Sort, Term, Value
 from formal.transitions import Inputs, Operation
 from formal.walk import evaluate, nodes, substitute
 
+ALL_BANKS = ("hw_bank", *BANKS)
+
+
+def equalities(effect: Effect, binding: Binding, s: State, wanted: State) -> Iterator[tuple[str, Term]]:
+    """What must hold for a C function's effect to lead to a state: by state variable, a term."""
+    for name in VARIABLES:
+        if binding.decides(name):
+            yield name, Eq(effect.values.get(name, s.values[name]), wanted.values[name])
+    for bank in ALL_BANKS:
+        before, after = s.values[bank], wanted.values[bank]
+        if after is before and not any(name == bank for name, _ in effect.elements):
+            continue
+        assert isinstance(before.sort, tuple)
+        indices = [t.const(n, before.sort[0]) for n in range(1 << before.sort[0])]
+        got = [effect.elements.get((bank, n), t.select(before, index)) for n, index in enumerate(indices)]
+        yield bank, t.And(*(Eq(value, t.select(after, index)) for value, index in zip(got, indices, strict=True)))
+
+
+def _nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    return {}
+
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A hand-written operation and the C function for it."""
+    """A hand-written operation and the C function for it.
+
+    Where the operation is more than the function, ``owns`` are the variables that the function decides, ``given`` the
+    operation's inputs by the names of the C variables that hold them, ``demands`` what else must hold of the function.
+    """
 
     operation: Operation
     lifted: Lifted
     binding: Binding
+    owns: frozenset[str] | None = None
+    given: Callable[[Lifted, State, Inputs], Mapping[str, Term]] = _nothing
+    demands: tuple[tuple[str, Term], ...] = ()
 
     def lifted_operation(self) -> Operation:
         """The operation with the C function's effect."""
@@ -36,31 +65,52 @@ class Counterpart:
 
     def _step(self, s: State, k: Kernel, i: Inputs) -> State:
         by_hand = self.operation.step(s, k, i)
-        effect = self.binding.after(self.lifted, s)
-        kept = {name: s.values[name] for name in by_hand.values if self.binding.decides(name)}
-        opened = {name: i.free(f"C: {name}", sort) for name, sort in self._open(effect, s)}
+        effect = self._effect(s, i)
+        kept = {name: s.values[name] for name in by_hand.values if self._decides(name)}
+        opened = {name: i.free(f"C: {name}", sort) for name, sort in self._open(effect, s, i)}
         values = {name: substitute(term, opened) for name, term in effect.values.items()}
+        for (bank, number), term in effect.elements.items():
+            before = values.get(bank, s.values[bank])
+            assert isinstance(before.sort, tuple)
+            values[bank] = t.store(before, t.const(number, before.sort[0]), substitute(term, opened))
         return State({**by_hand.values, **kept, **values}, s.vcpu_id, s.cpu_id)
 
-    def _open(self, effect: Effect, s: State) -> Iterator[tuple[str, Sort]]:
+    def _effect(self, s: State, i: Inputs) -> Effect:
+        return self.binding.after(self.lifted, s, self.given(self.lifted, s, i))
+
+    def _decides(self, name: str) -> bool:
+        decided = self.binding.decides(name) or name in ALL_BANKS
+        return decided and (self.owns is None or name in self.owns)
+
+    def _open(self, effect: Effect, s: State, i: Inputs) -> Iterator[tuple[str, Sort]]:
         """C variables without a state variable, on which the effect depends: they may be anything."""
-        ours = {str(v.data) for term in s.values.values() for v in nodes((term,)) if v.op == "var"}
-        for node in nodes(tuple(effect.values.values())):
+        known = (*s.values.values(), *i.terms.values())
+        ours = {str(v.data) for v in nodes(known) if v.op == "var"}
+        for node in nodes((*effect.values.values(), *effect.elements.values())):
             if node.op == "var" and str(node.data) not in ours:
                 yield str(node.data), node.sort
 
     def differences(self, s: State, k: Kernel, i: Inputs) -> Iterator[tuple[str, Term]]:
-        """What must hold for the two to be equal: a name, and a term."""
-        by_hand, effect = self.operation.step(s, k, i), self.binding.after(self.lifted, s)
-        for name in VARIABLES:
-            if self.binding.decides(name):
-                value = effect.values.get(name, s.values[name])
-                yield name, Eq(value, by_hand.values[name])
+        """What must hold for the two to be equal: the name of a state variable, or else a sentence; and a term."""
+        by_hand, effect = self.operation.step(s, k, i), self._effect(s, i)
+        others = {name: s.values[name] for name in by_hand.values if not self._decides(name)}
+        wanted = State({**by_hand.values, **others}, s.vcpu_id, s.cpu_id)
+        for name, equal in equalities(effect, self.binding, s, wanted):
+            yield (name if self._decides(name) else f"{name} stays"), equal
         yield from effect.side_conditions.items()
+        if self.owns is not None:
+            mapping = self._mapping(s, i)
+            for text, condition in self.demands:
+                yield text, substitute(condition, mapping)
+            for place, condition in self.obligations(s, i):
+                yield f"never at {place}", t.Not(condition)
 
-    def obligations(self, s: State) -> Iterator[tuple[str, Term]]:
+    def _mapping(self, s: State, i: Inputs) -> dict[str, Term]:
+        return self.binding.before(self.lifted, s) | dict(self.given(self.lifted, s, i))
+
+    def obligations(self, s: State, i: Inputs) -> Iterator[tuple[str, Term]]:
         """What the C function must not do, with its place: a term that must be false."""
-        mapping = self.binding.before(self.lifted, s)
+        mapping = self._mapping(s, i)
         for o in self.lifted.obligations:
             condition = substitute(o.condition, mapping)
             if condition is not FALSE:
@@ -70,9 +120,9 @@ class Counterpart:
         """Lvalues without a state variable that the function stores to."""
         return self.binding.stores(self.lifted)[1]
 
-    def lines(self, s: State, seen: Seen) -> list[str]:
+    def lines(self, s: State, k: Kernel, seen: Seen) -> list[str]:
         """The stores that the C function makes in one step of a run, each with file and line."""
-        mapping = self.binding.before(self.lifted, s)
+        mapping = self._mapping(s, Inputs(f"in.{self.operation.name}", k.breakpoints))
         env: dict[str, Value] = {**seen.before, **seen.inputs}
         for lvalue, v in self.lifted.reads.items():
             env.setdefault(lvalue, False if v.sort == BOOL else 0)

@@ -20,3 +20,7 @@ class NotUnderstoodError(KernelError):
     def __init__(self, file: str, line: int, reason: str) -> None:
         super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
         self.file, self.line, self.reason = file, line, reason
+
+
+class NotDefinedError(NotUnderstoodError):
+    """The tree has no definition of a name where it is looked for."""

@@ -142,6 +142,10 @@ class Program:
         """The functions that a file of the tree itself defines, in its order."""
         return self.resolver.functions_of(file)
 
+    def defines(self, name: str, mode: Mode, file: str | None = None) -> bool:
+        """Whether the tree has a function of this name, where ``lift`` looks for it."""
+        return self.resolver.defines(name, mode, file)
+
     def lift(
         self,
         name: str,

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import BANKS, Binding
+from formal.kernel.binding import Binding
+from formal.kernel.compare import equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Argument, Lifted, Program
 from formal.kernel.front import Mode as FrontMode
 from formal.state import State
-from formal.terms import Eq, Term
+from formal.terms import And, Eq, Ne, Not, Or, Term
 from formal.transitions import (
     activate_traps,
     deactivate_traps,
@@ -25,17 +26,43 @@ from formal.transitions import (
     restore_guest_mdscr,
     save_host_mdscr,
 )
+from formal.walk import substitute
 
 _HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 
 
+_GUEST_CONTEXT = "vcpu->arch.ctxt"
+_SPSR = ("hw.spsr_el2", "hw.spsr_el1")  # SPSR_EL2 as nVHE and as VHE code spells it
+_SS, _M4, _BTYPE = 1 << 21, 1 << 4, 3 << 10  # PSTATE.SS, AArch32 state, PSTATE.BTYPE (Arm ARM C5.2)
+_SIDELINED = ("cap.ARM64_WORKAROUND_2077057",)  # an erratum that is not modelled: as on a CPU without it
+
+Given = Callable[[Lifted, State], Mapping[str, Term]]
+Demands = Callable[[Lifted, State, Mapping[str, Term]], Iterator[tuple[str, Term]]]
+
+
+def _exit_state(f: Lifted, s: State) -> Mapping[str, Term]:
+    """SPSR_EL2 after an exit is the guest's PSTATE; errata that are not modelled are absent."""
+    found: dict[str, Term] = {name: s.hw_pstate.raw for name in _SPSR if name in f.reads}
+    return found | dict.fromkeys(_SIDELINED, t.FALSE)
+
+
+def _no_demands(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    return iter(())
+
+
 @dataclass(frozen=True)
 class Component:
-    """A function of the specification and the C functions that may be it; the first one that the tree has is taken."""
+    """A function of the specification and the C functions that may be it; the first one that the tree has is taken.
+
+    ``given`` are values that C variables without a state variable have, ``demands`` what else must hold after it:
+    a sentence, and a term; ``values`` are the function's stores, by lvalue.
+    """
 
     by_hand: Callable[[State, Kernel], State]
     names: Callable[[Kernel], tuple[str, ...]]
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    given: Given = lambda f, s: {}
+    demands: Demands = _no_demands
 
 
 def _deactivating(k: Kernel) -> tuple[str, ...]:
@@ -44,15 +71,91 @@ def _deactivating(k: Kernel) -> tuple[str, ...]:
     return ("deactivate_traps_vhe_put",) if k.vhe else ("__deactivate_traps",)
 
 
+def _same(s: State, k: Kernel) -> State:
+    return s
+
+
+def _at_entry(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    """The guest starts with its own PSTATE; a value that would mean EL2 is replaced, which no operation sets."""
+    spsr = next((values[name] for name in _SPSR if name in values), None)
+    privileged = And(Eq(s.pstate.raw & t.const(_M4, 64), t.const(0, 64)),
+                     Not(t.ult(s.pstate.raw & t.const(0xF, 64), t.const(8, 64))))  # fmt: skip
+    entered = t.FALSE if spsr is None else Eq(spsr, s.pstate.raw)
+    yield "SPSR_EL2 holds the guest's PSTATE", Or(privileged, entered)
+
+
+def _skipped(s: State, k: Kernel) -> State:
+    """Skipping an instruction changes nothing else of PSTATE than SS, in AArch64 state, and BTYPE, not looked at."""
+    return s.but(pstate=s.pstate.but(SS=False)) if k.skip_advances_step else s
+
+
+def _skips(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    after = values.get("vcpu->arch.ctxt.regs.pstate")
+    looked_at = t.const(~(_SS | _BTYPE), 64)
+    aarch32 = Ne(s.pstate.raw & t.const(_M4, 64), t.const(0, 64))
+    same = t.FALSE if after is None else Eq(after & looked_at, s.pstate.raw & looked_at)
+    yield "the rest of PSTATE stays", Or(aarch32, same)
+    yield "SS is cleared", t.FALSE if after is None else Eq(after & t.const(_SS, 64), t.const(0, 64))
+
+
+def _skips_at_el2(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    seen = State({**s.values, "pstate": s.values["hw_pstate"]}, s.vcpu_id, s.cpu_id)
+    yield from _skips(f, seen, values)
+    spsr = next((values[name] for name in _SPSR if name in values), None)
+    kept = values.get("vcpu->arch.ctxt.regs.pstate")
+    yield "SPSR_EL2 gets the new PSTATE", t.FALSE if spsr is None or kept is None else Eq(spsr, kept)
+
+
+_LOADS = ("kvm_vcpu_load_sysregs_vhe", "__vcpu_load_activate_traps")
+_PUTS = ("kvm_vcpu_put_sysregs_vhe", "__vcpu_put_deactivate_traps")
+_HOST, _GUEST = {"ctxt": _HOST_CONTEXT}, {"ctxt": _GUEST_CONTEXT}
+
+_SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 PSTATE is saved there, and no longer with the context
+
+
+def components(program: Program, k: Kernel) -> tuple[Component, ...]:
+    """The components of a kernel, those that only later releases have included where they are."""
+    early = program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe")
+    saved = Component(
+        lambda s, k: s.but(mdscr_el1=s.hw_mdscr_el1, pstate=s.pstate if early else s.hw_pstate),
+        lambda k: ("sysreg_save_guest_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
+        _GUEST,
+        _exit_state,
+    )
+    synchronized = Component(lambda s, k: s.but(pstate=s.hw_pstate), lambda k: (_SYNCHRONIZES,), given=_exit_state)
+    skips = SKIPS if k.defers_pc_adjustment else SKIPS[:1]  # before, the other is read as a form (forms.toml)
+    return (*COMPONENTS, saved, *((synchronized,) if early else ()), *(skips if k.skip_advances_step else ()))
+
+
 COMPONENTS: tuple[Component, ...] = (
     Component(activate_traps, lambda k: ("__activate_traps_common",)),
     Component(deactivate_traps, _deactivating),
+    Component(activate_traps, lambda k: _LOADS if k.vhe else ("__activate_traps",)),
+    Component(deactivate_traps, lambda k: _PUTS if k.vhe else ("__deactivate_traps",)),
+    Component(_same, lambda k: ("__activate_traps",) if k.vhe else ()),
+    Component(_same, lambda k: ("__deactivate_traps",) if k.vhe else ()),
     Component(lambda s, k: debug_switch_to_guest(s), lambda k: ("__debug_switch_to_guest",)),
     Component(lambda s, k: debug_switch_to_host(s), lambda k: ("__debug_switch_to_host",)),
-    Component(lambda s, k: save_host_mdscr(s), lambda k: ("__sysreg_save_common_state",), {"ctxt": _HOST_CONTEXT}),
     Component(
-        lambda s, k: restore_guest_mdscr(s), lambda k: ("__sysreg_restore_common_state",), {"ctxt": "vcpu->arch.ctxt"}
+        lambda s, k: save_host_mdscr(s),
+        lambda k: ("sysreg_save_host_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
+        _HOST, _exit_state,
     ),
+    Component(
+        lambda s, k: restore_guest_mdscr(s),
+        lambda k: ("sysreg_restore_guest_state_vhe",) if k.vhe else ("__sysreg_restore_state_nvhe",),
+        _GUEST, demands=_at_entry,
+    ),
+    Component(
+        lambda s, k: s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1),
+        lambda k: ("sysreg_restore_host_state_vhe",) if k.vhe else ("__sysreg_restore_state_nvhe",),
+        _HOST,
+    ),
+)  # fmt: skip
+# PSTATE is compared as they demand: their description has no single value for all of it
+SKIPS: tuple[Component, ...] = (
+    Component(_skipped, lambda k: ("kvm_skip_instr",), demands=_skips),
+    Component(_skipped, lambda k: ("__kvm_skip_instr",), given=_exit_state, demands=_skips_at_el2),
 )
 
 
@@ -62,31 +165,35 @@ def lifted(program: Program, k: Kernel) -> Iterator[tuple[Component, Lifted]]:
     Raises:
         NotUnderstoodError: if the tree has none, or one that is not understood.
     """
+    for component in components(program, k):
+        names = component.names(k)
+        if names:
+            yield component, _first(program, k, names, component.arguments)
+
+
+def _first(program: Program, k: Kernel, names: tuple[str, ...], arguments: Mapping[str, Argument]) -> Lifted:
     mode: FrontMode = "vhe" if k.vhe else "nvhe"
-    for component in COMPONENTS:
-        yield component, program.lift(component.names(k)[0], mode, arguments=component.arguments)
+    for name in names[:-1]:
+        if program.defines(name, mode):
+            return program.lift(name, mode, arguments=arguments)
+    return program.lift(names[-1], mode, arguments=arguments)
 
 
-def equalities(
+def conditions(
     component: Component, function: Lifted, binding: Binding, s: State, k: Kernel
 ) -> Iterator[tuple[str, Term]]:
-    """What must hold for a component and its C function to be equal, by state variable.
+    """What must hold for a component and its C function to be equal: a state variable or a sentence, and a term.
 
     Other bits of the flags words are left out: there the hypervisor keeps flags that are not modelled.
     """
-    after, effect = component.by_hand(s, k), binding.after(function, s)
-    for name in s.values:
-        if binding.decides(name):
-            yield name, Eq(effect.values.get(name, s.values[name]), after.values[name])
-    for bank in ("hw_bank", *BANKS):
-        before, wanted = s.values[bank], after.values[bank]
-        assert isinstance(before.sort, tuple)
-        same = []
-        for n in range(1 << before.sort[0]):
-            index = t.const(n, before.sort[0])
-            got = effect.elements.get((bank, n), t.select(before, index))
-            same.append(Eq(got, t.select(wanted, index)))
-        yield bank, t.And(*same)
+    given = component.given(function, s)
+    effect = binding.after(function, s, given)
+    for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
+        if component not in SKIPS or name != "pstate":
+            yield name, equal
+    mapping = binding.before(function, s) | dict(given)
+    values = {lvalue: substitute(value, mapping) for lvalue, value in function.writes.items()}
+    yield from component.demands(function, s, values)
 
 
 def refuse_unfit(function: Lifted) -> None:

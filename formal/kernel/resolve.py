@@ -12,7 +12,7 @@ from threading import Lock
 
 from formal.kernel import clang, forms
 from formal.kernel.clang import Cursor, Kind
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import NotDefinedError, NotUnderstoodError
 from formal.kernel.parse import parse
 from formal.kernel.preamble import Preamble, hyp_flags, parse_preamble
 from formal.kernel.tree import KVM, KernelTree, Sources
@@ -91,7 +91,15 @@ class Resolver:
                 unit = self.unit(candidate, mode)
                 if name in unit.functions:
                     return unit, unit.functions[name]
-        raise NotUnderstoodError(file or KVM, 0, f"{name} is not defined")
+        raise NotDefinedError(file or KVM, 0, f"{name} is not defined")
+
+    def defines(self, name: str, mode: str, file: str | None = None) -> bool:
+        """Whether ``find`` finds a function."""
+        try:
+            self.find(name, mode, file)
+        except NotDefinedError:
+            return False
+        return True
 
     def _mentions(self, file: str, name: str) -> bool:
         if file not in self._texts:

@@ -87,7 +87,7 @@ def _c_lines(report: TreeReport, replay: Replay, seen: Seen) -> list[str]:
     if seen.step is None or seen.step.operation not in report.counterparts:
         return []
     pair = (seen.step.vcpu, seen.step.cpu)
-    return report.counterparts[seen.step.operation].lines(replay.system.state(pair), seen)
+    return report.counterparts[seen.step.operation].lines(replay.system.state(pair), replay.system.kernel, seen)
 
 
 def _claim(name: str) -> Claim | None:

@@ -1,0 +1,204 @@
+"""The C functions of operations outside debug.c: trap handlers, ioctls, and which of their variables are what.
+
+An operation is more than its C function: after a trap handler the caller skips the instruction. So each entry says
+which state variables the function decides (``owns``); all others it has to leave alone. What the operation leaves
+open (the value that a guest writes, the flags that user space gives) is what the function finds in its parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from formal import terms as t
+from formal.epochs import Kernel
+from formal.kernel.binding import KINDS, Binding
+from formal.kernel.compare import Counterpart
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Lifted, Program
+from formal.kernel.front import Mode as FrontMode
+from formal.kernel.tree import KVM
+from formal.state import Exit, State
+from formal.terms import FALSE, TRUE, And, Eq, If, Or, Term
+from formal.kernel.calls import USER_COPY_FAILS
+from formal.transitions import OPERATIONS, OSLM_IMPLEMENTED, Inputs, Operation
+from formal.walk import support
+
+SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", f"{KVM}/handle_exit.c"
+KVM_EXIT_DEBUG = 4  # include/uapi/linux/kvm.h
+EC_SOFTSTP_LOW, EC_SHIFT = 0x32, 26  # ESR_EL2.EC (Arm ARM D24): software step from a lower Exception level
+EC_OTHERS = (0x30, 0x34, 0x38, 0x3C)  # breakpoint, watchpoint, BKPT and BRK
+_ELEMENT = re.compile(r"dbg->arch\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
+
+Given = Callable[[Lifted, State, Inputs], Mapping[str, Term]]
+
+
+def _nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Handler:
+    """An operation and its C function (or functions, one for each kind of register in a bank)."""
+
+    operation: str
+    functions: tuple[str, ...]
+    file: str
+    owns: frozenset[str]
+    given: Given = _nothing
+    memory: Mapping[str, int | str] = field(default_factory=dict)
+    result: int | None = None
+    finds: Mapping[str, int] = field(default_factory=dict)  # lvalues that are not modelled: what they must hold after
+    when: Callable[[Kernel], bool] = lambda k: True
+
+
+def _trapped_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    return {"p->regval": i.bits("value"), "p->is_write": i.flag("is_write")}
+
+
+def _bank_access(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    """One of four functions for one of sixteen registers: the two parts of an index into a bank."""
+    index = i.index("index")
+    number, kind = t.extract(index, 3, 0), t.extract(index, 5, 4)
+    value = i.bits("value")
+    failures = {name for term in lifted.writes.values() for name in support(term) if name.startswith(USER_COPY_FAILS)}
+    return {
+        "p->regval": value, "val": value, "from user space": value, "p->is_write": TRUE,
+        "rd->CRm": t.zero_extend(number, 8), "kind": kind, **dict.fromkeys(failures, FALSE),
+    }  # fmt: skip
+
+
+def _oslar_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    return {"p->regval": t.concat(i.bits("C: regval", 63), _bit(i.flag("locks"))), "p->is_write": TRUE}
+
+
+def _oslsr_value(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    fixed = t.const(OSLM_IMPLEMENTED, 64)
+    return {"val": If(i.flag("locks"), fixed | t.const(2, 64), fixed), "rd->val": fixed}
+
+
+def _syndrome(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    """ESR_EL2 of the exit that is handled: a software step, or another debug exception."""
+    size = t.width(lifted.reads["vcpu->arch.fault.esr_el2"])
+    other = i.bits("C: class", 2)
+    code = t.const(EC_OTHERS[0], 6)
+    for n, number in enumerate(EC_OTHERS[1:], 1):
+        code = If(Eq(other, t.const(n, 2)), t.const(number, 6), code)
+    code = If(s.exits_with(Exit.STEP), t.const(EC_SOFTSTP_LOW, 6), code)
+    esr = t.concat(code, i.bits("C: syndrome", EC_SHIFT))
+    return {"vcpu->arch.fault.esr_el2": t.zero_extend(esr, size), "vcpu->run != NULL": TRUE}
+
+
+def _guest_debug(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    bank = i.bank("bank")
+    assert isinstance(bank.sort, tuple)
+    found: dict[str, Term] = {"dbg->control": i.bits("control", 32)}
+    for name in lifted.reads:
+        if element := _ELEMENT.fullmatch(name):
+            index = KINDS.index(element[1]) << 4 | int(element[2])
+            found[name] = t.select(bank, t.const(index, bank.sort[0]))
+    return found
+
+
+def _bit(condition: Term) -> Term:
+    return If(condition, t.const(1, 1), t.const(0, 1))
+
+
+_AARCH64: Mapping[str, int | str] = {"rd->aarch32_map": 0, "p->is_32bit": 0}
+_BANKS = ("bcr", "bvr", "wcr", "wvr")
+
+HANDLERS: tuple[Handler, ...] = (
+    Handler(
+        "trap_debug_regs", ("trap_debug_regs",), SYS_REGS, frozenset(("mdscr_el1", "debug_dirty")), _trapped_write,
+        {"r->reg": "MDSCR_EL1"}, result=1,
+    ),
+    Handler(
+        "trap_bvr, trap_bcr, trap_wvr, trap_wcr", tuple(f"trap_{kind}" for kind in _BANKS), SYS_REGS,
+        frozenset(("vcpu_debug_state", "debug_dirty")), _bank_access, _AARCH64, result=1,
+    ),
+    Handler(
+        "trap_oslar_el1", ("trap_oslar_el1",), SYS_REGS, frozenset(("oslsr_el1",)), _oslar_write, result=1,
+        when=lambda k: k.emulates_os_lock,
+    ),
+    Handler(
+        "KVM_SET_ONE_REG OSLSR_EL1", ("set_oslsr_el1",), SYS_REGS, frozenset(("oslsr_el1",)), _oslsr_value,
+        {"rd->reg": "OSLSR_EL1"}, result=0, when=lambda k: k.emulates_os_lock,
+    ),
+    Handler(
+        "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings", tuple(f"set_{kind}" for kind in _BANKS), SYS_REGS,
+        frozenset(("vcpu_debug_state",)), _bank_access, {"reg->id": 0x0030 << 48},
+    ),
+    Handler(
+        "kvm_handle_guest_debug", ("kvm_handle_guest_debug",), HANDLE_EXIT, frozenset(("ss_active_pending",)),
+        _syndrome, result=0, finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG},
+    ),
+    Handler(
+        "KVM_SET_GUEST_DEBUG", ("kvm_arch_vcpu_ioctl_set_guest_debug",), GUEST,
+        frozenset(("guest_debug", "external_debug_state", "ss_active_pending")), _guest_debug,
+    ),
+)  # fmt: skip
+
+
+def counterparts(program: Program, k: Kernel, binding: Binding) -> Iterator[Counterpart]:
+    """The operations outside debug.c with their C functions.
+
+    Raises:
+        NotUnderstoodError: if the tree lacks a function, or one is not understood.
+    """
+    operations = {op.name: op for op in OPERATIONS}
+    for handler in HANDLERS:
+        if handler.when(k):
+            yield _counterpart(program, k, binding, handler, operations[handler.operation])
+
+
+def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler, operation: Operation) -> Counterpart:
+    mode: FrontMode = "vhe" if k.vhe else "nvhe"
+    parts = [program.lift(name, mode, file=handler.file, memory=handler.memory) for name in handler.functions]
+    lifted = parts[0] if len(parts) == 1 else _joined(parts)
+    if lifted.returns is not TRUE:
+        raise NotUnderstoodError(lifted.file, lifted.line, f"{lifted.name}() does not return on every path")
+
+    demands: list[tuple[str, Term]] = []
+    for n, part in enumerate(parts):
+        here = TRUE if len(parts) == 1 else Eq(t.var("kind", 2), t.const(n, 2))
+        if handler.result is not None:
+            returned = part.result
+            right = FALSE if returned is None else Eq(returned, t.const(handler.result, t.width(returned)))
+            demands.append((f"{part.name}() returns {handler.result}", Or(t.Not(here), right)))
+        for lvalue, number in handler.finds.items():
+            value = part.writes.get(lvalue)
+            right = FALSE if value is None else Eq(value, t.const(number, t.width(value)))
+            demands.append((f"{part.name}() leaves {lvalue} = {number}", Or(t.Not(here), right)))
+    return Counterpart(operation, lifted, binding, handler.owns, handler.given, tuple(demands))
+
+
+def _joined(parts: list[Lifted]) -> Lifted:
+    """Functions for the kinds of registers in a bank as one function that the variable ``kind`` selects from."""
+    kind = t.var("kind", 2)
+    reads = {name: v for part in parts for name, v in part.reads.items()}
+    stored = dict.fromkeys(name for part in parts for name in part.writes)
+    writes: dict[str, Term] = {}
+    for name in stored:
+        value = reads[name]
+        for n, part in enumerate(parts):
+            if name in part.writes:
+                value = If(Eq(kind, t.const(n, 2)), part.writes[name], value)
+        writes[name] = value
+    guards = [Eq(kind, t.const(n, 2)) for n in range(len(parts))]
+    return replace(
+        parts[0],
+        name=", ".join(part.name for part in parts),
+        reads=reads,
+        writes=writes,
+        returns=And(*(Or(t.Not(g), part.returns) for g, part in zip(guards, parts, strict=True))),
+        obligations=tuple(
+            replace(o, condition=And(g, o.condition))
+            for g, part in zip(guards, parts, strict=True)
+            for o in part.obligations
+        ),
+        events=tuple(
+            replace(e, guard=And(g, e.guard)) for g, part in zip(guards, parts, strict=True) for e in part.events
+        ),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )

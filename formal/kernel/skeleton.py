@@ -1,0 +1,276 @@
+"""The watched calls of a function that does not lift: in program order, each with its condition and its arguments.
+
+    found = skeleton(program, "kvm_arch_vcpu_ioctl_run", "vhe", watched={"kvm_arm_setup_debug", "kvm_arm_clear_debug"})
+    found.calls      # Call(name, guard, arguments, line, loops), stores to watched lvalues as "= lvalue"
+
+The function is executed as by the lifter, except that every call is opaque: it returns anything, and leaves anything
+in memory that it can reach. A loop is executed once, from any state. What the lifter would refuse has any value, unless
+a watched call, a store to a watched member or a jump is inside; that is refused here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from formal import terms as t
+from formal.kernel import clang
+from formal.kernel.clang import Cursor, Kind, Type, children
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import POINTERS, Mode, Program, _Lifter, _parameter
+from formal.kernel.machine import Cell, State
+from formal.kernel.units import TranslationUnit
+from formal.kernel.values import Address, Object, Pointer, Value, from_truth, guarded
+from formal.terms import BOOL, FALSE, TRUE, And, Not, Term
+
+_LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
+_JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
+_EXACT = ("has_vhe", "is_kernel_in_hyp_mode", "vcpu_has_nv", "get_current")  # answered as the lifter answers them
+
+
+@dataclass(frozen=True)
+class Call:
+    """A watched call, or (``= lvalue``) a store to a watched lvalue."""
+
+    name: str
+    guard: Term  # when it happens; inside a loop: in some iteration
+    arguments: tuple[str, ...]  # what a pointer points to, the value of a constant, ? for the rest
+    result: Term | None  # what it returns (a truth for pointers), for use in the guards of others
+    file: str
+    line: int
+    loops: tuple[int, ...]  # lines of the loops around it
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What a function calls."""
+
+    function: str
+    file: str
+    line: int
+    calls: tuple[Call, ...]
+    result: Term | None
+    returns: Term
+
+    def named(self, *names: str) -> tuple[Call, ...]:
+        """The calls of these names."""
+        return tuple(call for call in self.calls if call.name in names)
+
+
+def skeleton(
+    program: Program,
+    name: str,
+    mode: Mode,
+    watched: Collection[str],
+    file: str | None = None,
+    stores: Callable[[str], bool] = lambda lvalue: False,
+) -> Skeleton:
+    """The watched calls and stores of a function.
+
+    Args:
+        watched: names of functions; a call through a pointer is named ``*`` and the member that holds the pointer.
+        stores: whether stores to an lvalue are wanted.
+
+    Raises:
+        NotUnderstoodError: if a watched call cannot be placed.
+    """
+    unit, function = program.resolver.find(name, mode, file)
+    machine = _Walker(program, unit, mode, watched, stores)
+    values = [_parameter(machine, unit, p, {}) for p in function.get_arguments()]
+    try:
+        result = machine.enter(function, values)
+    except NotUnderstoodError as error:
+        raise NotUnderstoodError(program.tree.relative(error.file), error.line, error.reason) from error
+    place = program.tree.relative(clang.file_of(function)), function.location.line
+    value = result if isinstance(result, Term) else None
+    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live)
+
+
+class _Walker(_Lifter):
+    """The lifter's machine with opaque calls."""
+
+    def __init__(
+        self,
+        program: Program,
+        unit: TranslationUnit,
+        mode: Mode,
+        watched: Collection[str],
+        stores: Callable[[str], bool],
+    ) -> None:
+        super().__init__(program, unit, mode, POINTERS, {})
+        self.watched, self.stores = watched, stores
+        self.calls: list[Call] = []
+        self.escaped: set[Object] = set()
+        self.loops: list[int] = []
+        self.continued: list[State] = []
+
+    # ---- calls
+
+    def call(self, cursor: Cursor) -> Value | None:
+        callee = cursor.referenced
+        known = callee is not None and callee.kind == Kind.FUNCTION_DECL
+        name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
+        if name.startswith(("__lift_", "__builtin_")) or name in _EXACT:
+            return super().call(cursor)
+        values = [self.value(argument) for argument in cursor.get_arguments()]
+        self._escape(values)
+        self._forget(self._reachable())
+        result = self._anything(cursor.type, f"{name}()")
+        if name in self.watched:
+            self._record(name, tuple(map(self._shown, values)), result, cursor)
+        return result
+
+    def _record(self, name: str, arguments: tuple[str, ...], result: Value | None, cursor: Cursor) -> None:
+        frame = self.scopes[-1].frame
+        file = self.program.tree.relative(clang.file_of(cursor))
+        line = int(cursor.location.line)
+        if not file:
+            file, line = self.program.tree.relative(frame.file), frame.line
+        value = result if isinstance(result, Term) else None
+        guard = And(self.base, self.state.live)
+        self.calls.append(Call(name, guard, arguments, value, file, line, tuple(self.loops)))
+
+    def _shown(self, value: Value | None) -> str:
+        if isinstance(value, Pointer):
+            targets = [a for _, a in value.choices if a is not None]
+            return self.layout.name(targets[0], 0) if len(targets) == 1 else "?"
+        return str(t.value_of(value)) if value is not None and t.is_const(value) else "?"
+
+    def _observe(self, guard: Term, key: Cell, value: Value) -> None:
+        super()._observe(guard, key, value)
+        lvalue = self.names[key]
+        if self.stores(lvalue):
+            place = self.scopes[-1].frame
+            exported = self.exported(key, value)
+            file = self.program.tree.relative(place.file)
+            self.calls.append(Call(f"= {lvalue}", guard, (), exported, file, place.line, tuple(self.loops)))
+
+    def _escape(self, values: Iterable[Value | None]) -> None:
+        for value in values:
+            if isinstance(value, Pointer):
+                self.escaped |= {a.object for _, a in value.choices if a is not None and a.object.place == "local"}
+
+    # ---- what is not known
+
+    def _anything(self, kind: Type, why: str) -> Value | None:
+        """A value of a type, of which nothing is known."""
+        name = f"{why}#{self.serial()}"
+        if clang.is_pointer(kind):
+            pointee = Object(name, "pointee", kind.get_canonical().get_pointee())
+            present = t.var(f"{name} != NULL", BOOL)
+            return guarded([(present, Address(pointee, 0)), (Not(present), None)])
+        if clang.is_bool(kind):
+            return from_truth(t.var(name, BOOL), clang.bits(kind))
+        return t.var(name, clang.bits(kind)) if clang.is_integer(kind) else None
+
+    def _reachable(self) -> Iterator[Cell]:
+        return (key for key in self.initial if key[0].place not in ("local", "text") or key[0] in self.escaped)
+
+    def _forget(self, cells: Iterable[Cell]) -> None:
+        """These cells may hold anything from now on."""
+        for key in list(cells):
+            if self.rules.get(self.names[key]) is None and key in self.types:
+                value = self._anything(self.types[key], self.names[key])
+                if value is not None:
+                    self.state.memory[key] = value
+
+    @contextmanager
+    def _tolerant(self, cursor: Cursor) -> Iterator[list[NotUnderstoodError]]:
+        """Puts the machine back where a piece of source is refused, unless something watched is in it."""
+        kept = (self.state.live, dict(self.state.memory), self.base, list(self.scopes), self.breaks, self.escapes,
+                len(self.calls), len(self.loops))  # fmt: skip
+        failed: list[NotUnderstoodError] = []
+        try:
+            yield failed
+        except (NotUnderstoodError, TypeError, AssertionError) as error:
+            if self._matters(cursor):
+                raise self.refusal(cursor, str(getattr(error, "reason", "not understood"))) from error
+            live, memory, self.base, scopes, self.breaks, self.escapes, calls, loops = kept
+            self.state, self.scopes = State(live, memory), scopes
+            del self.calls[calls:], self.loops[loops:]
+            failed.append(self.refusal(cursor, ""))
+            self._forget(self._reachable())
+            self._forget(self._assigned(cursor))
+
+    def _matters(self, cursor: Cursor) -> bool:
+        for inner in cursor.walk_preorder():
+            if inner.kind == Kind.CALL_EXPR and inner.referenced is not None:
+                if inner.referenced.spelling in self.watched:
+                    return True
+            elif inner.kind == Kind.MEMBER_REF_EXPR and self.stores(f"->{inner.spelling}"):
+                return True
+        return False
+
+    def _assigned(self, cursor: Cursor) -> Iterator[Cell]:
+        """The cells of local variables that are named in a piece of source."""
+        named = {c.referenced.hash for c in cursor.walk_preorder() if c.kind == Kind.DECL_REF_EXPR and c.referenced}
+        objects = {v for scope in self.scopes for h, v in scope.variables.items() if h in named}
+        return (key for key in self.initial if key[0] in objects and not clang.is_pointer(self.types[key]))
+
+    def value(self, cursor: Cursor) -> Value | None:
+        result: Value | None = None
+        with self._tolerant(cursor) as failed:
+            result = super().value(cursor)
+        return self._anything(cursor.type, "unknown") if failed else result
+
+    def assembly(self, cursor: Cursor) -> None:
+        self._forget(self._reachable())
+
+    # ---- statements
+
+    def execute(self, cursor: Cursor) -> None:
+        if cursor.kind in _LOOPS and self.state.live is not FALSE:
+            if not (cursor.kind == Kind.DO_STMT and clang.constant(children(cursor)[1]) == 0):
+                self._loop(cursor)
+                return
+        if cursor.kind == Kind.CONTINUE_STMT and self.loops:
+            self.continued.append(self.leave())
+            return
+        if any(inner.kind in _JUMPS for inner in cursor.walk_preorder()):
+            super().execute(cursor)
+            return
+        with self._tolerant(cursor):
+            super().execute(cursor)
+
+    def _loop(self, cursor: Cursor) -> None:
+        *head, last = children(cursor)
+        body, condition = (last, None)
+        if cursor.kind == Kind.DO_STMT:
+            body = head[0]
+        elif cursor.kind == Kind.WHILE_STMT:
+            condition = head[0]
+        else:
+            for part in head[:1]:
+                self.execute(part)
+        self._forget([*self._reachable(), *self._assigned(cursor)])
+        start, escapes = self.state, self.escapes
+        pending = {label: len(states) for label, states in self.scopes[-1].pending.items()}
+        returned, continued = len(self.scopes[-1].returns), len(self.continued)
+        self.loops.append(int(cursor.extent.start.line))
+        self.breaks.append([])
+        entered = self.condition(condition) if condition is not None else TRUE
+        self.state = self.state.under(entered)
+        self.execute(body)
+        if cursor.kind == Kind.DO_STMT and self.state.live is not FALSE:
+            self.value(last)  # whatever it calls is called in the loop
+        self.loops.pop()
+        left = self.breaks.pop()
+        again = len(self.continued) - continued
+        del self.continued[continued:]
+        gone = [state.live for state in self.scopes[-1].returns[returned:]]
+        for label, states in self.scopes[-1].pending.items():
+            gone += [state.live for state in states[pending.get(label, 0) :]]
+        self.escapes -= len(left) + again
+        live = And(start.live, *(Not(one) for one in gone)) if self.escapes != escapes else start.live
+        self.state = State(live, dict(start.memory))
+        self._forget([*self._reachable(), *self._assigned(cursor)])
+
+
+def _pointed(cursor: Cursor) -> str:
+    """What a call through a pointer names: the member or variable that holds the pointer."""
+    parts = children(cursor)
+    named = [c for c in parts[0].walk_preorder() if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)] if parts else []
+    return str(named[0].spelling) if named else "?"
+
+
