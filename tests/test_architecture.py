@@ -52,6 +52,7 @@ PRINTS = (
     "formal.check",
     "formal.traps",
     "formal.conform.command",
+    "formal.conform.kernel",
 )  # command lines; every __main__ as well
 
 

@@ -1,1 +1,1 @@
-"""The model held against the world: an emulated CPU (``python -m formal.conform cpu``)."""
+"""The model held against the world: emulated CPUs, and kernels that run on them (``python -m formal.conform``)."""

@@ -1,4 +1,4 @@
-"""The probe built from its source, with whatever cross compiler is there."""
+"""What runs under QEMU, built from its source with whatever cross compiler is there: the probe, the first process."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ _FLAGS = (
     "-O2 -Wall -Wextra -ffreestanding -nostdlib -mgeneral-regs-only -mstrict-align -fno-pic -no-pie "
     "-fno-stack-protector -static -Wl,--build-id=none"
 ).split()
+
+
+_INIT = Path(__file__).parent / "vm"
+_INIT_FLAGS = "-O1 -Wall -Wextra -Werror -static -pthread".split()
 
 
 class MissingToolError(Exception):
@@ -48,8 +52,47 @@ def build(directory: Path) -> Path:
     """
     probe = directory / "probe.elf"
     command = [*compiler(), *_FLAGS, f"-Wl,-T,{SOURCES / 'probe.ld'}", "-o", str(probe)]
-    command += [str(SOURCES / "start.S"), str(SOURCES / "probe.c")]
+    _compile([*command, str(SOURCES / "start.S"), str(SOURCES / "probe.c")], "the probe")
+    return probe
+
+
+def linux_compiler() -> list[str]:
+    """The command of a compiler for programs that run on Linux on AArch64, with a C library and the kernel's headers.
+
+    Raises:
+        MissingToolError: if there is none.
+    """
+    if (found := shutil.which("aarch64-linux-gnu-gcc")) and _has_header([found], "linux/kvm.h"):
+        return [found]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
+    raise MissingToolError(
+        "no compiler for Linux on AArch64; install gcc-aarch64-linux-gnu and libc6-dev-arm64-cross (Debian), "
+        "or ziglang (PyPI)"
+    )
+
+
+def _has_header(command: list[str], header: str) -> bool:
+    done = subprocess.run(
+        [*command, "-E", "-x", "c", "-", "-o", "-"], input=f"#include <{header}>\n", capture_output=True, text=True
+    )
+    return done.returncode == 0
+
+
+def build_init(directory: Path) -> Path:
+    """Compiles the first process of the machines that run KVM into a directory; the executable.
+
+    Raises:
+        MissingToolError: if no compiler is installed.
+        BuildError: if it does not compile.
+    """
+    init = directory / "init"
+    sources = [str(_INIT / name) for name in ("init.c", "vm.c", "guest.S")]
+    _compile([*linux_compiler(), *_INIT_FLAGS, "-o", str(init), *sources], "the first process")
+    return init
+
+
+def _compile(command: list[str], what: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BuildError(f"{command[0]} cannot build the probe:\n{done.stderr.strip()}")
-    return probe
+        raise BuildError(f"{command[0]} cannot build {what}:\n{done.stderr.strip()}")

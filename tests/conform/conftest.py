@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from formal.arch.features import closure
-from formal.conform.build import MissingToolError, compiler
+from formal.conform.build import MissingToolError, compiler, linux_compiler
+from formal.conform.debian import Image, MissingKernelError, default_directory, image
 from formal.conform.identify import Cpu
 
 PLAIN = Cpu({}, closure(["FEAT_PMUv3", "FEAT_DoubleLock"]), counters=6, breakpoints=6, watchpoints=4)
@@ -42,3 +44,31 @@ def emulator() -> None:
     """Skips where the emulator or the cross compiler is missing; fails there in CI."""
     if why := missing():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+
+
+def kernel_image() -> Image:
+    """The 6.1 kernel to boot: from the folder that KVM_KERNELS names, fetched if need be; else one fetched before.
+
+    Raises:
+        MissingKernelError: if there is none.
+        MissingToolError: if it could not be booted here.
+    """
+    if shutil.which("qemu-system-aarch64") is None:
+        raise MissingToolError("qemu-system-aarch64 is not installed (Debian: qemu-system-arm)")
+    linux_compiler()
+    if where := os.environ.get("KVM_KERNELS"):
+        return image("6.1", Path(where))
+    if not any((default_directory() / "6.1").glob("vmlinuz-*")):
+        raise MissingKernelError("KVM_KERNELS names no folder for kernels, and none was fetched before")
+    return image("6.1", default_directory())
+
+
+@pytest.fixture(scope="session")
+def booted_kernel() -> Path:
+    """The image of a kernel that can be booted here; skips where there is none, fails there in CI."""
+    try:
+        return kernel_image().path
+    except (MissingKernelError, MissingToolError) as e:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(e))
+        pytest.skip(str(e))
