@@ -13,21 +13,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from formal import gate
+from formal import audit, check, gate
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import BUGS, EPOCHS, Mode
-from formal.evidence.replay import Replay
+from formal.evidence.archive import ArchiveError
 from formal.evidence.traces import TraceError, write_atomically
-from formal.explain.show import final_values, shown
-from formal.job import Job, Report, Row, checks
+from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim
-from formal.report import jsonfile, spec, text
-from formal.system import System
+from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.report import explanation, jsonfile, spec, text
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
+PARTS = ("kernel", "epoch", "mode", "bug", "claim", "explain", "list", "spec", "refresh")  # not with --gate
 EPILOG = """exit codes: 0 all verdicts as expected; 1 a verdict differs (with --kernel: is worse); 2 usage;
 3 UNKNOWN or time-out; 4 internal error; 125 source not understood; 130 interrupted.
 With --bisect, UNKNOWN is 125, usage 128 and an internal error 129, as `git bisect run` wants."""
@@ -68,6 +67,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
     p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
     p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
+    p.add_argument("--gate", action="store_true", help="everything, with all evidence, and what is left to trust")
     p.add_argument("--bisect", action="store_true", help="exit codes for `git bisect run`")
     p.add_argument("--proofs", metavar="DIR", type=Path, default=gate.PROOFS, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
@@ -77,6 +77,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         _known("claim", name, [c.name for c in (*CLAIMS, *NON_PROPERTIES)])
     if args.epoch and args.bug:
         raise UsageError("--epoch and --bug exclude each other: a bug names its epoch")
+    if args.gate and (other := [o for o in PARTS if getattr(args, o)]):
+        raise UsageError(f"--gate checks everything: --{other[0]} does not go with it")
     if args.config and not args.kernel:
         raise UsageError("--config goes with --kernel")
     if args.workers is not None and args.workers < 1:
@@ -132,7 +134,7 @@ def _run(args: argparse.Namespace) -> int:
         return _list()
     if args.kernel:
         return _tree(args)
-    return _gate(args)
+    return _audit(args) if args.gate else _gate(args)
 
 
 def _list() -> int:
@@ -190,6 +192,25 @@ def _gate(args: argparse.Namespace) -> int:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
     _print(args, reports, problems)
+    return code
+
+
+def _audit(args: argparse.Namespace) -> int:
+    manifest = Manifest.read(args.proofs / "manifest.toml")
+    reports = _with_progress(jobs(args, manifest), args)
+    problems = [p for r in reports for p in _missing(r, manifest)]
+    found: list[check.Checked] = []
+    try:
+        found += check.checked(check.Goals.of(args.proofs), args.workers or gate.default_workers())
+    except ArchiveError as error:
+        problems.append(str(error))
+    problems += [problem for one in found for problem in one.problems]
+    wrong = audit.differences(reports, problems)
+    code = exit_code(reports, problems)
+    if args.json:
+        write_atomically(args.json, jsonfile.text(reports, code, evidence=wrong))
+    page = audit.page(reports, found, wrong)
+    text.console().print("\n".join(page), soft_wrap=True, markup=False, highlight=False)
     return code
 
 
@@ -284,7 +305,7 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
             for row in report.rows:
                 if row.check in (args.explain, f"not {args.explain}"):
                     out.print(
-                        "\n".join(explanation(report.configuration, row, args.breakpoints)),
+                        "\n".join(explanation.lines(report.configuration, row, args.breakpoints)),
                         soft_wrap=True,
                         markup=False,
                         highlight=False,
@@ -305,34 +326,9 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
         for row in report.rows:
             if not row.as_expected and row.trace is not None:
                 out.print(
-                    "\n" + "\n".join(explanation(report.configuration, row, args.breakpoints)),
+                    "\n" + "\n".join(explanation.lines(report.configuration, row, args.breakpoints)),
                     soft_wrap=True,
                     markup=False,
                     highlight=False,
                 )
     out.print("\n" + "\n".join(text.assumptions()), soft_wrap=True, markup=False, highlight=False)
-
-
-def explanation(c: Configuration, row: Row, breakpoints: int = 16) -> list[str]:
-    """A claim and, where it is violated, the trace; replayed here once more."""
-    claim = next(claim for name, claim in _all_checks() if name == row.check)
-    lines = [
-        f"{row.check} ({c}): {row.verdict}",
-        f"  {claim.says}",
-        f"  stated {claim.at.value}; source: {claim.cites}",
-    ]
-    lines += [f"  given {p.name}: {p.says}" for p in claim.given]
-    lines += [f"  {row.reason}"] if row.reason else []
-    lines += [f"  {found}" for found in spec.causes(claim, c)]
-    if row.trace is None or row.broken_at is None:
-        return lines
-    replay = Replay(System(c.kernel(breakpoints)))
-    lines.append(f"  broken after step {row.broken_at} (shortest found); only what changes is shown:")
-    lines += ["  " + line for line in text.trace(shown(replay, row.trace, until=row.broken_at))]
-    values = final_values(replay, row.trace, claim, row.broken_at)
-    lines += ["  the claim reads, at that point:"] + [f"       {n} = {v}" for n, v in values.items()] if values else []
-    return lines
-
-
-def _all_checks() -> list[tuple[str, Claim]]:
-    return [*checks(CLAIMS), *((f"not {c.name}", c) for c in NON_PROPERTIES), *((c.name, c) for c in NON_PROPERTIES)]

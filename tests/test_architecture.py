@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.gate", "formal.treejob"),
     ("formal.report",),
     ("formal.check",),
+    ("formal.audit",),
     ("formal.command",),
     ("formal.prove",),
 )

@@ -3,8 +3,8 @@
 An operation is a function: where its guard holds there is exactly one next state for every choice of its inputs, so a
 step can be missing only where no guard holds. The obligation ``total`` says that this never stops a vCPU: where the
 lemmas hold, a loaded vCPU, and one that is not loaded together with an idle CPU that is ready for KVM, has an operation
-that moves it on (its phase, or the exit that is still to be handled) and is not just its preemption. Inputs are set to 0
-in the guards: that there is an operation for these inputs is more than is asked for.
+that moves it on (its phase, or the exit that is still to be handled) and is not just its preemption. Inputs are set to
+0 in the guards: that there is an operation for these inputs is more than is asked for.
 """
 
 from __future__ import annotations
