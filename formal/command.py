@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from formal import audit, check, gate
+from formal import audit, check, gate, runfiles
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
@@ -65,6 +65,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
     p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")
     p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
+    p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")
+    p.add_argument("--pytest", metavar="FILE", type=Path, help="with --explain: the trace as a test that replays it")
     p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
     p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
     p.add_argument("--gate", action="store_true", help="everything, with all evidence, and what is left to trust")
@@ -79,6 +81,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--epoch and --bug exclude each other: a bug names its epoch")
     if args.gate and (other := [o for o in PARTS if getattr(args, o)]):
         raise UsageError(f"--gate checks everything: --{other[0]} does not go with it")
+    try:
+        runfiles.check_options(args)
+    except runfiles.RunFileError as error:
+        raise UsageError(str(error)) from error
     if args.config and not args.kernel:
         raise UsageError("--config goes with --kernel")
     if args.workers is not None and args.workers < 1:
@@ -102,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = _run(arguments(argv))
-    except (UsageError, ManifestError, TraceError) as error:
+    except (UsageError, ManifestError, TraceError, runfiles.RunFileError) as error:
         print(f"formal.prove: {error}", file=sys.stderr)
         code = USAGE
     except BrokenPipeError:  # whoever read the output has had enough
@@ -192,6 +198,7 @@ def _gate(args: argparse.Namespace) -> int:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
     _print(args, reports, problems)
+    print("".join(f"{line}\n" for line in runfiles.write(args, reports)), end="")
     return code
 
 
@@ -257,6 +264,7 @@ def _tree(args: argparse.Namespace) -> int:
         for row in r.rows:
             if treejob.worse(row) or args.explain:
                 lines += ["", *report.explanation(r, row)]
+    lines += runfiles.write_tree(args, reports)
     out.print("\n".join([*lines, "", *text.assumptions()]), soft_wrap=True, markup=False, highlight=False)
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
     verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.gate", "formal.treejob"),
     ("formal.report",),
     ("formal.check",),
-    ("formal.audit",),
+    ("formal.audit", "formal.runfiles"),
     ("formal.command",),
     ("formal.prove",),
 )
