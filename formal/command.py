@@ -13,22 +13,21 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
-from formal import gate
+from formal import audit, check, gate, runfiles
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import BUGS, EPOCHS, Mode
-from formal.evidence.replay import Replay
+from formal.evidence.archive import ArchiveError
 from formal.evidence.traces import TraceError, write_atomically
-from formal.explain.show import final_values, shown
-from formal.job import Job, Report, Row, checks
+from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim
-from formal.report import jsonfile, spec, text
+from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.report import explanation, jsonfile, spec, text
 from formal.report.grid import put
-from formal.system import System
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
+PARTS = ("kernel", "epoch", "mode", "bug", "claim", "explain", "list", "spec", "refresh")  # not with --gate
 EPILOG = """exit codes: 0 all verdicts as expected; 1 a verdict differs (with --kernel: is worse); 2 usage;
 3 UNKNOWN or time-out; 4 internal error; 125 source not understood; 130 interrupted.
 With --bisect, UNKNOWN is 125, usage 128 and an internal error 129, as `git bisect run` wants."""
@@ -67,8 +66,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
     p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")
     p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
+    p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")
+    p.add_argument("--pytest", metavar="FILE", type=Path, help="with --explain: the trace as a test that replays it")
     p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
     p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
+    p.add_argument("--gate", action="store_true", help="everything, with all evidence, and what is left to trust")
     p.add_argument("--bisect", action="store_true", help="exit codes for `git bisect run`")
     p.add_argument("--proofs", metavar="DIR", type=Path, default=gate.PROOFS, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
@@ -78,6 +80,12 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         _known("claim", name, [c.name for c in (*CLAIMS, *NON_PROPERTIES)])
     if args.epoch and args.bug:
         raise UsageError("--epoch and --bug exclude each other: a bug names its epoch")
+    if args.gate and (other := [o for o in PARTS if getattr(args, o)]):
+        raise UsageError(f"--gate checks everything: --{other[0]} does not go with it")
+    try:
+        runfiles.check_options(args)
+    except runfiles.RunFileError as error:
+        raise UsageError(str(error)) from error
     if args.config and not args.kernel:
         raise UsageError("--config goes with --kernel")
     if args.workers is not None and args.workers < 1:
@@ -101,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = _run(arguments(argv))
-    except (UsageError, ManifestError, TraceError) as error:
+    except (UsageError, ManifestError, TraceError, runfiles.RunFileError) as error:
         print(f"formal.prove: {error}", file=sys.stderr)
         code = USAGE
     except BrokenPipeError:  # whoever read the output has had enough
@@ -133,7 +141,7 @@ def _run(args: argparse.Namespace) -> int:
         return _list()
     if args.kernel:
         return _tree(args)
-    return _gate(args)
+    return _audit(args) if args.gate else _gate(args)
 
 
 def _list() -> int:
@@ -189,6 +197,26 @@ def _gate(args: argparse.Namespace) -> int:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
     _print(args, reports, problems)
+    print("".join(f"{line}\n" for line in runfiles.write(args, reports)), end="")
+    return code
+
+
+def _audit(args: argparse.Namespace) -> int:
+    manifest = Manifest.read(args.proofs / "manifest.toml")
+    reports = _with_progress(jobs(args, manifest), args)
+    problems = [p for r in reports for p in _missing(r, manifest)]
+    found: list[check.Checked] = []
+    try:
+        found += check.checked(check.Goals.of(args.proofs), args.workers or gate.default_workers())
+    except ArchiveError as error:
+        problems.append(str(error))
+    problems += [problem for one in found for problem in one.problems]
+    wrong = audit.differences(reports, problems)
+    code = exit_code(reports, problems)
+    if args.json:
+        write_atomically(args.json, jsonfile.text(reports, code, evidence=wrong))
+    page = audit.page(reports, found, wrong)
+    put(page)
     return code
 
 
@@ -232,6 +260,7 @@ def _tree(args: argparse.Namespace) -> int:
         for row in r.rows:
             if treejob.worse(row) or args.explain:
                 lines += ["", *report.explanation(r, row)]
+    lines += runfiles.write_tree(args, reports)
     put(lines, "", text.assumptions())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
     verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]
@@ -281,7 +310,7 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
         for report in reports:
             for row in report.rows:
                 if row.check in (args.explain, f"not {args.explain}"):
-                    put(explanation(report.configuration, row, args.breakpoints))
+                    put(explanation.lines(report.configuration, row, args.breakpoints))
         return
     epochs = [r for r in reports if not r.configuration.is_bug]
     if len(reports) == 1:
@@ -296,30 +325,5 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
     for report in reports:
         for row in report.rows:
             if not row.as_expected and row.trace is not None:
-                put("", explanation(report.configuration, row, args.breakpoints))
+                put("", explanation.lines(report.configuration, row, args.breakpoints))
     put("", text.assumptions())
-
-
-def explanation(c: Configuration, row: Row, breakpoints: int = 16) -> list[str]:
-    """A claim and, where it is violated, the trace; replayed here once more."""
-    claim = next(claim for name, claim in _all_checks() if name == row.check)
-    lines = [
-        f"{row.check} ({c}): {row.verdict}",
-        f"  {claim.says}",
-        f"  stated {claim.at.value}; source: {claim.cites}",
-    ]
-    lines += [f"  given {p.name}: {p.says}" for p in claim.given]
-    lines += [f"  {row.reason}"] if row.reason else []
-    lines += [f"  {found}" for found in spec.causes(claim, c)]
-    if row.trace is None or row.broken_at is None:
-        return lines
-    replay = Replay(System(c.kernel(breakpoints)))
-    lines.append(f"  broken after step {row.broken_at} (shortest found); only what changes is shown:")
-    lines += ["  " + line for line in text.trace(shown(replay, row.trace, until=row.broken_at))]
-    values = final_values(replay, row.trace, claim, row.broken_at)
-    lines += ["  the claim reads, at that point:"] + [f"       {n} = {v}" for n, v in values.items()] if values else []
-    return lines
-
-
-def _all_checks() -> list[tuple[str, Claim]]:
-    return [*checks(CLAIMS), *((f"not {c.name}", c) for c in NON_PROPERTIES), *((c.name, c) for c in NON_PROPERTIES)]

@@ -28,15 +28,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.evidence",),
     ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.mutate", "formal.traps"),
     ("formal.engines",),
-    ("formal.job",),
+    ("formal.job", "formal.witness"),
     ("formal.gate", "formal.treejob"),
     ("formal.report",),
-    ("formal.command", "formal.check"),
+    ("formal.check",),
+    ("formal.audit", "formal.runfiles"),
+    ("formal.command",),
     ("formal.prove",),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 SPEC = ("formal.state", "formal.epochs", "formal.transitions", "formal.properties")
-WITHOUT_SOLVER = ("formal.walk", "formal.obligations", "formal.evidence.replay", "formal.evidence.traces")
+WITHOUT_SOLVER = (  # formal.check builds certificates and compares solvers as well, but imports them by name only then
+    "formal.walk",
+    "formal.obligations",
+    "formal.evidence.replay",
+    "formal.evidence.traces",
+    "formal.evidence.recheck",
+    "formal.witness",
+    "formal.check",
+)
 SIBLINGS = ("formal.kernel", "formal.conform", "formal.explain", "formal.mutate")
 
 MAX_LINES = 400

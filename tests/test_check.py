@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -9,13 +10,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from formal import check
+from formal.configuration import Configuration
+from formal.engines.z3backend import check as satisfiable
 from formal.evidence import cross
 from formal.evidence.archive import Entry, archive_path, packed, read_index, sha256, unpacked, write_index
 from formal.evidence.catalogue import Plan
+from formal.evidence.totality import never, total
+from formal.obligations import Induction
+from formal.properties import LEMMAS
+from formal.system import System
 from tests.conftest import PROOFS, ROOT
 
 NAME = "E3a-vhe"  # a small one
@@ -37,6 +45,7 @@ class Proofs:
         self.root, self.folder = root, root / "certificates"
         self.folder.mkdir()
         shutil.copy(PROOFS / "manifest.toml", root)
+        shutil.copytree(PROOFS / "traces", root / "traces")
         shutil.copy(archive_path(PROOFS / "certificates", NAME), self.folder)
         write_index(self.folder, {NAME: read_index(PROOFS / "certificates")[NAME]})
 
@@ -235,6 +244,8 @@ def with_plan(entry: Entry, **changes: object) -> Entry:
         ),
         (lambda p: Plan(p.lemmas, dict.fromkeys(p.claims, "magic")), "cannot be proved by 'magic'"),
         (lambda p: Plan(p.lemmas, dict.fromkeys(p.claims, "induction")), "/kept/"),
+        (lambda p: Plan(p.lemmas, p.claims, ("no such",)), "the index names an operation that does not exist: no such"),
+        (lambda p: Plan(p.lemmas, p.claims, ("the guest writes OSLAR_EL1",)), "the index lacks never/the-guest"),
     ],
 )
 def test_a_plan_that_does_not_fit(
@@ -261,6 +272,11 @@ def test_a_lemma_fewer_in_plan_and_names(proofs: Proofs, capsys: pytest.CaptureF
         ('{"schema_version": 2}', "schema_version is not 1"),
         ('{"schema_version": 1, "configurations": {}}', "the index has no such configuration"),
         ('{"schema_version": 1, "configurations": {"E3a-vhe": {}}}', "not of the expected form"),
+        (
+            '{"schema_version": 1, "configurations": {"E3a-vhe": '
+            '{"archive": "", "files": {}, "claims": {}, "lemmas": []}}}',
+            "not of the expected form",
+        ),
         ('{"schema_version": 1, "configurations": {"E3a-vhe": 7}}', "not of the expected form"),
     ],
 )
@@ -313,6 +329,123 @@ def test_a_claim_that_nothing_is_expected_of(proofs: Proofs, capsys: pytest.Capt
     lost = next(iter(proofs.entry.plan.claims))
     edit_manifest(proofs, lambda line: "" if line.startswith(f'"{lost}"') else line)
     refused(proofs, capsys, f"E3a vhe: no verdict is expected of {lost}")
+
+
+# ---- traces
+
+
+def edit_traces(proofs: Proofs, change_book: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the stored traces of the configuration."""
+    path = proofs.root / "traces" / f"{NAME}.json"
+    book = json.loads(path.read_text())
+    change_book(book)
+    path.write_text(json.dumps(book))
+
+
+BROKEN = "guest_cannot_interfere"
+
+
+def of_a_claim(book: dict[str, Any]) -> dict[str, Any]:
+    """The trace that breaks a claim."""
+    return book["traces"][book["counterexamples"][BROKEN]]  # type: ignore[no-any-return]
+
+
+def cut(book: dict[str, Any]) -> None:
+    """A trace that ends before it breaks the claim; others stay."""
+    short = copy.deepcopy(of_a_claim(book))
+    del short["steps"][-1]
+    book["traces"].append(short)
+    book["counterexamples"][BROKEN] = len(book["traces"]) - 1
+
+
+def untaken(book: dict[str, Any]) -> None:
+    """Nobody takes an operation any more."""
+    for trace in book["traces"]:
+        names = [step["operation"] for step in trace["steps"]]
+        if "the guest writes OSLAR_EL1" in names:
+            trace["steps"] = trace["steps"][: names.index("the guest writes OSLAR_EL1")]
+
+
+IN_THE_TRACES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a counterexample removed": (lambda b: b["counterexamples"].pop(BROKEN), "but no trace is stored for it"),
+    "a counterexample cut off": (cut, f"{BROKEN} is expected to be VIOLATED, but trace "),
+    "a step removed": (lambda b: of_a_claim(b)["steps"].pop(0), "is no run: step "),
+    "an unknown operation": (lambda b: of_a_claim(b)["steps"][0].update(operation="x"), "the system has no operation"),
+    "another initial state": (
+        lambda b: of_a_claim(b)["initial"].update({"v0.mdcr_el2": "0x1"}),
+        "is no run: vCPU 0 and CPU 0 do not start in an initial state",
+    ),
+    "all but one trace removed": (
+        lambda b: b.update(traces=b["traces"][:1], counterexamples={}),
+        "no stored run takes",
+    ),
+    "all traces removed": (lambda b: b.update(traces=[], counterexamples={}), "holds no trace, or does not exist"),
+    "nobody takes an operation": (
+        untaken,
+        "no stored run takes 'the guest writes OSLAR_EL1', and the index has no certificate that none can",
+    ),
+    "a claim that is not VIOLATED": (
+        lambda b: b["counterexamples"].update({"setup_before_every_entry": 0}),
+        "is said to break setup_before_every_entry, which is expected to be PROVED",
+    ),
+    "another schema": (lambda b: b.update(schema_version=7), "schema_version is not 1"),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_TRACES)
+def test_damage_in_the_traces(what: str, proofs: Proofs, capsys: pytest.CaptureFixture[str]) -> None:
+    damage, message = IN_THE_TRACES[what]
+    edit_traces(proofs, damage)
+    code, said = run(proofs, capsys)
+    assert code == check.WRONG
+    assert message in said
+    assert all(line.startswith("formal.check: E3a vhe: ") for line in said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (f'"{BROKEN}" = "VIOLATED"', f'"{BROKEN}" = "n/a"', f"{BROKEN} is expected to be n/a, but applies"),
+        (f'"{BROKEN}" = "VIOLATED"', f'"{BROKEN}" = "UNKNOWN"', "nothing shows whether it holds"),
+        ('"trace" = "n/a"', '"trace" = "VIOLATED"', "trace is expected to be VIOLATED, but does not apply: "),
+        (f'"{BROKEN}" = "VIOLATED"', "", f"no verdict is expected of {BROKEN}"),
+        ('"trace" = "n/a"', '"trace" = "n/a"\n"x" = "VIOLATED"', "x is expected to be VIOLATED, but there is no such"),
+    ],
+)
+def test_verdicts_that_no_trace_shows(
+    old: str, new: str, message: str, proofs: Proofs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_manifest(proofs, lambda line: line.replace(old, new) if line == old else line)
+    code, said = run(proofs, capsys)
+    assert code == check.WRONG and message in said
+
+
+@pytest.mark.parametrize("name", ["certificates/B5-vhe.tar.xz", "certificates/README", "traces/E9-vhe.json"])
+def test_files_that_belong_to_nothing(name: str, proofs: Proofs, capsys: pytest.CaptureFixture[str]) -> None:
+    (proofs.root / name).write_text("")
+    assert check.main([str(proofs.root), "--jobs", "1"]) == check.WRONG
+    assert name.partition("/")[2] in capsys.readouterr().err
+
+
+def test_a_bug_has_no_certificates_but_traces(proofs: Proofs, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(proofs.root), "--only", "B5-vhe", "--jobs", "1"]
+    assert check.main(command) == check.OK
+    assert "B5 vhe     1 VIOLATED; runs replayed: 1\n" in capsys.readouterr().out
+    (proofs.root / "traces" / "B5-vhe.json").unlink()
+    assert check.main(command) == check.WRONG
+    assert "B5 vhe: B5-vhe.json: holds no trace, or does not exist" in capsys.readouterr().err
+
+
+def test_totality_is_not_trivial() -> None:
+    """It fails where a vCPU does get stuck, and so does the impossibility of what is possible."""
+    system = System(Configuration("E8", "vhe").kernel())
+    assert not satisfiable(total(Induction(system, LEMMAS)).formulas())
+    for name in ("kvm_arm_clear_debug", "handle_exit repairs", "kvm_arch_vcpu_load"):
+        operations = tuple(op for op in system.operations if op.name != name)
+        assert len(operations) == len(system.operations) - 1
+        assert satisfiable(total(Induction(System(system.kernel, operations), LEMMAS)).formulas()), name
+    (possible,) = never(Induction(system, LEMMAS), ["kvm_arm_setup_debug"])
+    assert satisfiable(possible.formulas())
 
 
 def test_a_missing_manifest(proofs: Proofs, capsys: pytest.CaptureFixture[str]) -> None:

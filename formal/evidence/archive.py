@@ -113,7 +113,8 @@ def read_index(folder: Path) -> dict[str, Entry]:
 def _entry(data: Any) -> Entry:
     files = {str(name): (str(text), str(proof)) for name, (text, proof) in data["files"].items()}
     claims = {str(name): str(way) for name, way in data["claims"].items()}
-    return Entry(str(data["archive"]), Plan(tuple(map(str, data["lemmas"])), claims), files)
+    lemmas, never = (tuple(map(str, data[key])) for key in ("lemmas", "never"))
+    return Entry(str(data["archive"]), Plan(lemmas, claims, never), files)
 
 
 def write_index(folder: Path, entries: Mapping[str, Entry]) -> None:

@@ -1,9 +1,10 @@
 """What has to be certified for one configuration: derived from the specification and from what is expected, every time.
 
 For every claim that is expected to be PROVED: that the lemmas are an invariant (under the claim's preconditions, on top
-of those that need none), and that they imply the claim, or that the claim is inductive on top of them. Nothing is read
-from the certificates but which lemmas are used and which of the two ways a claim goes, and neither can make a false
-claim provable.
+of those that need none), and that they imply the claim, or that the claim is inductive on top of them. For every epoch
+also that no vCPU gets stuck, and that operations that no stored run takes are never taken (``totality.py``). Nothing is
+read from the certificates but which lemmas are used, which of the two ways a claim goes and which operations are said
+never to be taken, and none of that can make a false claim provable.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from formal.configuration import Configuration, checks
+from formal.evidence.totality import never, total
 from formal.obligations import Induction, Obligation
 from formal.properties import LEMMAS, Claim, Precondition
 from formal.system import System
@@ -36,14 +38,15 @@ class Owed:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which lemmas are used, and how each claim follows."""
+    """Which lemmas are used, how each claim follows, and which operations are never taken."""
 
     lemmas: tuple[str, ...]
     claims: Mapping[str, str]
+    never: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The plan as plain data."""
-        return {"lemmas": list(self.lemmas), "claims": dict(self.claims)}
+        return {"lemmas": list(self.lemmas), "claims": dict(self.claims), "never": list(self.never)}
 
 
 def proved(c: Configuration, expected: Mapping[str, str]) -> dict[str, Claim]:
@@ -100,6 +103,21 @@ class Catalogue:
             for obligation in induction.obligations():
                 yield Owed(_stem(induction.given, obligation.name), obligation)
 
+    def totality(self, untaken: tuple[str, ...]) -> Iterator[Owed]:
+        """No vCPU gets stuck, and these operations are never taken; nothing of a bug brought back.
+
+        Raises:
+            CatalogueError: if there is no such operation.
+        """
+        known = {op.name for op in self.system.operations}
+        if unknown := [name for name in untaken if name not in known]:
+            raise CatalogueError(
+                f"{self.configuration}: the index names an operation that does not exist: {unknown[0]}"
+            )
+        if not self.configuration.is_bug:
+            for obligation in (total(self.induction()), *never(self.induction(), untaken)):
+                yield Owed(_stem((), obligation.name), obligation)
+
     def claim(self, name: str, way: str) -> Iterator[Owed]:
         """A claim follows, in one of the two ways.
 
@@ -125,7 +143,7 @@ class Catalogue:
         """
         found: dict[str, Obligation] = {}
         claims = (o for name in self.claims for o in self.claim(name, plan.claims[name]))
-        for owed in (*self.invariants(), *claims):
+        for owed in (*self.invariants(), *self.totality(plan.never), *claims):
             if owed.stem in found:
                 raise CatalogueError(f"{self.configuration}: two obligations are named {owed.stem}")
             found[owed.stem] = owed.obligation

@@ -32,11 +32,11 @@ class Made:
     problem: str = ""
 
 
-def make(c: Configuration, expected: Mapping[str, str]) -> Made:
-    """Builds the certificates of everything that is expected to be PROVED."""
+def make(c: Configuration, expected: Mapping[str, str], untaken: tuple[str, ...]) -> Made:
+    """Builds the certificates of everything that is expected to be PROVED, and that some operations are never taken."""
     try:
         catalogue = _inductive(c, proved(c, expected))
-        files = _certified(catalogue.invariants())
+        files = _certified((*catalogue.invariants(), *catalogue.totality(untaken)))
         ways: dict[str, str] = {}
         for name in catalogue.claims:
             ways[name], found = _claim(catalogue, name)
@@ -44,7 +44,7 @@ def make(c: Configuration, expected: Mapping[str, str]) -> Made:
     except (CatalogueError, NotUnsatisfiableError) as error:
         return Made(c, problem=str(error))
     archive = packed(files)
-    plan = Plan(tuple(m.name for m in catalogue.lemmas), ways)
+    plan = Plan(tuple(m.name for m in catalogue.lemmas), ways, untaken)
     return Made(c, archive, Entry.of(archive, plan, files))
 
 

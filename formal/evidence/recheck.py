@@ -39,6 +39,7 @@ class Work:
     expected: Mapping[str, str]
     entry: Entry | None
     folder: Path
+    untaken: tuple[str, ...] = ()  # operations that no stored run takes
     drup: bool = False
 
 
@@ -72,6 +73,8 @@ def _checked(work: Work) -> Outcome:
         raise CertificateError(f"{missing[0]} is expected to be PROVED, but the index has no certificate for it")
     if extra := [name for name in entry.plan.claims if name not in claims]:
         raise CertificateError(f"the index has a certificate for {extra[0]}, which is not expected to be PROVED")
+    if open_ := sorted(set(work.untaken) - set(entry.plan.never)):
+        raise CertificateError(f"no stored run takes {open_[0]!r}, and the index has no certificate that none can")
     owed = Catalogue(c, claims, entry.plan.lemmas).owed(entry.plan)
     _same_names("the index", set(entry.files), set(owed))
     _same_names("the archive", set(files), {f"{stem}.{kind}" for stem in owed for kind in ("smt2", "lrat")})

@@ -1,8 +1,8 @@
 """A run of the system as data: an initial state, then one operation with its inputs after another.
 
-The values of the states in between are not stored: replay computes them. JSON schema version 1; vCPUs are ``v0`` and
-``v1``, CPUs ``p0``, ``p1``; bit-vectors are hexadecimal strings, Booleans JSON Booleans, banks an
-object with ``default`` and ``items``; a variable that is not named is 0, false or all zeros.
+The values of the states in between are not stored: replay computes them. ``proofs/trace.schema.json`` is the schema,
+version 1; vCPUs are ``v0`` and ``v1``, CPUs ``p0``, ``p1``; bit-vectors are hexadecimal strings, Booleans JSON
+Booleans, banks an object with ``default`` and ``items``; a variable that is not named is 0, false or all zeros.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Trace:
     steps: tuple[Step, ...]
 
 
-def _encode(value: Value) -> Any:
+def encode(value: Value) -> Any:
+    """A value as JSON data."""
     if isinstance(value, ArrayValue):
         return {"default": hex(value.default), "items": {str(i): hex(v) for i, v in value.items}}
     return value if isinstance(value, bool) else hex(value)
@@ -69,13 +70,13 @@ def _step(data: Any) -> Step:
 def to_json(trace: Trace) -> dict[str, Any]:
     """The trace as JSON data, zeros left out."""
     return {
-        "initial": {name: _encode(v) for name, v in sorted(trace.initial.items()) if not _is_zero(v)},
+        "initial": {name: encode(v) for name, v in sorted(trace.initial.items()) if not _is_zero(v)},
         "steps": [
             {
                 "operation": s.operation,
                 "vcpu": s.vcpu,
                 "cpu": s.cpu,
-                "inputs": {name: _encode(v) for name, v in sorted(s.inputs.items()) if not _is_zero(v)},
+                "inputs": {name: encode(v) for name, v in sorted(s.inputs.items()) if not _is_zero(v)},
             }
             for s in trace.steps
         ],
