@@ -24,7 +24,8 @@ from formal.explain.show import final_values, shown
 from formal.job import Job, Report, Row, checks
 from formal.manifest import Manifest, ManifestError
 from formal.properties import CLAIMS, NON_PROPERTIES, Claim
-from formal.report import jsonfile, spec, text
+from formal.report import jsonfile, junit, results, sarif, spec, text
+from formal.report.files import check_writable
 from formal.system import System
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
@@ -61,6 +62,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--kernel", metavar="TREE", type=Path, help="prove the C of a kernel source tree")
     p.add_argument("--config", metavar="FILE", type=Path, help="its .config (default: the tree's arm64 defconfig)")
     p.add_argument("--json", metavar="FILE", type=Path, help="write the results as JSON")
+    p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
+    p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
     p.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds for one solver question (60)")
     p.add_argument("-j", dest="workers", metavar="N", type=int, help="parallel processes (default: all processors)")
     p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
@@ -83,6 +86,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError(f"-j takes a number of processes from 1 up, got {args.workers}")
     if not 0 < args.timeout < math.inf:
         raise UsageError(f"--timeout takes seconds, got {args.timeout:g}")
+    files = [f.absolute() for f in (args.json, args.junit, args.sarif) if f is not None]
+    if len(set(files)) < len(files):
+        raise UsageError("--json, --junit and --sarif write different files, got the same one twice")
     if args.breakpoints not in (1, 2, 4, 8, 16):
         raise UsageError(f"--breakpoints takes 1, 2, 4, 8 or 16, got {args.breakpoints}")
     return args
@@ -130,9 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
+    check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
     if args.kernel:
         return _tree(args)
     return _gate(args)
+
+
+def _write(args: argparse.Namespace, suites: Sequence[results.Suite], code: int) -> None:
+    """The files for CI servers that the options ask for."""
+    if args.junit:
+        write_atomically(args.junit, junit.text(suites))
+    if args.sarif:
+        write_atomically(args.sarif, sarif.text(suites, code))
 
 
 def _list() -> int:
@@ -186,6 +201,7 @@ def _gate(args: argparse.Namespace) -> int:
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code))
+    _write(args, results.of_gate(reports, problems, args.breakpoints), code)
     if args.spec:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
@@ -200,6 +216,7 @@ def _tree(args: argparse.Namespace) -> int:
     from formal.kernel.signs import read
     from formal.kernel.tree import KernelTree
     from formal.report import tree as report
+    from formal.report.treeresults import of_tree
 
     if args.epoch or args.bug or args.refresh:
         raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
@@ -216,6 +233,7 @@ def _tree(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     except NotUnderstoodError as error:
         print(f"formal.prove: not understood: {error}", file=sys.stderr)
+        _write(args, results.of_refusal(error), NOT_UNDERSTOOD)
         return NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]
@@ -223,6 +241,7 @@ def _tree(args: argparse.Namespace) -> int:
     code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
     if args.json:
         write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
+    _write(args, of_tree(reports), code)
     if args.spec:
         as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
         print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))
