@@ -8,10 +8,11 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from formal import gate
 from formal.configuration import Configuration
@@ -27,6 +28,10 @@ from formal.properties import CLAIMS, NON_PROPERTIES, Claim
 from formal.report import jsonfile, junit, results, sarif, spec, text
 from formal.report.files import check_writable
 from formal.system import System
+
+if TYPE_CHECKING:  # loaded only where a tree is given
+    from formal.kernel.tree import KernelTree
+    from formal.treejob import TreeJob
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
 EPILOG = """exit codes: 0 all verdicts as expected; 1 a verdict differs (with --kernel: is worse); 2 usage;
@@ -61,6 +66,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--claim", metavar="NAME", action="append", default=[], help="one claim only; repeatable")
     p.add_argument("--kernel", metavar="TREE", type=Path, help="prove the C of a kernel source tree")
     p.add_argument("--config", metavar="FILE", type=Path, help="its .config (default: the tree's arm64 defconfig)")
+    p.add_argument("--base", metavar="OTHER", help="what a patch does: another tree, a git revision of TREE, or A..B")
     p.add_argument("--json", metavar="FILE", type=Path, help="write the results as JSON")
     p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
     p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
@@ -82,6 +88,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError("--epoch and --bug exclude each other: a bug names its epoch")
     if args.config and not args.kernel:
         raise UsageError("--config goes with --kernel")
+    if args.base is not None and not args.kernel:
+        raise UsageError("--base goes with --kernel")
+    if args.base is not None and (args.spec or args.explain):
+        raise UsageError("--base compares two trees: --spec and --explain do not go with it")
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"-j takes a number of processes from 1 up, got {args.workers}")
     if not 0 < args.timeout < math.inf:
@@ -137,8 +147,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
+    if args.kernel and (args.epoch or args.bug or args.refresh):
+        raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     if args.kernel:
-        return _tree(args)
+        return _tree(args) if args.base is None else _compare(args)
     return _gate(args)
 
 
@@ -209,6 +221,40 @@ def _gate(args: argparse.Namespace) -> int:
     return code
 
 
+def _tree_job(args: argparse.Namespace, tree: KernelTree) -> TreeJob:
+    from formal.treejob import TreeJob
+
+    modes = (Mode(args.mode),) if args.mode else tuple(Mode)
+    names = tuple(args.claim) + ((args.explain,) if args.explain else ())
+    return TreeJob(tree, modes, names, args.proofs, Manifest.read(args.proofs / "manifest.toml"), args.timeout)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from formal import treejob
+    from formal.kernel.errors import TreeError
+    from formal.report import diff as report
+    from formal.report.treeresults import of_steps
+    from formal.series import versions
+    from formal.treediff import Step, steps
+
+    out, done = text.console(), list[Step]()
+    try:
+        with ExitStack() as stack:
+            trees = versions(args.kernel, args.base, args.config, stack)
+            for step in steps(trees, lambda tree: treejob.run(_tree_job(args, tree)), args.timeout):
+                lines = [*([""] if done else []), *report.lines(step)]
+                out.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+                done.append(step)
+    except TreeError as error:
+        raise UsageError(str(error)) from error
+    refused = any(step.refused for step in done)
+    code = WORSE if any(step.diff and step.diff.worse for step in done) else NOT_UNDERSTOOD if refused else OK
+    if args.json:
+        write_atomically(args.json, report.document(done, code))
+    _write(args, of_steps(done), code)
+    return code
+
+
 def _tree(args: argparse.Namespace) -> int:
     from formal import treejob  # libclang and the front end are loaded only where a tree is given
     from formal.kernel.behaviours import DEBUG_C
@@ -218,16 +264,9 @@ def _tree(args: argparse.Namespace) -> int:
     from formal.report import tree as report
     from formal.report.treeresults import of_tree
 
-    if args.epoch or args.bug or args.refresh:
-        raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     try:
         tree = KernelTree(args.kernel, args.config)
-        modes = (Mode(args.mode),) if args.mode else tuple(Mode)
-        names = tuple(args.claim) + ((args.explain,) if args.explain else ())
-        job = treejob.TreeJob(
-            tree, modes, names, args.proofs, Manifest.read(args.proofs / "manifest.toml"), args.timeout
-        )
-        reports = treejob.run(job)
+        reports = treejob.run(_tree_job(args, tree))
         signs = read(tree)
     except TreeError as error:
         raise UsageError(str(error)) from error

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from formal.evidence.replay import Replay
 from formal.job import Row
 from formal.report.flow import Flow, flow, place_of
 from formal.report.results import BY_CHECK, Suite, judged, outcome
+from formal.treediff import Step
 from formal.treejob import TreeReport, worse
 
 
 def of_tree(reports: Sequence[TreeReport]) -> list[Suite]:
     """A kernel tree: better than expected passes."""
     return [_tree(report) for report in reports]
+
+
+def of_steps(steps: Sequence[Step]) -> list[Suite]:
+    """A proof diff: what fails is what is worse than in the base."""
+    found: list[Suite] = []
+    for step in steps:
+        label = f"{step.tree.split()[0].rpartition('/')[2]} " if len(steps) > 1 else ""
+        suites = of_tree(step.reports)
+        if step.refused:
+            suites = [Suite("source", (), (f"not understood: {step.refused}",))]
+        found += [replace(suite, name=f"{label}{suite.name}") for suite in suites]
+    return found
 
 
 def _tree(report: TreeReport) -> Suite:
