@@ -8,10 +8,11 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from formal import audit, check, gate, runfiles
 from formal.configuration import Configuration
@@ -23,8 +24,13 @@ from formal.evidence.traces import TraceError, write_atomically
 from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
 from formal.properties import CLAIMS, NON_PROPERTIES
-from formal.report import explanation, jsonfile, spec, text
+from formal.report import explanation, jsonfile, junit, results, sarif, spec, text
+from formal.report.files import check_writable
 from formal.report.grid import put
+
+if TYPE_CHECKING:  # loaded only where a tree is given
+    from formal.kernel.tree import KernelTree
+    from formal.treejob import TreeJob
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
 PARTS = ("kernel", "epoch", "mode", "bug", "claim", "explain", "list", "spec", "refresh")  # not with --gate
@@ -60,7 +66,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--claim", metavar="NAME", action="append", default=[], help="one claim only; repeatable")
     p.add_argument("--kernel", metavar="TREE", type=Path, help="prove the C of a kernel source tree")
     p.add_argument("--config", metavar="FILE", type=Path, help="its .config (default: the tree's arm64 defconfig)")
+    p.add_argument("--base", metavar="OTHER", help="what a patch does: another tree, a git revision of TREE, or A..B")
     p.add_argument("--json", metavar="FILE", type=Path, help="write the results as JSON")
+    p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
+    p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
     p.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds for one solver question (60)")
     p.add_argument("-j", dest="workers", metavar="N", type=int, help="parallel processes (default: all processors)")
     p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
@@ -88,10 +97,17 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError(str(error)) from error
     if args.config and not args.kernel:
         raise UsageError("--config goes with --kernel")
+    if args.base is not None and not args.kernel:
+        raise UsageError("--base goes with --kernel")
+    if args.base is not None and (args.spec or args.explain):
+        raise UsageError("--base compares two trees: --spec and --explain do not go with it")
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"-j takes a number of processes from 1 up, got {args.workers}")
     if not 0 < args.timeout < math.inf:
         raise UsageError(f"--timeout takes seconds, got {args.timeout:g}")
+    files = [f.absolute() for f in (args.json, args.junit, args.sarif) if f is not None]
+    if len(set(files)) < len(files):
+        raise UsageError("--json, --junit and --sarif write different files, got the same one twice")
     if args.breakpoints not in (1, 2, 4, 8, 16):
         raise UsageError(f"--breakpoints takes 1, 2, 4, 8 or 16, got {args.breakpoints}")
     return args
@@ -139,9 +155,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
+    check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
+    if args.kernel and (args.epoch or args.bug or args.refresh):
+        raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     if args.kernel:
-        return _tree(args)
+        return _tree(args) if args.base is None else _compare(args)
     return _audit(args) if args.gate else _gate(args)
+
+
+def _write(args: argparse.Namespace, suites: Sequence[results.Suite], code: int) -> None:
+    """The files for CI servers that the options ask for."""
+    if args.junit:
+        write_atomically(args.junit, junit.text(suites))
+    if args.sarif:
+        write_atomically(args.sarif, sarif.text(suites, code))
 
 
 def _list() -> int:
@@ -193,6 +220,7 @@ def _gate(args: argparse.Namespace) -> int:
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code))
+    _write(args, results.of_gate(reports, problems, args.breakpoints), code)
     if args.spec:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
@@ -220,6 +248,39 @@ def _audit(args: argparse.Namespace) -> int:
     return code
 
 
+def _tree_job(args: argparse.Namespace, tree: KernelTree) -> TreeJob:
+    from formal.treejob import TreeJob
+
+    modes = (Mode(args.mode),) if args.mode else tuple(Mode)
+    names = tuple(args.claim) + ((args.explain,) if args.explain else ())
+    return TreeJob(tree, modes, names, args.proofs, Manifest.read(args.proofs / "manifest.toml"), args.timeout)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from formal import treejob
+    from formal.kernel.errors import TreeError
+    from formal.report import diff as report
+    from formal.report.treeresults import of_steps
+    from formal.series import versions
+    from formal.treediff import Step, steps
+
+    done: list[Step] = []
+    try:
+        with ExitStack() as stack:
+            trees = versions(args.kernel, args.base, args.config, stack)
+            for step in steps(trees, lambda tree: treejob.run(_tree_job(args, tree)), args.timeout):
+                put(*([""] if done else []), report.lines(step))
+                done.append(step)
+    except TreeError as error:
+        raise UsageError(str(error)) from error
+    refused = any(step.refused for step in done)
+    code = WORSE if any(step.diff and step.diff.worse for step in done) else NOT_UNDERSTOOD if refused else OK
+    if args.json:
+        write_atomically(args.json, report.document(done, code))
+    _write(args, of_steps(done), code)
+    return code
+
+
 def _tree(args: argparse.Namespace) -> int:
     from formal import treejob  # libclang and the front end are loaded only where a tree is given
     from formal.kernel.behaviours import DEBUG_C
@@ -227,22 +288,17 @@ def _tree(args: argparse.Namespace) -> int:
     from formal.kernel.signs import read
     from formal.kernel.tree import KernelTree
     from formal.report import tree as report
+    from formal.report.treeresults import of_tree
 
-    if args.epoch or args.bug or args.refresh:
-        raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     try:
         tree = KernelTree(args.kernel, args.config)
-        modes = (Mode(args.mode),) if args.mode else tuple(Mode)
-        names = tuple(args.claim) + ((args.explain,) if args.explain else ())
-        job = treejob.TreeJob(
-            tree, modes, names, args.proofs, Manifest.read(args.proofs / "manifest.toml"), args.timeout
-        )
-        reports = treejob.run(job)
+        reports = treejob.run(_tree_job(args, tree))
         signs = read(tree)
     except TreeError as error:
         raise UsageError(str(error)) from error
     except NotUnderstoodError as error:
         print(f"formal.prove: not understood: {error}", file=sys.stderr)
+        _write(args, results.of_refusal(error), NOT_UNDERSTOOD)
         return NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]
@@ -250,6 +306,7 @@ def _tree(args: argparse.Namespace) -> int:
     code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
     if args.json:
         write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
+    _write(args, of_tree(reports), code)
     if args.spec:
         as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
         print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))

@@ -80,6 +80,7 @@ class Compared:
     equal: bool
     differs_in: tuple[str, ...] = ()
     stores_besides: tuple[str, ...] = ()
+    lifted: Lifted | None = None  # what was compared
 
 
 @dataclass
@@ -95,6 +96,8 @@ class TreeReport:
     notes: tuple[str, ...] = ()
     system: System | None = None
     counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
+    binding: Binding | None = None
+    facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def _run_mode(job: TreeJob, program: Program, binding: Binding, signs: tuple[Sig
     k = resolved.kernel
     by_hand = System(k)
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys(n for f in lifted.values() for n in f.notes)))
+    report.binding = binding
     outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     invariant = Invariant(by_hand, LEMMAS, timeout=job.timeout)
@@ -186,7 +190,7 @@ def _differing(same: Iterable[tuple[str, Term]], invariant: Invariant, guard: Te
 
 def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) -> Compared:
     place = f"{lifted.file.rpartition('/')[2]}:{lifted.line}"
-    return Compared(lifted.name, place, not differs, tuple(differs), besides)
+    return Compared(lifted.name, place, not differs, tuple(differs), besides, lifted)
 
 
 def _compare_components(
@@ -292,6 +296,7 @@ def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None)
     if report.misdescribed:
         report.rows = [_unproved(row, report.misdescribed[0]) for row in report.rows]
         return
+    report.facts = checker.invariant().facts()
     if any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
         return
     checker.depth = DEEP

@@ -43,6 +43,17 @@ def _nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A store in one step of a run: its place, what it stores, and the state variables that it may change."""
+
+    file: str
+    line: int
+    lvalue: str
+    value: str
+    variables: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Counterpart:
     """A hand-written operation and the C function for it.
 
@@ -120,20 +131,22 @@ class Counterpart:
         """Lvalues without a state variable that the function stores to."""
         return self.binding.stores(self.lifted)[1]
 
-    def lines(self, s: State, k: Kernel, seen: Seen) -> list[str]:
-        """The stores that the C function makes in one step of a run, each with file and line."""
+    def made(self, s: State, k: Kernel, seen: Seen) -> Iterator[Made]:
+        """The stores that the C function makes in one step of a run, in program order."""
         mapping = self._mapping(s, Inputs(f"in.{self.operation.name}", k.breakpoints))
         env: dict[str, Value] = {**seen.before, **seen.inputs}
         for lvalue, v in self.lifted.reads.items():
             env.setdefault(lvalue, False if v.sort == BOOL else 0)
-        found = []
         for event in self.lifted.events:
             if evaluate(substitute(event.guard, mapping), env):
                 value = evaluate(substitute(event.value, mapping), env)
                 shown = ("true" if value else "false") if isinstance(value, bool) else f"{value:#x}"
-                place = event.place
-                found.append(f"{place.file.rpartition('/')[2]}:{place.line}: {event.lvalue} = {shown}")
-        return found
+                variables, _ = self.binding.stores(replace(self.lifted, writes={event.lvalue: event.value}))
+                yield Made(event.place.file, event.place.line, event.lvalue, shown, variables)
+
+    def lines(self, s: State, k: Kernel, seen: Seen) -> list[str]:
+        """The stores that the C function makes in one step of a run, each with file and line."""
+        return [f"{m.file.rpartition('/')[2]}:{m.line}: {m.lvalue} = {m.value}" for m in self.made(s, k, seen)]
 
 
 def counterparts(
