@@ -243,6 +243,7 @@ def _audit(args: argparse.Namespace) -> int:
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code, evidence=wrong))
+    _write(args, results.of_gate(reports, problems, args.breakpoints), code)
     page = audit.page(reports, found, wrong)
     put(page)
     return code
@@ -269,7 +270,7 @@ def _compare(args: argparse.Namespace) -> int:
         with ExitStack() as stack:
             trees = versions(args.kernel, args.base, args.config, stack)
             for step in steps(trees, lambda tree: treejob.run(_tree_job(args, tree)), args.timeout):
-                put(*([""] if done else []), report.lines(step))
+                put(*([""] if done else []), [*report.lines(step)])
                 done.append(step)
     except TreeError as error:
         raise UsageError(str(error)) from error
