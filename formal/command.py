@@ -7,29 +7,29 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from formal import audit, check, gate, runfiles
+from formal import gate, runfiles
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import BUGS, EPOCHS, Mode
-from formal.evidence.archive import ArchiveError
 from formal.evidence.traces import TraceError, write_atomically
 from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
 from formal.properties import CLAIMS, NON_PROPERTIES
-from formal.report import explanation, jsonfile, junit, results, sarif, spec, text
+from formal.report import explanation, jsonfile, spec, text
 from formal.report.files import check_writable
 from formal.report.grid import put
 
-if TYPE_CHECKING:  # loaded only where a tree is given
+if TYPE_CHECKING:  # loaded only where they are needed
     from formal.kernel.tree import KernelTree
+    from formal.report.results import Suite
     from formal.treejob import TreeJob
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
@@ -163,12 +163,22 @@ def _run(args: argparse.Namespace) -> int:
     return _audit(args) if args.gate else _gate(args)
 
 
-def _write(args: argparse.Namespace, suites: Sequence[results.Suite], code: int) -> None:
+def _write(args: argparse.Namespace, suites: Callable[[], Sequence[Suite]], code: int) -> None:
     """The files for CI servers that the options ask for."""
     if args.junit:
-        write_atomically(args.junit, junit.text(suites))
+        from formal.report import junit
+
+        write_atomically(args.junit, junit.text(suites()))
     if args.sarif:
-        write_atomically(args.sarif, sarif.text(suites, code))
+        from formal.report import sarif
+
+        write_atomically(args.sarif, sarif.text(suites(), code))
+
+
+def _of_gate(reports: Sequence[Report], problems: Sequence[str], breakpoints: int) -> Sequence[Suite]:
+    from formal.report import results
+
+    return results.of_gate(reports, problems, breakpoints)
 
 
 def _list() -> int:
@@ -220,7 +230,7 @@ def _gate(args: argparse.Namespace) -> int:
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code))
-    _write(args, results.of_gate(reports, problems, args.breakpoints), code)
+    _write(args, lambda: _of_gate(reports, problems, args.breakpoints), code)
     if args.spec:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
@@ -230,6 +240,9 @@ def _gate(args: argparse.Namespace) -> int:
 
 
 def _audit(args: argparse.Namespace) -> int:
+    from formal import audit, check  # the checkers of evidence are loaded only where it is checked
+    from formal.evidence.archive import ArchiveError
+
     manifest = Manifest.read(args.proofs / "manifest.toml")
     reports = _with_progress(jobs(args, manifest), args)
     problems = [p for r in reports for p in _missing(r, manifest)]
@@ -243,7 +256,7 @@ def _audit(args: argparse.Namespace) -> int:
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code, evidence=wrong))
-    _write(args, results.of_gate(reports, problems, args.breakpoints), code)
+    _write(args, lambda: _of_gate(reports, problems, args.breakpoints), code)
     page = audit.page(reports, found, wrong)
     put(page)
     return code
@@ -278,7 +291,7 @@ def _compare(args: argparse.Namespace) -> int:
     code = WORSE if any(step.diff and step.diff.worse for step in done) else NOT_UNDERSTOOD if refused else OK
     if args.json:
         write_atomically(args.json, report.document(done, code))
-    _write(args, of_steps(done), code)
+    _write(args, lambda: of_steps(done), code)
     return code
 
 
@@ -288,6 +301,7 @@ def _tree(args: argparse.Namespace) -> int:
     from formal.kernel.errors import NotUnderstoodError, TreeError
     from formal.kernel.signs import read
     from formal.kernel.tree import KernelTree
+    from formal.report import results
     from formal.report import tree as report
     from formal.report.treeresults import of_tree
 
@@ -299,7 +313,8 @@ def _tree(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     except NotUnderstoodError as error:
         print(f"formal.prove: not understood: {error}", file=sys.stderr)
-        _write(args, results.of_refusal(error), NOT_UNDERSTOOD)
+        refused = results.of_refusal(error)
+        _write(args, lambda: refused, NOT_UNDERSTOOD)
         return NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]
@@ -307,7 +322,7 @@ def _tree(args: argparse.Namespace) -> int:
     code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
     if args.json:
         write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
-    _write(args, of_tree(reports), code)
+    _write(args, lambda: of_tree(reports), code)
     if args.spec:
         as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
         print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))

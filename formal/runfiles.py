@@ -6,16 +6,19 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from formal.configuration import Configuration
 from formal.evidence.replay import Replay
 from formal.evidence.traces import write_atomically
-from formal.explain.testfile import test_file
-from formal.explain.vcd import PACKAGE, vcd
 from formal.job import Report, Row
 from formal.report.explanation import claim_of
 from formal.system import System
-from formal.treejob import TreeReport
+
+if TYPE_CHECKING:  # loaded only where a tree is given
+    from formal.treejob import TreeReport
+
+PACKAGE = "pyvcd"
 
 
 class RunFileError(Exception):
@@ -94,6 +97,8 @@ def _only_one(claim: str, rows: Sequence[tuple[str, Row]], narrower: str) -> int
 def _vcd(args: argparse.Namespace, broken: Broken) -> list[str]:
     if not args.vcd:
         return []
+    from formal.explain.vcd import vcd
+
     row = broken.row
     assert row.trace is not None
     comment = f"{row.check} ({broken.where}), false after step {row.broken_at}"
@@ -102,5 +107,7 @@ def _vcd(args: argparse.Namespace, broken: Broken) -> list[str]:
 
 
 def _pytest(c: Configuration, row: Row, replay: Replay) -> str:
+    from formal.explain.testfile import test_file
+
     assert row.trace is not None and row.broken_at is not None
     return test_file(c, row.check, claim_of(row.check).says, replay, row.trace, row.broken_at)

@@ -265,3 +265,13 @@ def test_all_stored_traces_replay_where_z3_cannot_be_imported() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(list((PROOFS / "traces").glob("*.json"))), "a file nobody replays"
+
+
+# What the built-in gate can do without; each takes as long to load as Z3, or longer.
+LATE = ("networkx", "clang", "rich", "formal.kernel", "formal.treejob", "formal.check", "formal.conform")
+
+
+def test_the_command_loads_nothing_that_it_may_not_need() -> None:
+    script = f"import sys, formal.command; print(*[m for m in {LATE!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
