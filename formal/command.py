@@ -226,7 +226,7 @@ def _gate(args: argparse.Namespace) -> int:
         for report in reports:
             report.rows = [replace(row, expected=row.verdict) for row in report.rows]
     complete = not args.claim and not args.explain
-    problems = [] if args.refresh else [p for r in reports for p in _missing(r, manifest) if complete]
+    problems = [] if args.refresh else [p for r in reports for p in gate.missing(r, manifest) if complete]
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code))
@@ -245,7 +245,7 @@ def _audit(args: argparse.Namespace) -> int:
 
     manifest = Manifest.read(args.proofs / "manifest.toml")
     reports = _with_progress(jobs(args, manifest), args)
-    problems = [p for r in reports for p in _missing(r, manifest)]
+    problems = [p for r in reports for p in gate.missing(r, manifest)]
     found: list[check.Checked] = []
     try:
         found += check.checked(check.Goals.of(args.proofs), args.workers or gate.default_workers())
@@ -342,15 +342,6 @@ def _tree(args: argparse.Namespace) -> int:
         f"{DEBUG_C}: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, {counts['UNKNOWN']} UNKNOWN: {verdict}",
     )
     return code
-
-
-def _missing(report: Report, manifest: Manifest | None) -> list[str]:
-    """Expected verdicts that nothing came out for."""
-    if manifest is None:
-        return []
-    got = {row.check for row in report.rows}
-    return [f"{report.configuration}: {name} is in the manifest but was not checked"
-            for name in manifest.expected(report.configuration) if name not in got]  # fmt: skip
 
 
 def exit_code(reports: Sequence[Report], problems: Sequence[str] = ()) -> int:

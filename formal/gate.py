@@ -57,6 +57,15 @@ def shares(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
     return found
 
 
+def missing(report: Report, manifest: Manifest | None) -> list[str]:
+    """Expected verdicts that nothing came out for."""
+    if manifest is None:
+        return []
+    got = {row.check for row in report.rows}
+    return [f"{report.configuration}: {name} is in the manifest but was not checked"
+            for name in manifest.expected(report.configuration) if name not in got]  # fmt: skip
+
+
 def default_workers() -> int:
     """As many processes as there are processors to use."""
     return len(os.sched_getaffinity(0))
