@@ -64,6 +64,7 @@ PRINTS = (
     "formal.check",
     "formal.traps",
     "formal.conform.command",
+    "formal.conform.finding",
     "formal.conform.kernel",
 )  # command lines; every __main__ as well
 

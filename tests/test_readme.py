@@ -41,7 +41,7 @@ def test_the_claim_table_is_the_manifests() -> None:
 
 
 def test_the_commands_are_the_known_ones() -> None:
-    assert len(COMMANDS) == 8, COMMANDS
+    assert len(COMMANDS) == 10, COMMANDS
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--explain" in c or "formal.traps" in c])

@@ -9,25 +9,16 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from formal.conform import initrd
 from formal.conform.build import build_init
 from formal.conform.emulator import EmulatorError, EmulatorTimeoutError, Qemu
+from formal.epochs import Mode
 
-
-class Mode(StrEnum):
-    """How KVM runs: with the host kernel at EL2, or at EL1."""
-
-    VHE = "vhe"
-    NVHE = "nvhe"
-
-    @property
-    def cpu(self) -> str:
-        """A CPU model that makes every kernel choose this mode: with and without FEAT_VHE."""
-        return "cortex-a76" if self is Mode.VHE else "cortex-a72"
+CPUS: Mapping[Mode, str] = {Mode.VHE: "cortex-a76", Mode.NVHE: "cortex-a72"}  # with and without FEAT_VHE
 
 
 @dataclass(frozen=True)
@@ -65,13 +56,14 @@ def boot(kernel: Path, mode: Mode, script: str, qemu: Qemu, *, cpus: int = 2, ti
         EmulatorError: if QEMU fails, the kernel does not come up, has no KVM, or KVM runs in another mode.
         EmulatorTimeoutError: if the machine is still running when the time is up.
     """
+    name = f"{kernel.name} ({mode.value})"
     with tempfile.TemporaryDirectory(prefix="formal-conform-") as scratch:
         folder = Path(scratch)
         ram_disk, console = folder / "initrd", folder / "console"
         ram_disk.write_bytes(_ram_disk(build_init(folder).read_bytes(), script))
         console.touch()
         command = [qemu.path, "-nodefaults", "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]
-        command += ["-M", "virt,virtualization=on,gic-version=3", "-cpu", mode.cpu, "-smp", str(cpus), "-m", "512M"]
+        command += ["-M", "virt,virtualization=on,gic-version=3", "-cpu", CPUS[mode], "-smp", str(cpus), "-m", "512M"]
         command += ["-accel", "tcg", "-serial", f"file:{console}", "-kernel", str(kernel), "-initrd", str(ram_disk)]
         command += ["-append", "console=ttyAMA0 panic=-1 quiet loglevel=1"]
         try:
@@ -80,14 +72,14 @@ def boot(kernel: Path, mode: Mode, script: str, qemu: Qemu, *, cpus: int = 2, ti
             )
         except subprocess.TimeoutExpired:
             where = _progress(console.read_text(errors="replace"))
-            raise EmulatorTimeoutError(f"{kernel.name} ({mode}) did not end within {timeout:g} s; {where}") from None
+            raise EmulatorTimeoutError(f"{name} did not end within {timeout:g} s; {where}") from None
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"no message, exit status {done.returncode}"]
-            raise EmulatorError(f"QEMU failed on {kernel.name} ({mode}): {said[-1]}")
+            raise EmulatorError(f"QEMU failed on {name}: {said[-1]}")
         text = console.read_text(errors="replace")
-    recording = parse(text.replace("\r\n", "\n"), f"{kernel.name} ({mode})", cpus)
-    if recording.mode != mode:
-        raise EmulatorError(f"{kernel.name}: KVM is in mode {recording.mode}, not {mode}")
+    recording = parse(text.replace("\r\n", "\n"), name, cpus)
+    if recording.mode != mode.value:
+        raise EmulatorError(f"{kernel.name}: KVM is in mode {recording.mode}, not {mode.value}")
     return recording
 
 

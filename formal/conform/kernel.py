@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from formal.conform import emulator
-from formal.conform.boot import Mode, Recording, boot
+from formal.conform.boot import Recording, boot
 from formal.conform.build import BuildError, MissingToolError
 from formal.conform.debian import NEWEST, MissingKernelError, default_directory, image
 from formal.conform.scenarios import UnknownScenarioError, choose
+from formal.epochs import Mode
 from formal.evidence.traces import write_atomically
 
 DEFAULT = "6.1"
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say how to boot."""
-    parser.add_argument("--mode", choices=[str(m) for m in Mode], action="append", help="default: both")
+    parser.add_argument("--mode", choices=[m.value for m in Mode], action="append", help="default: both")
     parser.add_argument(
         "--kernels", type=Path, metavar="DIR", help="where kernels are kept; default: a cache directory"
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from formal.conform import emulator, initrd, scenarios
-from formal.conform.boot import Mode, boot, parse
+from formal.conform.boot import CPUS, boot, parse
 from formal.conform.emulator import EmulatorError, EmulatorTimeoutError
+from formal.epochs import Mode
 
 VM = Path(scenarios.__file__).parent / "vm"
 CONSOLE = """[    0.0] a boot message
@@ -93,10 +94,10 @@ def test_no_scenario_twice(tmp_path):
         scenarios.read(tmp_path / "s.txt")
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("mode", CPUS)
 def test_a_kernel_boots_and_all_scenarios_run(booted_kernel, mode):
     found = boot(booted_kernel, mode, scenarios.choose([]), emulator.find())
-    assert found.mode == mode
+    assert found.mode == mode.value
     assert found.errors == ()
     assert found.missing == ()
     assert found.scenarios == len(scenarios.read())

@@ -16,9 +16,9 @@ def machine(monkeypatch, tmp_path):
     booted = []
 
     def fake(path, mode, script, qemu, *, timeout):
-        booted.append((path.name, str(mode), script))
+        booted.append((path.name, mode.value, script))
         complaints = ("KVM_RUN: Bad address",) if "bad" in path.name else ()
-        return boot.Recording("6.1.0-1", "v", str(mode), 2, TRACE, ("trap_reg",), complaints)
+        return boot.Recording("6.1.0-1", "v", mode.value, 2, TRACE, ("trap_reg",), complaints)
 
     monkeypatch.setattr(kernel, "boot", fake)
     monkeypatch.setattr(kernel.emulator, "find", lambda path: emulator.Qemu("q", (8, 0, 0), "8.0.0"))

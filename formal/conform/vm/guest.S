@@ -72,6 +72,21 @@ program debug_registers
     msr     mdccint_el1, xzr
 end debug_registers
 
+program reads_mdscr
+    .rept   8
+    mrs     x3, mdscr_el1
+    .endr
+    report  1
+end reads_mdscr
+
+program writes_and_reads_mdscr
+    .rept   8
+    msr     mdscr_el1, x9
+    mrs     x3, mdscr_el1
+    .endr
+    report  1
+end writes_and_reads_mdscr
+
 program wide_mdscr                      // bits above 31 that the guest itself writes
     movz    x1, #1, lsl #32
     movk    x1, #0x1000                 // TDCC
@@ -126,6 +141,29 @@ program pmu
     msr     pmuserenr_el0, xzr
     report  2
 end pmu
+
+program counts_at_el0                   // EL0 may use the PMU; x9 goes to PMCNTENSET_EL0; reports the syndrome of EL0's end
+    vectors 1f
+    mov     x1, #-1                     // their reset values are anything
+    msr     pmcntenclr_el0, x1
+    msr     pmintenclr_el1, x1
+    msr     pmovsclr_el0, x1
+    mov     x1, #1
+    msr     pmuserenr_el0, x1           // EN
+    msr     pmcr_el0, x1                // E
+    report  1
+    msr     pmcntenset_el0, x9
+    adr     x1, 2f
+    msr     elr_el1, x1
+    msr     spsr_el1, xzr               // EL0t
+    eret
+2:  mrs     x3, pmccntr_el0
+    svc     #0
+    .balign 2048
+1:  .skip   0x400                       // from EL0 in AArch64
+    mrs     x6, esr_el1
+    str     w6, [x10]
+end counts_at_el0
 
 program unusual                         // registers that are read-as-zero or UNDEFINED for the guest
     vectors 1f
@@ -237,6 +275,13 @@ program suspends                        // CPU_SUSPEND: KVM waits for an interru
     mov     x3, #3
     report  1
 end suspends
+
+program suspends_then_spins
+    mov     x1, #0
+    psci    0xc400, 0x0001, hvc
+1:  add     x3, x3, #1
+    b       1b
+end suspends_then_spins
 
 program resets_system                   // SYSTEM_RESET
     psci    0x8400, 0x0009, hvc

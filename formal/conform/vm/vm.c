@@ -28,6 +28,7 @@ static const struct {
 } registers[] = {
     {"PC", CORE(pc)},
     {"PSTATE", CORE(pstate)},
+    {"X3", CORE(regs[3])},
     {"X9", CORE(regs[9])},
     {"MDSCR_EL1", ARM64_SYS_REG(2, 0, 0, 2, 2)},
     {"OSLSR_EL1", ARM64_SYS_REG(2, 0, 1, 1, 4)},
