@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from formal.conform import command
+from formal.conform import command, tracecommand
 
 
 class _Part(Protocol):
@@ -19,6 +19,7 @@ class _Part(Protocol):
 
 _PARTS: dict[str, tuple[_Part, str]] = {
     "cpu": (command, "the trap table and the debug exceptions, against CPUs that QEMU emulates"),
+    "trace": (tracecommand, "the specification, against what the trace points of a running kernel have shown"),
 }
 
 
