@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from formal.conform import command, finding, kernel
+from formal.conform import command, finding, kernel, tracecommand
 
 
 class _Part(Protocol):
@@ -21,6 +21,7 @@ _PARTS: dict[str, tuple[_Part, str]] = {
     "cpu": (command, "the trap table and the debug exceptions, against CPUs that QEMU emulates"),
     "finding": (finding, "a violated claim seen on a running kernel: its sequence, and a control without it"),
     "kernel": (kernel, "real kernels with KVM inside, driven through scenarios, and what their trace events say"),
+    "trace": (tracecommand, "the specification, against what the trace points of a running kernel have shown"),
 }
 
 

@@ -1,0 +1,262 @@
+"""The command line ``python -m formal.conform trace``: is this trace a run of the model?"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from formal.configuration import Configuration
+from formal.conform.tracecheck import Check, Result, TooManyRunsError, Unexplained, missing
+from formal.conform.tracecoverage import coverage, lines
+from formal.conform.tracefile import TraceFormatError, TraceText, read
+from formal.conform.traceparts import Grouping
+from formal.conform.tracerun import FIELDS
+from formal.epochs import EPOCHS, Mode
+from formal.evidence.traces import TraceBook, TraceError
+
+BOOKS = Path(__file__).parents[2] / "proofs/traces"
+OPTIONAL = (
+    ("kvm_arm_clear_debug", "the restored MDSCR_EL1"),
+    ("kvm_entry", "entries"),
+    ("kvm_exit", "which exits are possible"),
+    ("kvm_arm_set_regset", "break- and watchpoint registers"),
+    ("trap_reg", "values of trapped accesses"),
+    ("kvm_sys_access", "which registers were accessed"),
+    ("kvm_set_guest_debug", "KVM_SET_GUEST_DEBUG; it is assumed where an entry has other flags"),
+    ("kvm_userspace_exit", "when user space has the vCPU; its writes are assumed wherever they are possible"),
+)
+
+
+class InconclusiveError(Exception):
+    """Nothing, or not all, can be said about the trace."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
+    parser.add_argument("--epoch", choices=sorted(EPOCHS), help="the release; default: every one that explains it")
+    parser.add_argument("--mode", choices=[m.value for m in Mode], help="the host mode; default: both")
+    parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; its exit code: 0 conforms, 1 does not, 2 no readable trace, 3 nothing can be concluded."""
+    try:
+        report = examine(args.file, args.epoch, args.mode)
+    except TraceFormatError as e:
+        sys.stderr.write(f"formal.conform trace: {e}\n")
+        return 2
+    except InconclusiveError as e:
+        sys.stderr.write(f"formal.conform trace: {args.file}: {e}\n")
+        return 3
+    for line in show(report, args.verbose):
+        sys.stdout.write(line + "\n")
+    return report.code
+
+
+@dataclass
+class Report:
+    """What there is to say about one file."""
+
+    path: Path
+    text: TraceText
+    grouping: Grouping
+    results: dict[Configuration, Result]
+    warnings: list[str]
+    cut: str | None  # why the trace is not all there
+    unexpected: dict[str, int]  # claims that are broken although nothing is known to break them, with the line
+
+    @property
+    def explaining(self) -> list[Configuration]:
+        """The kernels that explain the whole trace."""
+        return [c for c, r in self.results.items() if r.conforms]
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if not self.explaining or self.unexpected:
+            return 1
+        return 3 if self.cut else 0
+
+
+def examine(path: Path, epoch: str | None, mode: str | None) -> Report:
+    """Reads and checks a file.
+
+    Raises:
+        TraceFormatError: if it is no trace.
+        InconclusiveError: if there is nothing in it that could be checked, or too much is left open.
+    """
+    text = read(path)
+    cut = None
+    if text.lost is not None:
+        line, says = text.lost
+        cut = f"events are lost at line {line} ({says.strip()}); what follows was not checked"
+        text.events = [e for e in text.events if e.line < line]
+    elif text.truncated is not None:
+        cut = f"line {text.truncated} is cut off"
+    _relevant(text, cut)
+    grouping = Grouping(text)
+    results: dict[Configuration, Result] = {}
+    for configuration in _candidates(text, epoch, mode):
+        try:
+            results[configuration] = Check(configuration.kernel(), grouping).run()
+        except TooManyRunsError as e:
+            raise InconclusiveError(f"{e}; record more trace points") from e
+    if not any(r.conforms for r in results.values()) and all(
+        r.unexplained is None or r.unexplained.event is None for r in results.values()
+    ):
+        raise InconclusiveError("no value could be compared")
+    report = Report(path, text, grouping, results, list(_warnings(text)), cut, {})
+    for configuration in report.explaining[:1]:
+        watch = results[configuration].watch
+        assert watch is not None
+        known = _known_false(configuration)
+        report.unexpected = {name: line for name, line in watch.broken.items() if name not in known}
+    return report
+
+
+def _relevant(text: TraceText, cut: str | None) -> None:
+    if not text.events and not text.others:
+        raise InconclusiveError(f"no event{f'; {cut}' if cut else ''}")
+    if {"load_debug", "vcpu_run"} & text.others.keys() and "kvm_arm_setup_debug" not in text.names:
+        raise InconclusiveError("recorded on v6.14 or later, where debug.c was rewritten: that is not modelled")
+    if absent := missing(text):
+        others = ", ".join(f"{n} {name}" for name, n in text.others.most_common(3))
+        raise InconclusiveError(
+            f"no event {' and '.join(absent)}{f', only others ({others})' if others else ''}: "
+            "nothing can be compared; enable the trace points of the group kvm" + (f"; {cut}" if cut else "")
+        )
+
+
+def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterator[Configuration]:
+    """The kernels to try: those asked for; else what a marker says; else all, the newest first."""
+    for event in text.events:
+        if event.name == "marker" and event.fields["verb"] == "recording":
+            epoch = epoch or _epoch_of(str(event.fields.get("release", "")))
+            mode = mode or event.fields.get("mode")
+    for name in reversed(EPOCHS):
+        for m in Mode:
+            if epoch in (None, name) and mode in (None, m.value):
+                yield Configuration(name, m.value)
+
+
+def _epoch_of(release: str) -> str | None:
+    """The epoch that a release such as 6.1.0-56-cloud-arm64 belongs to, if it is modelled."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    for name, first, last in (("E3a", (4, 17), (4, 19)), ("E4s", (5, 10), (5, 10)), ("E8", (6, 1), (6, 13))):
+        if first <= version <= last:
+            return name
+    return None
+
+
+def _warnings(text: TraceText) -> Iterator[str]:
+    marked = "marker" in text.names
+    for name, what in OPTIONAL:
+        if name not in text.names and not (marked and name == "kvm_userspace_exit"):
+            yield f"no event {name}: not seen are {what}"
+    if text.overwritten:
+        yield f"the ring buffer has overwritten {text.overwritten} earlier events; the trace begins inside a run"
+
+
+def _known_false(configuration: Configuration) -> set[str]:
+    """The claims for which a counterexample in this kernel is stored."""
+    try:
+        return set(TraceBook.read(BOOKS / f"{configuration.stem}.json").counterexamples)
+    except TraceError as e:
+        raise InconclusiveError(f"stored counterexamples: {e}") from e
+
+
+# ---- as text
+
+
+def _counts(counter: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(counter.items(), key=lambda item: -item[1]))
+
+
+def show(report: Report, verbose: bool) -> Iterator[str]:
+    """The report, line by line."""
+    text, grouping = report.text, report.grouping
+    tasks = {e.task for e in text.events}
+    cpus = ", ".join(map(str, sorted({e.cpu for e in text.events})))
+    markers = sum(e.name == "marker" for e in text.events)
+    yield (
+        f"{report.path.name}: {len(text.events) - markers} events of KVM"
+        + (f", {markers} markers" if markers else "")
+        + (f", {sum(text.others.values())} others" if text.others else "")
+        + f"; {len(tasks)} thread{'s'[: len(tasks) > 1]}, CPUs {cpus}"
+    )
+    if grouping.skipped:
+        yield f"skipped: {grouping.skipped} events before the first kvm_arm_setup_debug of their thread"
+    for warning in report.warnings:
+        yield f"note: {warning}"
+    if report.cut:
+        yield f"incomplete: {report.cut}"
+    if not report.explaining:
+        yield from _failure(report)
+        return
+    names = ", ".join(f"{c} ({EPOCHS[c.name].releases})" for c in report.explaining)
+    result = report.results[report.explaining[0]]
+    yield f"conforms to {names}"
+    yield (
+        f"every event is explained: {result.explained} events, {result.values} values compared, "
+        f"{sum(result.operations.values())} steps of {len(result.vcpus)} vCPUs"
+    )
+    yield f"MDCR_EL2.HPMN: {', '.join(f'{n} on CPU {cpu}' for cpu, n in sorted(result.cpus.items()))}"
+    if result.assumed:
+        yield f"assumed, since no event shows it: {_counts(result.assumed)}"
+    yield from _claims(report, result, verbose)
+    if verbose:
+        yield f"steps: {_counts(result.operations)}"
+    yield from lines(coverage([result]))
+
+
+def _claims(report: Report, result: Result, verbose: bool) -> Iterator[str]:
+    watch = result.watch
+    assert watch is not None
+    yield f"claims watched: {len(watch.claims)}, {len(watch.reached)} of them met, in {watch.states} states"
+    if verbose:
+        yield f"  met: {_counts(watch.reached)}"
+    for name, line in watch.broken.items():
+        if name in report.unexpected:
+            yield f"  BROKEN at line {line}: {name}, which has no known counterexample"
+        else:
+            yield f"  broken at line {line}: {name}; known: python -m formal.prove {_options(report)} --explain {name}"
+
+
+def _options(report: Report) -> str:
+    configuration = report.explaining[0]
+    return f"--epoch {configuration.name} --mode {configuration.mode}"
+
+
+def _failure(report: Report) -> Iterator[str]:
+    """The kernel that explains most of the trace, and the first event that it does not."""
+    configuration, result = max(report.results.items(), key=lambda item: item[1].explained)
+    found = result.unexplained
+    tried = "" if len(report.results) == 1 else f", which comes furthest of {len(report.results)} kernels"
+    if found is None:
+        yield "nothing could be compared"
+        return
+    yield f"not a run of {configuration} ({EPOCHS[configuration.name].releases}){tried}"
+    yield f"explained: {result.explained} events, up to line {result.line}"
+    if found.event is not None:
+        yield f"line {found.event.line}: {found.event.name}: {found.event.text}"
+    yield f"  {found.why}" + (":" if found.expected else "")
+    for expected in found.expected:
+        yield f"  {expected}"
+    yield from _difference(found)
+
+
+def _difference(found: Unexplained) -> Iterator[str]:
+    if found.value is not None:
+        register, seen, wanted = found.value
+        kind = FIELDS.get(register.split()[-1])
+        if kind is not None:
+            yield f"  trace: {kind.decode(seen)}"
+            yield f"  model: {kind.decode(wanted)}"
+    if found.breaks:
+        yield f"  a guest that ran with this value would break: {', '.join(found.breaks)}"

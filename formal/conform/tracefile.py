@@ -1,0 +1,206 @@
+"""The text of an ftrace or trace-cmd report as events. Nothing here knows what a trace means.
+
+Read are lines ``TASK-PID [CPU] flags TIMESTAMP: EVENT: text`` as the kernel's ``trace`` file, ``trace-cmd report`` and
+``perf script`` print them; the texts of the events are those of arch/arm64/kvm/trace_arm.h, trace_handle_exit.h and
+include/trace/events/kvm.h, v4.17 to v6.13. Events of other names are counted, not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class TraceFormatError(Exception):
+    """The text is no trace that is understood; the message names the line."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the trace; ``fields`` hold numbers as integers, register names and pointers as text."""
+
+    line: int
+    task: str
+    cpu: int
+    name: str
+    text: str
+    fields: Mapping[str, Any]
+
+
+@dataclass
+class TraceText:
+    """What was read: events in order, and what a reader has to know about what is not there."""
+
+    events: list[Event] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # events of other names
+    lost: tuple[int, str] | None = None  # the first line that says that events were lost
+    overwritten: int = 0  # events that the ring buffer lost before the first line
+    truncated: int | None = None  # the last line, if it is cut off
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all events that occur, of those that are read."""
+        return frozenset(e.name for e in self.events)
+
+
+_HEX = r"(?:0x)?([0-9a-f]+)"
+_PTR = r"(?:0x)?([0-9a-f]+|\(_+ptrval_+\))"
+_LIST = r"(?:\{([^}]*)\}|ARRAY\[([^\]]*)\])"
+_LINE = re.compile(
+    r"\s*(?P<comm>.*?\S)(?:-|\s+)(?P<pid>\d+|<\.\.\.>)\s+(?:\(\s*[-\d]+\)\s+)?\[(?P<cpu>\d+)\]\s+"
+    r"(?:(?P<flags>[^\s\d]\S{2,7}|\d?\S*\.\S*[a-zA-Z.#]\S*)\s+)?(?P<time>\d+(?:\.\d+)?)(?:us)?:\s+(?P<rest>.*)"
+)
+_NAME = re.compile(r"(?:\w+:)?(\w+):\s*(.*)")
+_LOST = re.compile(r"\bCPU:?\s*\d+.*?\[?\s*(?:LOST\s+(\d+)\s+EVENTS|(\d+)\s+EVENTS\s+DROPPED|EVENTS\s+DROPPED)", re.I)
+_WRITTEN = re.compile(r"#\s*entries-in-buffer/entries-written:\s*(\d+)/(\d+)")
+_HEADER = re.compile(r"\s*(#.*|cpus=\d+|version = .*|CPU \d+ is empty|)$")
+_MARKER = re.compile(r"(?:tracing_mark_write:\s*)?conform:\s+(\w+)((?:\s+\w+=\S+)*)\s*$")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(n, 16) for n in re.split(r"[,\s]+", text.strip()) if n)
+
+
+def _fields(*names: str) -> Callable[[re.Match[str]], dict[str, Any]]:
+    """The groups of a match by name; a name that ends in ``:x`` or ``:d`` is a hexadecimal or decimal number."""
+
+    def read(match: re.Match[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, text in zip(names, match.groups(), strict=True):
+            base, _, kind = name.partition(":")
+            found[base] = int(text, {"x": 16, "d": 10}[kind]) if kind else text
+        return found
+
+    return read
+
+
+def _regset(match: re.Match[str]) -> dict[str, Any]:
+    length, name, *lists = match.groups()
+    control, value = (_numbers(next(x for x in lists[i : i + 2] if x is not None)) for i in (0, 2))
+    if not len(control) == len(value) == int(length):
+        raise ValueError("the lists are not as long as the event says")
+    return {"register": name, "control": control, "value": value}
+
+
+_READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, Any]]]] = {
+    name: (re.compile(pattern), fields)
+    for name, pattern, fields in (
+        ("kvm_arm_setup_debug", rf"vcpu: {_PTR}, flags: {_HEX}", _fields("vcpu", "flags:x")),
+        ("kvm_set_guest_debug", rf"vcpu: {_PTR}, flags: {_HEX}", _fields("vcpu", "flags:x")),
+        ("kvm_arm_clear_debug", rf"flags: {_HEX}", _fields("flags:x")),
+        (
+            "kvm_arm_set_dreg32",
+            rf"(MDCR_EL2|MDSCR_EL1|Saved MDSCR_EL1|Restored MDSCR_EL1|SPSR_EL2): {_HEX}",
+            _fields("register", "value:x"),
+        ),
+        ("kvm_arm_set_regset", rf"(\d+) (BKPTS|WAPTS) CTRL:{_LIST} VALUE:{_LIST}", _regset),
+        ("kvm_entry", rf"PC: {_HEX}", _fields("pc:x")),
+        (
+            "kvm_exit",
+            rf"(\w+): HSR_EC: {_HEX} \(([^)]*)\), PC: {_HEX}",
+            _fields("code", "ec:x", "class", "pc:x"),
+        ),
+        (
+            "trap_reg",
+            rf"(\w+) (write to|read from) reg (\d+) \({_HEX}\)",
+            _fields("function", "direction", "number:d", "value:x"),
+        ),
+        ("kvm_handle_sys_reg", rf"HSR {_HEX}", _fields("hsr:x")),
+        (
+            "kvm_sys_access",
+            rf"PC: {_HEX} (.+) \((\d+),(\d+),(\d+),(\d+),(\d+)\) (read|write)",
+            _fields("pc:x", "register", "op0:d", "op1:d", "crn:d", "crm:d", "op2:d", "direction"),
+        ),
+        ("kvm_userspace_exit", r"reason (\w+) \((\d+)\)", _fields("reason", "number:d")),
+    )
+}
+REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said
+_POINTER_NAME = re.compile(r"(?:0x)?[0-9a-f]{6,}: ")
+
+
+def parse(text: str) -> TraceText:
+    """Reads the text of a trace.
+
+    Raises:
+        TraceFormatError: for a line that is neither an event nor a known header, or an event of a known name whose text
+            is not that of the kernel.
+    """
+    found = TraceText()
+    lines = text.splitlines()
+    complete = text.endswith("\n")
+    for number, line in enumerate(lines, 1):
+        if lost := _LOST.search(line):
+            found.lost = found.lost or (number, lost[0])
+            continue
+        if written := _WRITTEN.match(line):
+            found.overwritten = max(0, int(written[2]) - int(written[1]))
+        if _HEADER.match(line):
+            continue
+        try:
+            _read_line(found, number, line)
+        except TraceFormatError:
+            if number < len(lines) or complete or not found.events:
+                raise
+            found.truncated = number
+    if not complete and lines and found.truncated is None:
+        found.truncated = len(lines)
+    return found
+
+
+def _read_line(found: TraceText, number: int, line: str) -> None:
+    match = _LINE.match(line)
+    if match is None:
+        raise TraceFormatError(
+            f"line {number}: no trace event in the format of ftrace or trace-cmd: {line.strip()[:80]!r}"
+        )
+    named = _NAME.match(match["rest"])
+    if named is None:
+        raise TraceFormatError(f"line {number}: an event without a name: {match['rest'][:80]!r}")
+    name, text = named[1], named[2].rstrip()
+    task, cpu = f"{match['comm'].strip()}-{match['pid']}", int(match["cpu"])
+    if name in ("tracing_mark_write", "print"):
+        marker = _MARKER.match(text)
+        if marker is None:
+            found.others[name] += 1
+            return
+        keys = dict(pair.split("=", 1) for pair in marker[2].split())
+        found.events.append(Event(number, task, cpu, "marker", text, {"verb": marker[1], **keys}))
+        return
+    reader = _READERS.get(name)
+    if reader is None:
+        found.others[name] += 1
+        return
+    read = reader[0].fullmatch(text)
+    if read is None:
+        hint = ""
+        if name == "kvm_arm_set_dreg32" and _POINTER_NAME.match(text):
+            hint = "; trace-cmd cannot follow the name's pointer: use the kernel's own trace file"
+        raise TraceFormatError(f"line {number}: {name} with a text that is not the kernel's: {text[:80]!r}{hint}")
+    try:
+        found.events.append(Event(number, task, cpu, name, text, reader[1](read)))
+    except ValueError as error:
+        raise TraceFormatError(f"line {number}: {name}: {error}: {text[:80]!r}") from error
+
+
+def read(path: Path) -> TraceText:
+    """Reads a file.
+
+    Raises:
+        TraceFormatError: if it cannot be read or understood, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TraceFormatError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TraceFormatError(f"{path}: not text; make text of trace.dat with: trace-cmd report") from error
+    if not text.strip():
+        raise TraceFormatError(f"{path}: empty")
+    try:
+        return parse(text)
+    except TraceFormatError as error:
+        raise TraceFormatError(f"{path}: {error}") from error
