@@ -4,7 +4,8 @@ ASSUMED: tuple[str, ...] = (
     "Every CPU boots with MDCR_EL2.HPMN between 1 and PMCR_EL0.N, the same at each boot; CPUs may differ.",
     "The host clears the OS lock of each CPU before KVM uses it; nobody attaches an external debugger.",
     "PMUv3 is implemented; a CPU without it answers PMU accesses with UNDEFINED and has HPMN 0.",
-    "Interrupts stay off from kvm_arm_setup_debug to kvm_arm_clear_debug; ioctls wait while KVM_RUN holds vcpu->mutex.",
+    "Interrupts stay off from kvm_arm_setup_debug to kvm_arm_clear_debug (from v6.14: from the last check before the "
+    "entry to the exit); ioctls wait while KVM_RUN holds vcpu->mutex.",
     "A register holds what was last written: no side effects, no RES0 bits, context synchronised where KVM does it.",
     "A guest instruction is also counted when it takes an exception to EL1; a virtual interrupt counts as one.",
     "All CPUs implement the same number of break- and watchpoints, 16 of each; unimplemented ones are not looked at.",
@@ -13,7 +14,7 @@ ASSUMED: tuple[str, ...] = (
 
 NOT_MODELLED: tuple[str, ...] = (
     "AArch32 guests, and 32-bit EL0.",
-    "Nested virtualization, protected mode (pKVM), and the rework of v6.14.",
+    "Nested virtualization and protected mode (pKVM).",
     "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE.",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",
     "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name.",

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from formal import gate, runfiles
+from formal.bugs import BUGS, OUT_OF_SCOPE
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
-from formal.epochs import BUGS, EPOCHS, Mode
+from formal.epochs import EPOCHS, Mode
 from formal.evidence.traces import TraceError, write_atomically
 from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
@@ -187,6 +188,7 @@ def _list() -> int:
         ("non-properties, which must fail", [(c.name, c.says.split("\n")[0]) for c in NON_PROPERTIES]),
         ("epochs", [(e.name, f"{e.releases}: {e.says}") for e in EPOCHS.values()]),
         ("bugs", [(b.name, f"{b.title}; fixed by {b.fix}") for b in BUGS.values()]),
+        ("known bugs that the model does not cover", [(name, f"{bug}: {why}") for name, bug, why in OUT_OF_SCOPE]),
     ):
         put(text.listing(title, rows), "")
     return OK

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from formal.epochs import BUGS, EPOCHS, Kernel, Mode
+from formal.bugs import BUGS
+from formal.epochs import EPOCHS, Kernel, Mode
 from formal.properties import CLAIMS, Claim
 
 

@@ -3,7 +3,7 @@
 A ``Kernel`` says which of the behaviours that ever differed a kernel has; an epoch is a preset for a range of releases.
 Transitions ask for behaviours, never for a release, because a real tree may be a hybrid (Debian's 5.10 is E4 with two
 later fixes): ``formal.kernel`` resolves a tree to behaviours from its source. Taking a fix away again re-introduces the
-bug it fixed (``BUGS``). Commit ids are those of mainline.
+bug it fixed (``formal/bugs.py``). Commit ids are those of mainline.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ class Kernel:
     # load and put, entry and exit
     vhe_writes_changed_mdcr: bool = True  # 4942dc6638b0 (v5.6): setup_debug writes MDCR_EL2 under VHE when it changed
     saves_host_mdcr: bool = True  # 1460b4b25fde (v5.15): the host's MDCR_EL2 is saved, not rebuilt from the guest's
+    returns_trace_buffer: bool = False  # a1319260bf62 (v5.13 to v5.14): nVHE gives EL1 the trace buffer at every exit
     saves_host_pmuserenr: bool = True  # 6.1: the host's PMUSERENR_EL0 is saved, not zeroed
     guards_pmuserenr: bool = False  # 8681f7175948 (v6.5): perf leaves PMUSERENR_EL0 alone while a vCPU is loaded
+    # who has the debug registers
+    tracks_debug_owner: bool = False  # v6.14: debug_owner, decided at vcpu_load, not DEBUG_DIRTY at each entry
+    vhe_saves_host_mdcr_first: bool = True  # da2e743419cb (v6.17): before the guest's is written; lost in v6.14
     # the host's single-step
     preserves_pstate_ss: bool = True  # 34fbdee086cf (v6.1)
     keeps_step_pending: bool = True  # 370531d1e95b (v6.1): DBG_SS_ACTIVE_PENDING
@@ -79,13 +83,12 @@ class Epoch:
         return Kernel(mode, **self.lacks)
 
 
-_E7: dict[str, Any] = {"preserves_pstate_ss": False, "keeps_step_pending": False}
+_E7: dict[str, Any] = {"preserves_pstate_ss": False, "keeps_step_pending": False, "saves_host_pmuserenr": False}
 _E6: dict[str, Any] = {**_E7, "emulates_os_lock": False, "documents_os_lock": False}
+_E5: dict[str, Any] = {**_E6, "saves_host_mdcr": False, "mdcr_el2_bits": 32, "returns_trace_buffer": True}
 _E4: dict[str, Any] = {
-    **_E6,
-    "saves_host_mdcr": False,
-    "saves_host_pmuserenr": False,
-    "mdcr_el2_bits": 32,
+    **_E5,
+    "returns_trace_buffer": False,
     "first_run_init": False,
     "traps_trace_filter": False,
     "documents_trace_traps": False,
@@ -106,6 +109,10 @@ _E3A: dict[str, Any] = {
     "indexes_trapped_banks": True,
 }
 
+# From v6.14 debug_owner takes the place of DEBUG_DIRTY, debug_ptr and the preserved copies; HPMN is PMCR_EL0.N.
+_E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True}
+_E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
+
 EPOCHS: dict[str, Epoch] = {
     e.name: e
     for e in (
@@ -113,114 +120,11 @@ EPOCHS: dict[str, Epoch] = {
         Epoch("E3b", "v4.20 to v5.5", "VHE reads the boot value too", _E3B),
         Epoch("E4", "v5.6 to v5.12-rc", "VHE also writes MDCR_EL2 when setup changed it", _E4),
         Epoch("E4s", "v5.10.y", "E4 with the fixes of the trace filter, the first load and the breakpoint index", _E4S),
+        Epoch("E5", "v5.13 and v5.14", "trace filter trapped, value computed before the first load", _E5),
+        Epoch("E6", "v5.15 to v5.17", "the host's MDCR_EL2 saved, not rebuilt; 64 bits", _E6),
+        Epoch("E7", "v5.18 to v6.0", "OS lock emulated", _E7),
         Epoch("E8", "v6.1 to v6.13", "OS lock emulated, host value saved, PSTATE.SS and pending steps kept", {}),
-    )
-}
-
-
-_BOTH = (Mode.VHE, Mode.NVHE)
-_VHE = (Mode.VHE,)
-
-
-@dataclass(frozen=True)
-class Bug:
-    """A bug of the past, brought back by taking its fix away from the fixed epoch."""
-
-    name: str
-    title: str
-    fix: str
-    changes: dict[str, Any]
-    breaks: tuple[str, ...]  # claims that the fixed kernel keeps and this one does not
-    modes: tuple[Mode, ...] = _BOTH
-    epoch: str = "E8"
-
-    def kernel(self, mode: Mode) -> Kernel:
-        """The fixed epoch with the bug back in."""
-        return EPOCHS[self.epoch].kernel(mode).but(**self.changes)
-
-
-BUGS: dict[str, Bug] = {
-    b.name: b
-    for b in (
-        Bug(
-            "B0",
-            "under VHE the boot value of MDCR_EL2 is never read",
-            "da5a3ce66b8b (v4.20)",
-            {"vhe_reads_boot_mdcr": False},
-            ("hpmn_preserved_in_guest", "boot_value_read_before_use", "entry_is_fresh"),
-            _VHE,
-        ),
-        Bug(
-            "B1",
-            "under VHE MDCR_EL2 is written at vcpu_load only, from the value of the run before",
-            "4942dc6638b0 (v5.6)",
-            {"vhe_writes_changed_mdcr": False},
-            ("entry_is_fresh", "host_debug_sets_tda", "host_takes_debug_exceptions"),
-            _VHE,
-        ),
-        Bug(
-            "B2",
-            "the first vcpu_load under VHE writes 0 to MDCR_EL2, a reserved HPMN",
-            "263d6287da14 (v5.13)",
-            {"first_run_init": False},
-            ("hpmn_preserved_always_on_equal_cpus", "hpmn_never_reserved_on_equal_cpus"),
-            _VHE,
-        ),
-        Bug(
-            "B3",
-            "the guest reaches the trace filter controls",
-            "a354a64d91ee (v5.13)",
-            {"traps_trace_filter": False},
-            ("trace", "trace_does_not_execute", "trace_trapped"),
-        ),
-        Bug(
-            "B4",
-            "every trapped access of a breakpoint register goes to number 0",
-            "cb853ded1d25 (v5.13)",
-            {"indexes_trapped_banks": False},
-            ("guest_bank_preserved", "untrapped_bank_is_guests_own"),
-        ),
-        Bug(
-            "B5",
-            "single-stepping leaves PSTATE.SS set in the guest",
-            "34fbdee086cf (v6.1)",
-            {"preserves_pstate_ss": False},
-            ("guest_pstate_ss_preserved",),
-        ),
-        Bug(
-            "B6",
-            "an interrupt between an instruction and its step exception loses the step",
-            "370531d1e95b (v6.1)",
-            {"keeps_step_pending": False},
-            ("one_step_one_instruction_if_undisturbed",),
-        ),
-        Bug(
-            "B7",
-            "an emulated instruction does not count as a step",
-            "bd7d95cafb49 (v4.20)",
-            {"skip_advances_step": False},
-            ("one_step_one_instruction_if_undisturbed",),
-        ),
-        Bug(
-            "B10",
-            "the host's MDCR_EL2 is rebuilt from the guest's",
-            "1460b4b25fde (v5.15)",
-            {"saves_host_mdcr": False},
-            ("host_mdcr_restored",),
-        ),
-        Bug(
-            "B11",
-            "MDCR_EL2 is kept in 32 bits",
-            "d6c850dd6ce9 (v5.15)",
-            {"mdcr_el2_bits": 32},
-            ("boot_value_read_in_full",),
-        ),
-        Bug(
-            "B12",
-            "the guest's OS lock does nothing",
-            "7dabf02f43a1 (v5.18)",
-            {"emulates_os_lock": False},
-            ("os_lock_blocks_guest_debug",),
-        ),
+        Epoch("E9", "v6.14 to v6.17-rc", "debug_owner decides, at vcpu_load; VHE saves the host's MDCR_EL2 late", _E9),
+        Epoch("E10", "v6.17 on", "VHE saves the host's MDCR_EL2 before it writes the guest's", _E10),
     )
 }

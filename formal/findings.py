@@ -102,7 +102,7 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         "window",
         ("hpmn_preserved_always", "hpmn_never_reserved"),
-        lambda k: k.vhe,
+        lambda k: k.vhe and not k.tracks_debug_owner,
         "Under VHE vcpu_load writes the value computed on the CPU where the vCPU ran before; between load and "
         "kvm_arm_setup_debug this CPU has the other's HPMN.",
         "none for this code; the rework of v6.14 computes the value at vcpu_load",
@@ -136,14 +136,14 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         "u32",
         ("saved_before_modified", "guest_mdscr_preserved"),
-        lambda k: k.preserved_mdscr_bits < 64,
+        lambda k: k.preserved_mdscr_bits < 64 and not k.tracks_debug_owner,
         "guest_debug_preserved.mdscr_el1 has 32 bits; what user space puts above them is lost when it debugs.",
         "none for this code; the rework of v6.14 has no such copy",
     ),
     Finding(
         "comment",
         ("debug_exceptions_enabled_means_untrapped",),
-        lambda k: True,
+        lambda k: not k.tracks_debug_owner,
         "TDA is decided from DEBUG_DIRTY before KDE and MDE raise it, so such an entry still traps; the comment in "
         "sys_regs.c promises more than the code does.",
         "the rework of v6.14 decides by KDE and MDE",
@@ -163,6 +163,14 @@ FINDINGS: tuple[Finding, ...] = (
         "34fbdee086cf (v6.1)",
     ),
     Finding(
+        "locked",
+        ("guest_pstate_ss_preserved", "guest_pstate_ss_preserved_undebugged"),
+        lambda k: k.emulates_os_lock and not k.preserves_pstate_ss,
+        "While the guest's OS lock is locked it runs with MDSCR_EL1.SS clear, and so with PSTATE.SS clear; nothing "
+        "puts PSTATE.SS back, even if nobody debugs.",
+        "34fbdee086cf (v6.1)",
+    ),
+    Finding(
         "B6",
         ("one_step_one_instruction",),
         lambda k: not k.keeps_step_pending,
@@ -172,9 +180,40 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         "skip",
         ("one_step_one_instruction",),
-        lambda k: k.keeps_step_pending,
+        lambda k: k.keeps_step_pending and not k.tracks_debug_owner,
         "A step is lost when KVM_RUN returns, or the vCPU is reset, while the skip of an emulated instruction is "
         "pending; and reported without an instruction when stepping is switched off and on again while it is pending.",
         "2ca3f03bf524 (v6.14) keeps the step state at load and put",
+    ),
+    Finding(
+        "restart",
+        ("one_step_one_instruction",),
+        lambda k: k.tracks_debug_owner,
+        "A step is lost when the vCPU is reset while the skip of an emulated instruction is pending; and reported "
+        "without an instruction when stepping is switched off and on again while the host's step is pending.",
+        "none known",
+    ),
+    Finding(
+        "B15",
+        ("host_mdcr_restored", "host_mdcr_saved_first", "hpmn_preserved_on_host"),
+        lambda k: k.vhe and k.tracks_debug_owner and not k.vhe_saves_host_mdcr_first,
+        "Under VHE vcpu_load writes the guest's MDCR_EL2 before it saves what it takes for the host's, so that the "
+        "host keeps the guest's traps after vcpu_put.",
+        "da2e743419cb (v6.17)",
+    ),
+    Finding(
+        "counters",
+        ("hpmn_preserved_in_guest", "hpmn_preserved_always"),
+        lambda k: k.vhe and k.tracks_debug_owner,
+        "Under VHE HPMN is PMCR_EL0.N, whatever the boot code chose; the kernel's own boot code chooses just that.",
+        "none needed as long as asm/el2_setup.h gives the guest every counter",
+    ),
+    Finding(
+        "stale",
+        ("external_mdscr_follows_guest",),
+        lambda k: k.tracks_debug_owner,
+        "external_mdscr_el1 is computed at vcpu_load; what the guest writes to MDSCR_EL1 while KVM owns the debug "
+        "registers (TDCC, for instance) has no effect until the vCPU is loaded again.",
+        "none known",
     ),
 )

@@ -23,7 +23,8 @@ from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.arch.sysregs import GROUPS
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
-from formal.state import Exit, Phase, State
+from formal.ownership import in_use, setup_mdcr_el2_by_owner
+from formal.state import DebugOwner, Exit, Phase, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.transitions import Applied, controls, may_execute, setup_debug_bug_on, setup_mdcr_el2, tweaks_guest
 
@@ -231,6 +232,11 @@ def group_traps(s: State, *groups: str, features: frozenset[str] = ALL_FEATURES)
 # ---- preconditions
 
 
+def rebuilt_mdcr(hpmn: Term, k: Kernel) -> MDCR_EL2:
+    """What nVHE before v5.15 takes for the host's MDCR_EL2."""
+    return MDCR_EL2.of(HPMN=hpmn, E2PB=3, E2TB=3 if k.returns_trace_buffer else 0)
+
+
 def _unless(op_name: str, condition: Callable[[State, State], Term]) -> Callable[[Applied, Kernel], Term]:
     def allows(step: Applied, k: Kernel) -> Term:
         return condition(step.before, step.after) if step.operation.name == op_name else TRUE
@@ -289,6 +295,23 @@ CPUS_BOOT_ALIKE = Precondition(
     initially=lambda s, k: Eq(s.boot_mdcr_el2.HPMN, t.const(6, 5)),
 )
 
+BOOT_GIVES_ALL_COUNTERS = Precondition(
+    "boot_gives_all_counters",
+    "the boot code gives the guest every event counter of the CPU (HPMN is PMCR_EL0.N), as the kernel's own does",
+    initially=lambda s, k: Eq(s.boot_mdcr_el2.HPMN, s.event_counters),
+)
+
+MDSCR_LEFT_ALONE = Precondition(
+    "mdscr_left_alone",
+    "the guest does not write MDSCR_EL1 while KVM owns its debug registers",
+    _unless(
+        "trap_debug_regs",
+        lambda before, after: Or(
+            Not(before.owned_by(DebugOwner.HOST)), before.guest_mdscr_el1.same(after.guest_mdscr_el1)
+        ),
+    ),
+)
+
 PERF_KEEPS_OFF = Precondition(
     "perf_keeps_off",
     "the host's perf driver leaves PMUSERENR_EL0 alone while a vCPU is loaded",
@@ -311,8 +334,8 @@ FIRST_BREAKPOINT_ONLY = Precondition(
 
 BOOT_VALUE_AS_REBUILT = Precondition(
     "boot_value_as_rebuilt",
-    "the boot code leaves nothing in MDCR_EL2 but HPMN and E2PB=3",
-    initially=lambda s, k: s.boot_mdcr_el2.same(MDCR_EL2.of(E2PB=3, HPMN=s.boot_mdcr_el2.HPMN)),
+    "the boot code leaves nothing in MDCR_EL2 but HPMN and E2PB=3 (in v5.13 and v5.14 E2TB=3 as well)",
+    initially=lambda s, k: s.boot_mdcr_el2.same(rebuilt_mdcr(s.boot_mdcr_el2.HPMN, k)),
 )
 
 
@@ -337,20 +360,53 @@ def hpmn_preserved_always(s: State, k: Kernel) -> Term:
     return s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN")
 
 
+def _until_owner(why: str) -> Callable[[Kernel], str | None]:
+    return lambda k: why if k.tracks_debug_owner else None
+
+
+def _from_owner(k: Kernel) -> str | None:
+    return None if k.tracks_debug_owner else "debug_owner is kept from v6.14 on"
+
+
+_reads_mdcr = _until_owner("from v6.14 on HPMN comes from PMCR_EL0.N, not from MDCR_EL2 (2417218f2f23)")
+
+
 @claim(
     "the document, kvm_arm_init_debug, sentences 1 and 2",
     at=Point.ALWAYS,
     when=lambda s, k: Or(s.kvm_ready, s.busy),
+    applies=_reads_mdcr,
 )
 def boot_value_read_before_use(s: State, k: Kernel) -> Term:
     """When a vCPU can be loaded on a CPU, its HPMN has been read there, and re-reading has not changed it."""
     return And(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"))
 
 
-@claim("debug.c, kvm_arm_init_debug: MDCR_EL2 is kept whole", at=Point.ALWAYS, when=lambda s, k: s.kvm_ready)
+@claim(
+    "debug.c, kvm_arm_init_debug: MDCR_EL2 is kept whole",
+    at=Point.ALWAYS,
+    when=lambda s, k: s.kvm_ready,
+    applies=_reads_mdcr,
+)
 def boot_value_read_in_full(s: State, k: Kernel) -> Term:
     """Every reading of MDCR_EL2 at hyp initialisation gives all 64 bits of the boot value."""
     return s.percpu_mdcr_el2.same(s.boot_mdcr_el2)
+
+
+def _event_counters(s: State, k: Kernel) -> Term:
+    """What this CPU's PMCR_EL0.N says to its host: under nVHE, at EL1, it is the HPMN that the boot code chose."""
+    return s.event_counters if k.vhe else s.boot_mdcr_el2.HPMN
+
+
+@claim(
+    "debug.c (v6.14), kvm_init_host_debug_data",
+    at=Point.ALWAYS,
+    when=lambda s, k: Or(s.kvm_ready, s.busy),
+    applies=_from_owner,
+)
+def event_counters_read_before_use(s: State, k: Kernel) -> Term:
+    """When a vCPU can be loaded on a CPU, the number of this CPU's event counters has been read there."""
+    return And(s.kvm_ready, Eq(s.nr_event_counters, t.zero_extend(_event_counters(s, k), 32)))
 
 
 # ---- claims: what always traps
@@ -463,6 +519,8 @@ def trace_trapped(s: State, k: Kernel) -> Term:
 
 
 def _keeps_out(s: State, k: Kernel) -> Term:
+    if k.tracks_debug_owner:
+        return Not(s.owned_by(DebugOwner.GUEST))
     locked = s.os_lock if k.emulates_os_lock else FALSE
     return Or(Not(s.sampled_dirty), s.guest_debug.USE_HW, locked)
 
@@ -472,7 +530,7 @@ _DIRTY = "the document, kvm_arm_setup_debug, sentence 3"
 
 @claim(_DIRTY, when=lambda s, k: And(s.in_guest, _keeps_out(s, k)))
 def debug_registers_trapped_unless_in_use(s: State, k: Kernel) -> Term:
-    """Debug registers trap unless the guest was using them (DEBUG_DIRTY when the traps were chosen)."""
+    """Debug registers trap unless the guest was using them (DEBUG_DIRTY when traps were chosen, or its ownership)."""
     return And(s.hw_mdcr_el2.TDA, group_traps(s, "breakpoint", "debug"))
 
 
@@ -551,24 +609,29 @@ def guest_cannot_interfere(before: State, after: State, k: Kernel) -> Term:
 
 @claim("the document, kvm_arm_setup_debug, sentence 1")
 def setup_before_every_entry(s: State, k: Kernel) -> Term:
-    """No guest runs, after a re-entry either, unless kvm_arm_setup_debug has run since the last kvm_arm_clear_debug."""
+    """No guest runs, after a re-entry either, unless kvm_arm_setup_debug has run since the last kvm_arm_clear_debug.
+
+    From v6.14 on: kvm_vcpu_load_debug, since the last kvm_vcpu_put_debug.
+    """
     return s.is_set_up
 
 
 @claim("the document, kvm_arm_setup_debug, sentences 1 and 2")
 def entry_is_fresh(s: State, k: Kernel) -> Term:
-    """MDCR_EL2 in the guest is what this CPU's HPMN, guest_debug, the OS lock and DEBUG_DIRTY ask for, no more."""
-    locked = s.os_lock if k.emulates_os_lock else FALSE
+    """MDCR_EL2 in the guest is what this CPU's HPMN, guest_debug, the OS lock and DEBUG_DIRTY ask for, no more.
+
+    From v6.14 on: what its PMCR_EL0.N, guest_debug and the owner of the debug registers ask for.
+    """
     fresh = MDCR_EL2.of(
         TTRF=k.traps_trace_filter,
         TPMS=True,
         TDRA=True,
         TDOSA=True,
-        TDA=Or(s.guest_debug.USE_HW, Not(s.sampled_dirty), locked),
+        TDA=_keeps_out(s, k),
         TDE=s.guest_debug.any(),
         TPM=True,
         TPMCR=True,
-        HPMN=s.boot_mdcr_el2.HPMN,
+        HPMN=_event_counters(s, k) if k.tracks_debug_owner else s.boot_mdcr_el2.HPMN,
     )
     return s.hw_mdcr_el2.same(fresh)
 
@@ -612,7 +675,8 @@ _SAVE = "the document, save_guest_debug_regs, sentences 1 and 2"
 @claim(_SAVE, at=Point.ALWAYS, when=_entry_window)
 def saved_before_modified(s: State, k: Kernel) -> Term:
     """While the guest's MDSCR_EL1 is tweaked for an entry, a copy of all its 64 bits is kept."""
-    return s.preserved_mdscr_el1.same(s.guest_mdscr_el1)
+    kept = s.mdscr_el1 if k.tracks_debug_owner else s.preserved_mdscr_el1
+    return kept.same(s.guest_mdscr_el1)
 
 
 @claim(_SAVE, at=Point.HANDLED, when=_outside)
@@ -645,10 +709,14 @@ def untrapped_mdscr_is_guests_own(s: State, k: Kernel) -> Term:
 )
 def mdscr_access_after_restore(s: State, k: Kernel) -> Term:
     """When a trapped access to MDSCR_EL1 is handled, the preserved value is back in the context (bits 31 to 0)."""
-    return And(Eq(_low(s.mdscr_el1), _low(s.guest_mdscr_el1)), Not(s.is_set_up))
+    undone = TRUE if k.tracks_debug_owner else Not(s.is_set_up)
+    return And(Eq(_low(s.mdscr_el1), _low(s.guest_mdscr_el1)), undone)
 
 
-@claim("the document, kvm_arm_reset_debug_ptr", at=Point.HANDLED, when=_created_outside)
+_has_debug_ptr = _until_owner("there is no debug_ptr from v6.14 on; see owner_has_the_registers")
+
+
+@claim("the document, kvm_arm_reset_debug_ptr", at=Point.HANDLED, when=_created_outside, applies=_has_debug_ptr)
 def debug_ptr_reset(s: State, k: Kernel) -> Term:
     """Outside the entry window debug_ptr points to the vCPU's own registers."""
     return Not(s.debug_ptr_external)
@@ -658,20 +726,39 @@ def debug_ptr_reset(s: State, k: Kernel) -> Term:
     "debug.c, kvm_arm_setup_debug, BUG_ON",
     at=Point.HANDLED,
     when=lambda s, k: And(s.here, s.at(Phase.LOADED), s.exits_with(Exit.NONE)),
+    applies=_has_debug_ptr,
 )
 def bug_on_unreachable(s: State, k: Kernel) -> Term:
     """The BUG_ON of kvm_arm_setup_debug cannot fire."""
     return Not(setup_debug_bug_on(s, k))
 
 
-@claim("debug.c (v6.1), comment on save/restore_guest_debug_regs, paragraph 3", at=Point.HANDLED, when=_outside)
+def _ss_is_not_lent(s: State, k: Kernel) -> Term:
+    """From v6.14 on a debugger that steps has PSTATE.SS from vcpu_load to vcpu_put; user space never sees that."""
+    if k.tracks_debug_owner:
+        return And(_outside(s, k), Not(And(s.at(Phase.LOADED), s.stepping)))
+    return _outside(s, k)
+
+
+@claim("debug.c (v6.1), comment on save/restore_guest_debug_regs, paragraph 3", at=Point.HANDLED, when=_ss_is_not_lent)
 def guest_pstate_ss_preserved(s: State, k: Kernel) -> Term:
     """Debugging by user space neither sets nor clears the guest's PSTATE.SS."""
     return Eq(s.pstate.SS, s.guest_pstate_ss)
 
 
-def _bank_in_memory(s: State, k: Kernel) -> Term:
-    return Not(And(s.in_guest, s.debug_dirty, Not(s.debug_ptr_external)))
+def _switched(s: State, k: Kernel) -> Term:
+    """The break- and watchpoint registers are those of somebody else than the host, if a guest runs."""
+    return in_use(s) if k.tracks_debug_owner else s.debug_dirty
+
+
+def _switched_to_guests(s: State, k: Kernel) -> Term:
+    if k.tracks_debug_owner:
+        return s.owned_by(DebugOwner.GUEST)
+    return And(s.debug_dirty, Not(s.debug_ptr_external))
+
+
+def _switched_to_users(s: State, k: Kernel) -> Term:
+    return s.owned_by(DebugOwner.HOST) if k.tracks_debug_owner else And(s.debug_dirty, s.debug_ptr_external)
 
 
 @claim("hyp/debug-sr.h, the world switch", at=Point.HANDLED, when=_outside)
@@ -694,7 +781,7 @@ def _bank_readable(s: State) -> Term:
 
 @claim(
     "hyp/debug-sr.h; debug.c, comment on hardware breakpoints",
-    when=lambda s, k: And(s.in_guest, s.debug_dirty, s.debug_ptr_external),
+    when=lambda s, k: And(s.in_guest, _switched_to_users(s, k)),
 )
 def external_bank_not_leaked(s: State, k: Kernel) -> Term:
     """While user space's registers are in the hardware, the guest cannot read them."""
@@ -742,8 +829,95 @@ def host_debug_bank_restored(s: State, k: Kernel) -> Term:
 )
 def host_breakpoints_inert_in_guest(s: State, k: Kernel) -> Term:
     """Whenever breakpoints are enabled in the guest, the hardware holds the guest's or user space's, not the host's."""
-    theirs = And(s.debug_dirty, Or(s.debug_ptr_external, Eq(s.hw_bank, s.guest_bank)))
-    return And(theirs, Implies(s.debug_ptr_external, Eq(s.hw_bank, s.user_bank)))
+    users = s.owned_by(DebugOwner.HOST) if k.tracks_debug_owner else s.debug_ptr_external
+    theirs = And(_switched(s, k), Or(users, Eq(s.hw_bank, s.guest_bank)))
+    return And(theirs, Implies(users, Eq(s.hw_bank, s.user_bank)))
+
+
+@claim(
+    "debug.c (v6.17), kvm_vcpu_load_debug; before, switch.h, __activate_traps_common",
+    at=Point.ALWAYS,
+    when=lambda s, k: s.here if k.vhe else s.in_guest,
+    applies=lambda k: None if k.saves_host_mdcr else "the host's MDCR_EL2 is saved from v5.15 on (1460b4b25fde)",
+)
+def host_mdcr_saved_first(s: State, k: Kernel) -> Term:
+    """While the guest's MDCR_EL2 is active, a copy of the host's is kept, saved before the guest's was written."""
+    return s.mdcr_el2_host.same(s.boot_mdcr_el2)
+
+
+# ---- claims: the owner of the debug registers (v6.14)
+
+_OWNER = "debug.c (v6.14), kvm_vcpu_load_debug, comment on the three states"
+
+
+@claim(_OWNER, applies=_from_owner)
+def host_owns_what_it_needs(s: State, k: Kernel) -> Term:
+    """KVM owns the debug registers exactly while user space debugs the guest or the guest's OS lock is locked."""
+    return Eq(s.owned_by(DebugOwner.HOST), Or(s.guest_debug.any(), s.guest_os_lock))
+
+
+@claim(
+    _OWNER,
+    when=lambda s, k: And(
+        s.in_guest,
+        Not(s.guest_debug.any()),
+        Not(s.guest_os_lock),
+        Or(s.guest_mdscr_el1.MDE, s.guest_mdscr_el1.KDE),
+    ),
+    applies=_from_owner,
+)
+def guest_owns_what_it_enabled(s: State, k: Kernel) -> Term:
+    """A guest that has enabled debug exceptions (KDE or MDE), with nobody to be kept out, owns its debug registers."""
+    return s.owned_by(DebugOwner.GUEST)
+
+
+@claim("debug-sr.h (v6.14), __vcpu_debug_regs and __debug_switch_to_guest_common", applies=_from_owner)
+def owner_has_the_registers(s: State, k: Kernel) -> Term:
+    """In the guest the hardware holds the owner's break- and watchpoint registers; without an owner, the host's."""
+    return And(
+        Implies(s.owned_by(DebugOwner.GUEST), Eq(s.hw_bank, s.guest_bank)),
+        Implies(s.owned_by(DebugOwner.HOST), Eq(s.hw_bank, s.user_bank)),
+        Implies(s.owned_by(DebugOwner.FREE), Eq(s.hw_bank, s.host_bank)),
+        Or(*(s.owned_by(who) for who in DebugOwner)),
+    )
+
+
+@claim("debug.c (v6.14), kvm_arm_setup_mdcr_el2, comment on TDA", applies=_from_owner)
+def only_the_owner_reaches_the_registers(s: State, k: Kernel) -> Term:
+    """The guest reaches MDSCR_EL1 and its break- and watchpoint registers without a trap exactly if it owns them."""
+    reached = (executes(Access(r, w, 1), controls(s)) for r in ("MDSCR_EL1", "DBGBCR<n>_EL1") for w in (False, True))
+    return And(*(Eq(r, s.owned_by(DebugOwner.GUEST)) for r in reached))
+
+
+_EXTERNAL = "debug.c (v6.14), setup_external_mdscr"
+
+
+def _host_owns(s: State, k: Kernel) -> Term:
+    return And(s.in_guest, s.owned_by(DebugOwner.HOST)) if k.tracks_debug_owner else s.in_guest
+
+
+@claim(_EXTERNAL, when=_host_owns, applies=_from_owner)
+def external_mdscr_debugs_as_asked(s: State, k: Kernel) -> Term:
+    """While KVM owns the debug registers, MDSCR_EL1.SS is set just for SINGLESTEP, MDE and KDE just for USE_HW."""
+    m = s.hw_mdscr_el1
+    return And(Eq(m.SS, s.stepping), Eq(m.MDE, s.guest_debug.USE_HW), Eq(m.KDE, s.guest_debug.USE_HW))
+
+
+@claim(_EXTERNAL, when=_host_owns, applies=_from_owner)
+def external_mdscr_follows_guest(s: State, k: Kernel) -> Term:
+    """While KVM owns the debug registers, MDSCR_EL1 is what the guest last wrote, except SS, MDE and KDE."""
+    use_hw = s.guest_debug.USE_HW
+    return s.hw_mdscr_el1.same(s.guest_mdscr_el1.but(SS=s.stepping, MDE=use_hw, KDE=use_hw))
+
+
+@claim(
+    "sysreg-sr.h (v6.14), ctxt_mdscr_el1",
+    when=lambda s, k: And(s.in_guest, Not(s.owned_by(DebugOwner.HOST))) if k.tracks_debug_owner else s.in_guest,
+    applies=_from_owner,
+)
+def mdscr_is_guests_unless_taken(s: State, k: Kernel) -> Term:
+    """While KVM does not own the debug registers, MDSCR_EL1 is all 64 bits of what the guest last wrote."""
+    return s.hw_mdscr_el1.same(s.guest_mdscr_el1)
 
 
 # ---- claims: user space's debugger gets what it asked for
@@ -842,7 +1016,44 @@ def _rebuilds(k: Kernel) -> str | None:
     return "VHE rebuilds another value" if k.vhe else None
 
 
-_vhe_window = _needless(lambda k: not k.vhe)
+_vhe_window = _needless(lambda k: not k.vhe or k.tracks_debug_owner, "the value is computed on the CPU that loads it")
+_in_32_bits = _needless(lambda k: k.tracks_debug_owner)
+
+
+def _from_pmcr(k: Kernel) -> str | None:
+    if not k.tracks_debug_owner:
+        return "HPMN is read from MDCR_EL2 until v6.13"
+    return None if k.vhe else "the claim holds without it"
+
+
+hpmn_preserved_in_guest_with_all_counters = variant(
+    hpmn_preserved_in_guest,
+    "hpmn_preserved_in_guest_with_all_counters",
+    "As hpmn_preserved_in_guest, if the boot code gives the guest every event counter.",
+    BOOT_GIVES_ALL_COUNTERS,
+    applies=_from_pmcr,
+)
+hpmn_preserved_on_host_with_all_counters = variant(
+    hpmn_preserved_on_host,
+    "hpmn_preserved_on_host_with_all_counters",
+    "As hpmn_preserved_on_host, if the boot code gives the guest every event counter.",
+    BOOT_GIVES_ALL_COUNTERS,
+    applies=lambda k: _from_pmcr(k) or _needless(lambda k: k.vhe_saves_host_mdcr_first)(k),
+)
+hpmn_preserved_always_with_all_counters = variant(
+    hpmn_preserved_always,
+    "hpmn_preserved_always_with_all_counters",
+    "As hpmn_preserved_always, if the boot code gives the guest every event counter.",
+    BOOT_GIVES_ALL_COUNTERS,
+    applies=_from_pmcr,
+)
+external_mdscr_follows_guest_if_left_alone = variant(
+    external_mdscr_follows_guest,
+    "external_mdscr_follows_guest_if_left_alone",
+    "As external_mdscr_follows_guest, if the guest does not write MDSCR_EL1 meanwhile.",
+    MDSCR_LEFT_ALONE,
+    applies=_from_owner,
+)
 
 hpmn_preserved_always_on_equal_cpus = variant(
     hpmn_preserved_always,
@@ -912,12 +1123,14 @@ saved_before_modified_in_32_bits = variant(
     "saved_before_modified_in_32_bits",
     "As saved_before_modified, if no bit above 31 of MDSCR_EL1 is ever set.",
     MDSCR_IN_32_BITS,
+    applies=_in_32_bits,
 )
 guest_mdscr_preserved_in_32_bits = variant(
     guest_mdscr_preserved,
     "guest_mdscr_preserved_in_32_bits",
     "As guest_mdscr_preserved, if no bit above 31 of MDSCR_EL1 is ever set.",
     MDSCR_IN_32_BITS,
+    applies=_in_32_bits,
 )
 guest_pstate_ss_preserved_undebugged = variant(
     guest_pstate_ss_preserved,
@@ -940,7 +1153,21 @@ one_step_one_instruction_if_undisturbed = variant(
     NO_RETURN_WITH_SKIP_PENDING,
     NO_RESET_WITH_SKIP_PENDING,
     STEPPING_ENDS_WITH_DEBUGGING,
-    applies=lambda k: None if k.defers_pc_adjustment else "fails whatever the environment does (before v6.1)",
+    applies=lambda k: (
+        "holds with fewer preconditions"
+        if k.tracks_debug_owner
+        else None
+        if k.defers_pc_adjustment
+        else "fails whatever the environment does (before v6.1)"
+    ),
+)
+one_step_one_instruction_if_not_reset = variant(
+    one_step_one_instruction,
+    "one_step_one_instruction_if_not_reset",
+    "As one_step_one_instruction, with no reset while a skip is pending, and stepping ended by debugging.",
+    NO_RESET_WITH_SKIP_PENDING,
+    STEPPING_ENDS_WITH_DEBUGGING,
+    applies=_from_owner,
 )
 
 
@@ -950,9 +1177,22 @@ CLAIMS: tuple[Claim, ...] = tuple(c for c in list(globals().values()) if isinsta
 # ---- lemmas: why the claims hold
 
 
+def _by_dirty(k: Kernel) -> bool:
+    return not k.tracks_debug_owner
+
+
+def _by_owner(k: Kernel) -> bool:
+    return k.tracks_debug_owner
+
+
+def _saves_late(k: Kernel) -> bool:
+    """v6.14 to v6.17-rc under VHE: what is saved as the host's MDCR_EL2 is the guest's."""
+    return k.tracks_debug_owner and k.vhe and not k.vhe_saves_host_mdcr_first
+
+
 def _counts(k: Kernel) -> bool:
     """The HPMN that is read is the boot code's: the CPU's MDCR_EL2 has it whenever it is read."""
-    return (k.saves_host_mdcr or not k.vhe) and (k.vhe_reads_boot_mdcr or not k.vhe) and k.keeps_hpmn
+    return _by_dirty(k) and (k.saves_host_mdcr or not k.vhe) and (k.vhe_reads_boot_mdcr or not k.vhe) and k.keeps_hpmn
 
 
 @lemma()
@@ -983,8 +1223,9 @@ def ready_before_use(s: State, k: Kernel) -> Term:
 
 @lemma()
 def set_up_in_window(s: State, k: Kernel) -> Term:
-    """kvm_arm_setup_debug has run exactly from SETUP to EXITED."""
-    return Eq(s.is_set_up, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED))
+    """kvm_arm_setup_debug has run exactly from SETUP to EXITED; kvm_vcpu_load_debug exactly while loaded."""
+    first = Phase.LOADED if k.tracks_debug_owner else Phase.SETUP
+    return Eq(s.is_set_up, s.at(first, Phase.IN_GUEST, Phase.EXITED))
 
 
 @lemma()
@@ -994,7 +1235,7 @@ def boot_hpmn_is_valid(s: State, k: Kernel) -> Term:
     return And(Ne(hpmn, t.const(0, 5)), t.ule(hpmn, s.event_counters))
 
 
-@lemma(lambda k: k.saves_host_mdcr)
+@lemma(lambda k: k.saves_host_mdcr and not _saves_late(k))
 def host_mdcr_is_boots(s: State, k: Kernel) -> Term:
     """Outside the traps' reach MDCR_EL2 is the boot value, and so is the saved copy inside."""
     active = s.here if k.vhe else s.in_guest
@@ -1016,7 +1257,7 @@ def copy_has_boot_hpmn(s: State, k: Kernel) -> Term:
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"))
 
 
-@lemma(lambda k: k.vhe_reads_boot_mdcr or not k.vhe, given=(INIT_ONLY_AT_BOOT,))
+@lemma(lambda k: _by_dirty(k) and (k.vhe_reads_boot_mdcr or not k.vhe), given=(INIT_ONLY_AT_BOOT,))
 def copy_was_read_at_boot(s: State, k: Kernel) -> Term:
     """Until hyp initialisation MDCR_EL2 is the boot value; from then on the copy has its HPMN."""
     return If(
@@ -1030,7 +1271,7 @@ def copy_was_read_at_boot(s: State, k: Kernel) -> Term:
 def rebuilt_is_boots(s: State, k: Kernel) -> Term:
     """If the boot value is just what KVM rebuilds, then the host always has it, and so has the copy."""
     return And(
-        s.boot_mdcr_el2.same(MDCR_EL2.of(E2PB=3, HPMN=s.boot_mdcr_el2.HPMN)),
+        s.boot_mdcr_el2.same(rebuilt_mdcr(s.boot_mdcr_el2.HPMN, k)),
         Implies(Or(s.idle, And(s.here, Not(s.in_guest))), s.hw_mdcr_el2.same(s.boot_mdcr_el2)),
         Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2)),
     )
@@ -1042,27 +1283,31 @@ def copy_is_boots(s: State, k: Kernel) -> Term:
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2))
 
 
+_COMPUTED_FROM = ("guest_debug", "sampled_dirty", "oslsr_el1", "percpu_mdcr_el2", "mdcr_el2")
+_COMPUTED_BY_OWNER_FROM = ("guest_debug", "debug_owner", "nr_event_counters", "mdcr_el2", "hw_mdcr_el2")
+
+
 @lru_cache(maxsize=4096)
-def _computed_mdcr_el2(k: Kernel, guest_debug: Term, dirty: Term, oslsr: Term, percpu: Term, before: Term) -> Term:
+def _computed_mdcr_el2(k: Kernel, *read: Term) -> Term:
     """What kvm_arm_setup_mdcr_el2 computes from the variables that it reads (64 bits)."""
-    values = {
-        "guest_debug": guest_debug,
-        "debug_dirty": dirty,
-        "sampled_dirty": dirty,
-        "oslsr_el1": oslsr,
-        "percpu_mdcr_el2": percpu,
-        "mdcr_el2": before,
-    }
-    return setup_mdcr_el2(State(values), k).mdcr_el2.raw
+    if k.tracks_debug_owner:
+        s = State(dict(zip(_COMPUTED_BY_OWNER_FROM, read, strict=True)))
+        return setup_mdcr_el2_by_owner(s, k).mdcr_el2.raw
+    values = dict(zip(_COMPUTED_FROM, read, strict=True))
+    return setup_mdcr_el2(State({**values, "debug_dirty": values["sampled_dirty"]}), k).mdcr_el2.raw
 
 
 def _window_lemma(name: str, says: str, same: Callable[[MDCR_EL2, MDCR_EL2], Term]) -> Lemma:
-    """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was."""
+    """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was.
+
+    From v6.14 on: while it is loaded, for this CPU and the owner.
+    """
 
     def holds(s: State, k: Kernel) -> Term:
-        used = ("guest_debug", "sampled_dirty", "oslsr_el1", "percpu_mdcr_el2", "mdcr_el2")
+        used = _COMPUTED_BY_OWNER_FROM if k.tracks_debug_owner else _COMPUTED_FROM
+        window = s.here if k.tracks_debug_owner else And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED))
         computed = MDCR_EL2(_computed_mdcr_el2(k, *(s.values[name] for name in used)))
-        return Implies(And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED)), same(s.mdcr_el2, computed))
+        return Implies(window, same(s.mdcr_el2, computed))
 
     return Lemma(name, says, holds, lambda k: True)
 
@@ -1091,7 +1336,7 @@ def value_is_in_hardware(s: State, k: Kernel) -> Term:
     return Implies(s.here if k.vhe else s.in_guest, s.hw_mdcr_el2.same(s.mdcr_el2))
 
 
-@lemma(lambda k: k.first_run_init)
+@lemma(lambda k: k.first_run_init and _by_dirty(k))
 def hpmn_is_some_boots(s: State, k: Kernel) -> Term:
     """From the first run on, mdcr_el2 has the constant traps."""
     constant = ("TPM", "TPMCR", "TDRA", "TDOSA", "TPMS")
@@ -1110,26 +1355,26 @@ def guest_debug_is_valid(s: State, k: Kernel) -> Term:
     return And(flags.only(), Or(flags.ENABLE, Not(flags.any())))
 
 
-@lemma(lambda k: k.restores_debug_ptr)
+@lemma(lambda k: k.restores_debug_ptr and _by_dirty(k))
 def debug_ptr_in_window(s: State, k: Kernel) -> Term:
     """debug_ptr is user space's bank exactly in the entry window with USE_HW."""
     window = s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED)
     return Implies(Not(s.at(Phase.NEW)), Eq(s.debug_ptr_external, And(window, s.guest_debug.USE_HW)))
 
 
-@lemma()
+@lemma(_by_dirty)
 def sampled_dirty_stays(s: State, k: Kernel) -> Term:
     """In the window DIRTY is set if it was sampled so."""
     return Implies(And(s.at(Phase.SETUP, Phase.IN_GUEST), s.sampled_dirty), s.debug_dirty)
 
 
-@lemma()
+@lemma(_by_dirty)
 def dirty_with_use_hw(s: State, k: Kernel) -> Term:
     """In the window DIRTY is set if user space uses the registers."""
     return Implies(And(s.at(Phase.SETUP, Phase.IN_GUEST), s.guest_debug.USE_HW), s.debug_dirty)
 
 
-@lemma()
+@lemma(_by_dirty)
 def dirty_with_debug_enabled(s: State, k: Kernel) -> Term:
     """In the window DIRTY is set if debug exceptions are enabled."""
     return And(
@@ -1146,7 +1391,7 @@ def _tweaked(low: Term, s: State, k: Kernel) -> Term:
     return If(tweaks_guest(s, k), t.extract(changed.raw, 31, 0), low)
 
 
-@lemma()
+@lemma(_by_dirty)
 def mdscr_outside_window(s: State, k: Kernel) -> Term:
     """Outside the window the context has the low half of MDSCR_EL1 as the guest last wrote it; inside the copy has."""
     theirs = _low(s.guest_mdscr_el1)
@@ -1171,7 +1416,7 @@ def _mdscr_window_lemma(part: str, mask: int) -> Lemma:
         )
 
     says = f"In the window {part} of MDSCR_EL1 is as the debugger and the OS lock need it, in context and hardware."
-    return Lemma(f"mdscr_{part}_in_window", says, holds, lambda k: True)
+    return Lemma(f"mdscr_{part}_in_window", says, holds, _by_dirty)
 
 
 _SS, _MDE = MDSCR_EL1.mask("SS"), MDSCR_EL1.mask("MDE")
@@ -1182,7 +1427,7 @@ WINDOW_LEMMAS: tuple[Lemma, ...] = (
 )
 
 
-@lemma(given=(MDSCR_IN_32_BITS,))
+@lemma(_by_dirty, given=(MDSCR_IN_32_BITS,))
 def mdscr_high_half_is_clear(s: State, k: Kernel) -> Term:
     """If nobody sets them, the bits of MDSCR_EL1 above 31 stay clear everywhere."""
 
@@ -1197,7 +1442,7 @@ def mdscr_high_half_is_clear(s: State, k: Kernel) -> Term:
     )
 
 
-@lemma(lambda k: k.preserves_pstate_ss)
+@lemma(lambda k: k.preserves_pstate_ss and _by_dirty(k))
 def pstate_ss_through_window(s: State, k: Kernel) -> Term:
     """PSTATE.SS: the guest's outside the window, kept aside inside."""
     return And(
@@ -1207,7 +1452,7 @@ def pstate_ss_through_window(s: State, k: Kernel) -> Term:
     )
 
 
-@lemma(given=(NEVER_DEBUGGED,))
+@lemma(lambda k: _by_dirty(k) and (k.preserves_pstate_ss or not k.emulates_os_lock), given=(NEVER_DEBUGGED,))
 def nobody_debugs(s: State, k: Kernel) -> Term:
     """If user space never debugs, guest_debug stays 0 and PSTATE.SS the guest's."""
     window = s.at(Phase.SETUP, Phase.EXITED)
@@ -1233,15 +1478,15 @@ def host_bank_through_switch(s: State, k: Kernel) -> Term:
     """The host's break- and watchpoint registers likewise."""
     return And(
         Implies(_host_has_cpu(s, k), Eq(s.hw_bank, s.host_bank)),
-        Implies(And(s.in_guest, s.debug_dirty), Eq(s.host_debug_state, s.host_bank)),
-        Implies(And(s.in_guest, Not(s.debug_dirty)), Eq(s.hw_bank, s.host_bank)),
+        Implies(And(s.in_guest, _switched(s, k)), Eq(s.host_debug_state, s.host_bank)),
+        Implies(And(s.in_guest, Not(_switched(s, k))), Eq(s.hw_bank, s.host_bank)),
     )
 
 
 @lemma(lambda k: k.indexes_trapped_banks)
 def guest_bank_through_switch(s: State, k: Kernel) -> Term:
     """The guest's break- and watchpoint registers are in memory, or in the hardware while it runs with them."""
-    switched = And(s.at(Phase.IN_GUEST), s.debug_dirty, Not(s.debug_ptr_external))
+    switched = And(s.at(Phase.IN_GUEST), _switched_to_guests(s, k))
     return And(
         Implies(Not(switched), Eq(s.vcpu_debug_state, s.guest_bank)),
         Implies(And(switched, s.here), Eq(s.hw_bank, s.guest_bank)),
@@ -1252,7 +1497,7 @@ def guest_bank_through_switch(s: State, k: Kernel) -> Term:
 def first_bank_through_switch(s: State, k: Kernel) -> Term:
     """As guest_bank_through_switch, if only number 0 of each kind is used."""
     empty = t.const_array(t.const(0, 64), 2 + (k.breakpoints - 1).bit_length())
-    switched = And(s.at(Phase.IN_GUEST), s.debug_dirty, Not(s.debug_ptr_external))
+    switched = And(s.at(Phase.IN_GUEST), _switched_to_guests(s, k))
     bank = empty
     for kind in range(4):
         at = t.const(kind * k.breakpoints, 2 + (k.breakpoints - 1).bit_length())
@@ -1267,7 +1512,7 @@ def first_bank_through_switch(s: State, k: Kernel) -> Term:
 @lemma()
 def user_bank_through_switch(s: State, k: Kernel) -> Term:
     """User space's break- and watchpoint registers likewise."""
-    switched = And(s.at(Phase.IN_GUEST), s.debug_dirty, s.debug_ptr_external)
+    switched = And(s.at(Phase.IN_GUEST), _switched_to_users(s, k))
     return And(
         Implies(Not(switched), Eq(s.external_debug_state, s.user_bank)),
         Implies(And(switched, s.here), Eq(s.hw_bank, s.user_bank)),
@@ -1302,7 +1547,7 @@ def pmuserenr_undisturbed(s: State, k: Kernel) -> Term:
     return Implies(s.here, _user_access(s))
 
 
-@lemma(given=(CPUS_BOOT_ALIKE,))
+@lemma(_by_dirty, given=(CPUS_BOOT_ALIKE,))
 def hpmn_is_everywhere_the_same(s: State, k: Kernel) -> Term:
     """If all CPUs boot with the same HPMN, it is the only one ever computed or loaded."""
     ours = t.const(6, 5)
@@ -1330,7 +1575,7 @@ def adjustment_between_exit_and_entry(s: State, k: Kernel) -> Term:
 
 
 @lemma(
-    lambda k: k.keeps_step_pending and k.defers_pc_adjustment and k.skip_advances_step,
+    lambda k: _by_dirty(k) and k.keeps_step_pending and k.defers_pc_adjustment and k.skip_advances_step,
     given=(NO_RETURN_WITH_SKIP_PENDING, NO_RESET_WITH_SKIP_PENDING, STEPPING_ENDS_WITH_DEBUGGING),
 )
 def step_is_accounted_for(s: State, k: Kernel) -> Term:
@@ -1362,6 +1607,129 @@ def step_is_accounted_for(s: State, k: Kernel) -> Term:
     return And(Not(s.wrong_step), Implies(s.stepping, accounted))
 
 
+# ---- lemmas about the owner of the debug registers (v6.14)
+
+
+@lemma(_by_owner)
+def entered_from_load(s: State, k: Kernel) -> Term:
+    """There is no kvm_arm_setup_debug and no kvm_arm_clear_debug: the vCPU is entered as it was loaded."""
+    return Not(s.at(Phase.SETUP, Phase.EXITED))
+
+
+@lemma(_by_owner)
+def counters_are_read(s: State, k: Kernel) -> Term:
+    """The per-CPU number of event counters is this CPU's."""
+    return Implies(s.kvm_ready, Eq(s.nr_event_counters, t.zero_extend(_event_counters(s, k), 32)))
+
+
+@lemma(lambda k: _by_owner(k) and k.vhe)
+def hpmn_is_boots_or_all(s: State, k: Kernel) -> Term:
+    """Under VHE HPMN is what the boot code chose, or all counters; so is the copy for the host."""
+    boot, counters = s.boot_mdcr_el2.HPMN, s.event_counters
+    return And(
+        *(
+            Implies(when, Or(Eq(m.HPMN, boot), Eq(m.HPMN, counters)))
+            for when, m in ((TRUE, s.hw_mdcr_el2), (s.here, s.mdcr_el2_host))
+        )
+    )
+
+
+@lemma(_by_owner, given=(BOOT_GIVES_ALL_COUNTERS,))
+def boot_gave_all(s: State, k: Kernel) -> Term:
+    """If the boot code gives all counters, HPMN is never anything else."""
+    return And(
+        Eq(s.boot_mdcr_el2.HPMN, s.event_counters),
+        s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"),
+        Implies(s.here if k.vhe else s.in_guest, s.mdcr_el2_host.same(s.boot_mdcr_el2, "HPMN")),
+    )
+
+
+@lemma(_by_owner)
+def owner_is_decided(s: State, k: Kernel) -> Term:
+    """While the vCPU is loaded, KVM owns the registers exactly if it needs them; there are three kinds of owner."""
+    needed = Or(s.guest_debug.any(), s.os_lock)
+    loaded = s.at(Phase.LOADED, Phase.IN_GUEST)
+    return And(
+        Or(*(s.owned_by(who) for who in DebugOwner)),
+        Implies(loaded, Eq(s.owned_by(DebugOwner.HOST), needed)),
+    )
+
+
+@lemma(_by_owner)
+def guest_owns_if_enabled(s: State, k: Kernel) -> Term:
+    """While the vCPU is loaded, a guest with debug exceptions enabled has an owner for its registers: KVM or itself."""
+    enabled = Or(s.guest_mdscr_el1.KDE, s.guest_mdscr_el1.MDE)
+    return Implies(And(s.at(Phase.LOADED, Phase.IN_GUEST), enabled), Not(s.owned_by(DebugOwner.FREE)))
+
+
+@lemma(_by_owner)
+def mdscr_is_where_it_belongs(s: State, k: Kernel) -> Term:
+    """The guest's MDSCR_EL1 is in the context, or in the hardware while it runs and KVM has not taken it."""
+    inside = And(s.at(Phase.IN_GUEST), Not(s.owned_by(DebugOwner.HOST)))
+    return And(
+        Implies(Not(inside), s.mdscr_el1.same(s.guest_mdscr_el1)),
+        Implies(And(inside, s.here), s.hw_mdscr_el1.same(s.guest_mdscr_el1)),
+    )
+
+
+def _taken(s: State) -> Term:
+    return And(s.at(Phase.LOADED, Phase.IN_GUEST), s.owned_by(DebugOwner.HOST))
+
+
+@lemma(_by_owner)
+def external_mdscr_is_in_hardware(s: State, k: Kernel) -> Term:
+    """In the guest KVM's MDSCR_EL1 is in the hardware, if KVM has taken the registers."""
+    return Implies(And(s.in_guest, s.owned_by(DebugOwner.HOST)), s.hw_mdscr_el1.same(s.external_mdscr_el1))
+
+
+@lemma(_by_owner)
+def external_mdscr_has_asked_bits(s: State, k: Kernel) -> Term:
+    """KVM's MDSCR_EL1 has SS just for a step, MDE and KDE just for break- and watchpoints."""
+    m = s.external_mdscr_el1
+    use_hw = s.guest_debug.USE_HW
+    return Implies(_taken(s), And(Eq(m.SS, s.stepping), Eq(m.MDE, use_hw), Eq(m.KDE, use_hw)))
+
+
+@lemma(_by_owner, given=(MDSCR_LEFT_ALONE,))
+def external_mdscr_has_guests_rest(s: State, k: Kernel) -> Term:
+    """The rest of KVM's MDSCR_EL1 is the guest's, if the guest leaves it alone meanwhile."""
+    m, g = s.external_mdscr_el1, s.guest_mdscr_el1
+    return Implies(_taken(s), g.but(SS=m.SS, MDE=m.MDE, KDE=m.KDE).same(m))
+
+
+@lemma(_by_owner)
+def pstate_ss_is_lent(s: State, k: Kernel) -> Term:
+    """PSTATE.SS in memory is the guest's, unless a debugger that steps has it; then a flag keeps the guest's."""
+    lent = And(s.at(Phase.LOADED, Phase.IN_GUEST), s.stepping)
+    return And(
+        Implies(And(_outside(s, k), Not(lent)), Eq(s.pstate.SS, s.guest_pstate_ss)),
+        Implies(lent, Eq(s.guest_ss_pending, Not(s.guest_pstate_ss))),
+    )
+
+
+@lemma(_by_owner)
+def step_exits_are_the_debuggers(s: State, k: Kernel) -> Term:
+    """Step exceptions come to EL2 only while user space steps the guest."""
+    return Implies(s.exits_with(Exit.STEP), s.stepping)
+
+
+@lemma(_by_owner, given=(NO_RESET_WITH_SKIP_PENDING, STEPPING_ENDS_WITH_DEBUGGING))
+def step_is_accounted_for_by_owner(s: State, k: Kernel) -> Term:
+    """While stepping: an instruction has run since the last report exactly if its step exception is on the way."""
+    one = Eq(s.steps, t.const(1, 2))
+    before_it = s.exits_with(Exit.DEBUG, Exit.DEBUG_ACCESS, Exit.OS_ACCESS, Exit.EMULATE, Exit.FAULT, Exit.MMIO)
+    loaded, unloaded = s.at(Phase.LOADED), s.at(Phase.NEW, Phase.CREATED, Phase.READY)
+    accounted = And(
+        t.ule(s.steps, t.const(1, 2)),
+        Implies(unloaded, Eq(one, Or(s.ss_active_pending, s.adjust_pc))),
+        Implies(loaded, Eq(one, Or(Not(s.pstate.SS), s.adjust_pc))),
+        Implies(s.in_guest, Eq(one, Not(s.hw_pstate.SS))),
+        Implies(And(Or(loaded, unloaded), before_it), Not(one)),
+        Implies(s.exits_with(Exit.STEP), one),
+    )
+    return And(Not(s.wrong_step), Implies(s.stepping, accounted))
+
+
 LEMMAS: tuple[Lemma, ...] = (
     *(found for found in list(globals().values()) if isinstance(found, Lemma)),
     *FIELD_LEMMAS,
@@ -1372,7 +1740,11 @@ LEMMAS: tuple[Lemma, ...] = (
 # ---- non-properties: these must fail, or the model does not move
 
 
-@claim("the naive reading of the document, kvm_arm_setup_debug, sentence 4", when=_host_debugs)
+@claim(
+    "the naive reading of the document, kvm_arm_setup_debug, sentence 4",
+    when=_host_debugs,
+    applies=_until_owner("true from v6.14 on: KVM owns the registers of a guest that is debugged"),
+)
 def guest_debug_implies_tda(s: State, k: Kernel) -> Term:
     """Any debugging by user space sets TDA. (It does not: TDE alone traps the accesses.)"""
     return s.hw_mdcr_el2.TDA
@@ -1384,13 +1756,21 @@ def no_guest_ever_runs(s: State, k: Kernel) -> Term:
     return Not(s.in_guest)
 
 
-def _scenario(name: str, says: str, reached: Predicate) -> Claim:
+def _scenario(name: str, says: str, reached: Predicate, applies: Callable[[Kernel], str | None] = _everywhere) -> Claim:
     """A situation that the model must be able to reach; its trace is a seed when the C of a tree is searched."""
 
     def never(before: State, after: State, k: Kernel) -> Term:
         return Not(reached(before, k))
 
-    return Claim(name, f"Never: {says}.", "scenario", Point.IN_GUEST, _always, never, _everywhere)
+    return Claim(name, f"Never: {says}.", "scenario", Point.IN_GUEST, _always, never, applies)
+
+
+def _uses(s: State, k: Kernel) -> Term:
+    """The guest has just used the debug registers."""
+    return s.owned_by(DebugOwner.GUEST) if k.tracks_debug_owner else s.sampled_dirty
+
+
+_keeps_dirty = _until_owner("the guest's use of the registers ends where KVM takes them, from v6.14 on")
 
 
 def _tweakable(s: State) -> Term:
@@ -1404,21 +1784,24 @@ NON_PROPERTIES: tuple[Claim, ...] = (
         "use_hw_never_meets_dirty",
         "user space debugs with the registers while the guest has just used them",
         lambda s, k: And(s.in_guest, s.guest_debug.USE_HW, s.sampled_dirty),
+        _keeps_dirty,
     ),
     _scenario(
         "step_never_meets_dirty",
         "user space steps a guest that has just used the debug registers",
         lambda s, k: And(s.in_guest, s.stepping, Not(s.guest_debug.USE_HW), s.sampled_dirty),
+        _keeps_dirty,
     ),
     _scenario(
         "guest_never_owns_registers",
         "nobody debugs, and the guest has just used the debug registers",
-        lambda s, k: And(s.in_guest, Not(s.guest_debug.any()), s.sampled_dirty, Not(s.guest_os_lock)),
+        lambda s, k: And(s.in_guest, Not(s.guest_debug.any()), _uses(s, k), Not(s.guest_os_lock)),
     ),
     _scenario(
         "locked_guest_never_debugs_itself",
         "the guest has locked its OS lock with all of its debug exceptions enabled, and has just used the registers",
         lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), s.sampled_dirty, Not(s.guest_debug.any())),
+        _keeps_dirty,
     ),
     _scenario(
         "debugged_guest_never_debugs_itself",
@@ -1428,6 +1811,17 @@ NON_PROPERTIES: tuple[Claim, ...] = (
     _scenario(
         "debugging_never_ends",
         "user space has debugged a guest with all debug exceptions enabled, has stopped, and the guest runs on",
-        lambda s, k: And(s.in_guest, Not(s.guest_debug.any()), _tweakable(s), s.preserved_mdscr_el1.SS),
+        lambda s, k: And(
+            s.in_guest,
+            Not(s.guest_debug.any()),
+            _tweakable(s),
+            (s.external_mdscr_el1 if k.tracks_debug_owner else s.preserved_mdscr_el1).SS,
+        ),
+    ),
+    _scenario(
+        "locked_guest_never_owns_nothing",
+        "the guest has locked its OS lock with all of its debug exceptions enabled, and KVM has taken the registers",
+        lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), Not(s.guest_debug.any()), _taken(s)),
+        _from_owner,
     ),
 )

@@ -42,6 +42,14 @@ class Phase(IntEnum):
     EXITED = 6  # __kvm_vcpu_run has returned, kvm_arm_clear_debug has not run
 
 
+class DebugOwner(IntEnum):
+    """Who has the debug registers of the vCPU, from v6.14 on (vcpu->arch.debug_owner)."""
+
+    FREE = 0  # nobody: the host's stay in the hardware
+    HOST = 1  # KVM, for a debugger in user space or for the guest's OS lock
+    GUEST = 2  # the guest
+
+
 class Exit(IntEnum):
     """What made the guest exit and is still to be handled (vcpu->arch.fault.esr_el2, by class)."""
 
@@ -65,6 +73,7 @@ class Variable(Generic[T]):
     stands_for: str
     ghost: bool = False
     kind: type[Register] | type[IntEnum] | None = None
+    exists: Callable[[Kernel], bool] = lambda k: True
     name: str = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -83,25 +92,48 @@ class Variable(Generic[T]):
 R = TypeVar("R", bound=Register)
 
 
+Exists = Callable[[Kernel], bool]
+
+
+def _always(k: Kernel) -> bool:
+    return True
+
+
+def _by_dirty(k: Kernel) -> bool:
+    return not k.tracks_debug_owner
+
+
+def _by_owner(k: Kernel) -> bool:
+    return k.tracks_debug_owner
+
+
 def _register(
-    owner: Owner, kind: type[R], stands_for: str, *, bits: Callable[[Kernel], int] | None = None, ghost: bool = False
+    owner: Owner,
+    kind: type[R],
+    stands_for: str,
+    *,
+    bits: Callable[[Kernel], int] | None = None,
+    ghost: bool = False,
+    exists: Exists = _always,
 ) -> Variable[R]:
     def view(raw: Term) -> R:
         return kind(t.zero_extend(raw, kind.width))
 
-    return Variable(owner, bits or (lambda _: kind.width), view, stands_for, ghost, kind)
+    return Variable(owner, bits or (lambda _: kind.width), view, stands_for, ghost, kind, exists)
 
 
 def _same(raw: Term) -> Term:
     return raw
 
 
-def _flag(owner: Owner, stands_for: str, *, ghost: bool = False) -> Variable[Term]:
-    return Variable(owner, lambda _: BOOL, _same, stands_for, ghost)
+def _flag(owner: Owner, stands_for: str, *, ghost: bool = False, exists: Exists = _always) -> Variable[Term]:
+    return Variable(owner, lambda _: BOOL, _same, stands_for, ghost, exists=exists)
 
 
-def _number(owner: Owner, bits: int, stands_for: str, *, ghost: bool = False) -> Variable[Term]:
-    return Variable(owner, lambda _: bits, _same, stands_for, ghost)
+def _number(
+    owner: Owner, bits: int, stands_for: str, *, ghost: bool = False, exists: Exists = _always
+) -> Variable[Term]:
+    return Variable(owner, lambda _: bits, _same, stands_for, ghost, exists=exists)
 
 
 def _enum(owner: Owner, kind: type[IntEnum], stands_for: str) -> Variable[Term]:
@@ -134,29 +166,44 @@ class State:
     mdcr_el2 = _register("vcpu", MDCR_EL2, "vcpu->arch.mdcr_el2", bits=lambda k: k.mdcr_el2_bits)
     mdcr_el2_host = _register("vcpu", MDCR_EL2, "vcpu->arch.mdcr_el2_host (per CPU by v6.12)")
     guest_debug = _register("vcpu", KVM_GUESTDBG, "vcpu->guest_debug")
-    debug_dirty = _flag("vcpu", "DEBUG_DIRTY in vcpu->arch.iflags")
-    ss_active_pending = _flag("vcpu", "DBG_SS_ACTIVE_PENDING in vcpu->arch.sflags")
+    debug_dirty = _flag("vcpu", "DEBUG_DIRTY in vcpu->arch.iflags", exists=_by_dirty)
+    debug_owner = Variable(
+        "vcpu", lambda _: 2, _same, "vcpu->arch.debug_owner (from v6.14)", kind=DebugOwner, exists=_by_owner
+    )
+    ss_active_pending = _flag("vcpu", "DBG_SS_ACTIVE_PENDING, from v6.14 HOST_SS_ACTIVE_PENDING, in vcpu->arch.sflags")
+    guest_ss_pending = _flag("vcpu", "GUEST_SS_ACTIVE_PENDING in vcpu->arch.sflags (from v6.14)", exists=_by_owner)
     adjust_pc = _flag("vcpu", "INCREMENT_PC or PENDING_EXCEPTION in vcpu->arch.iflags")
     powered_off = _flag("vcpu", "vcpu->arch.mp_state is STOPPED")
     mdscr_el1 = _register("vcpu", MDSCR_EL1, "vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
     oslsr_el1 = _register("vcpu", OSLSR_EL1, "vcpu->arch.ctxt.sys_regs[OSLSR_EL1]")
     pstate = _register("vcpu", PSTATE, "vcpu->arch.ctxt.regs.pstate")
     preserved_mdscr_el1 = _register(
-        "vcpu", MDSCR_EL1, "vcpu->arch.guest_debug_preserved.mdscr_el1", bits=lambda k: k.preserved_mdscr_bits
+        "vcpu",
+        MDSCR_EL1,
+        "vcpu->arch.guest_debug_preserved.mdscr_el1",
+        bits=lambda k: k.preserved_mdscr_bits,
+        exists=_by_dirty,
     )
-    preserved_pstate_ss = _flag("vcpu", "vcpu->arch.guest_debug_preserved.pstate_ss")
-    debug_ptr_external = _flag("vcpu", "vcpu->arch.debug_ptr points to external_debug_state, not vcpu_debug_state")
+    preserved_pstate_ss = _flag("vcpu", "vcpu->arch.guest_debug_preserved.pstate_ss", exists=_by_dirty)
+    external_mdscr_el1 = _register("vcpu", MDSCR_EL1, "vcpu->arch.external_mdscr_el1 (from v6.14)", exists=_by_owner)
+    debug_ptr_external = _flag(
+        "vcpu", "vcpu->arch.debug_ptr points to external_debug_state, not vcpu_debug_state", exists=_by_dirty
+    )
     vcpu_debug_state = _bank("vcpu", "vcpu->arch.vcpu_debug_state")
     external_debug_state = _bank("vcpu", "vcpu->arch.external_debug_state")
-    host_debug_state = _bank("vcpu", "vcpu->arch.host_debug_state.regs")
+    host_debug_state = _bank("vcpu", "vcpu->arch.host_debug_state.regs (per CPU by v6.12)")
     # ---- the vCPU: ghosts, which no kernel code reads
     guest_mdscr_el1 = _register("vcpu", MDSCR_EL1, "what the guest (or user space for it) last wrote", ghost=True)
     guest_pstate_ss = _flag("vcpu", "PSTATE.SS as the guest (or user space for it) left it", ghost=True)
     guest_os_lock = _flag("vcpu", "the guest (or user space for it) has locked its OS lock", ghost=True)
     guest_bank = _bank("vcpu", "break- and watchpoint registers as the guest last wrote them", ghost=True)
     user_bank = _bank("vcpu", "break- and watchpoint registers as user space last gave them", ghost=True)
-    sampled_dirty = _flag("vcpu", "DEBUG_DIRTY when mdcr_el2 was computed", ghost=True)
-    is_set_up = _flag("vcpu", "kvm_arm_setup_debug has run since the last kvm_arm_clear_debug", ghost=True)
+    sampled_dirty = _flag("vcpu", "DEBUG_DIRTY when mdcr_el2 was computed", ghost=True, exists=_by_dirty)
+    is_set_up = _flag(
+        "vcpu",
+        "kvm_arm_setup_debug (from v6.14 kvm_vcpu_load_debug) has run since kvm_arm_clear_debug (kvm_vcpu_put_debug)",
+        ghost=True,
+    )
     steps = _number("vcpu", 2, "guest instructions since the last debug exit, 3 standing for 3 or more", ghost=True)
     wrong_step = _flag("vcpu", "a step was reported for which not exactly one instruction has run", ghost=True)
 
@@ -167,16 +214,19 @@ class State:
     hw_oslk = _flag("cpu", "OSLSR_EL1.OSLK")
     hw_pstate = _register("cpu", PSTATE, "PSTATE, while a guest runs")
     hw_pmuserenr_el0 = _register("cpu", PMUSERENR_EL0, "PMUSERENR_EL0")
+    event_counters = _number("cpu", 5, "PMCR_EL0.N as EL2 reads it: implemented event counters")
     # ---- the CPU: kernel variables
     vcpu = _number("cpu", ID_BITS, "kvm_running_vcpu: which vCPU is loaded here, if busy")
     busy = _flag("cpu", "a vCPU is loaded here")
     kvm_ready = _flag("cpu", "the CPU's hyp initialisation has run since it booted")
-    percpu_mdcr_el2 = _register("cpu", MDCR_EL2, "per-CPU mdcr_el2 of debug.c", bits=lambda k: k.mdcr_el2_bits)
+    percpu_mdcr_el2 = _register(
+        "cpu", MDCR_EL2, "per-CPU mdcr_el2 of debug.c", bits=lambda k: k.mdcr_el2_bits, exists=_by_dirty
+    )
+    nr_event_counters = _number("cpu", 32, "kvm_host_data.nr_event_counters (from v6.14)", exists=_by_owner)
     host_ctxt_mdscr_el1 = _register("cpu", MDSCR_EL1, "kvm_host_data.host_ctxt.sys_regs[MDSCR_EL1]")
     host_ctxt_pmuserenr_el0 = _register("cpu", PMUSERENR_EL0, "kvm_host_data.host_ctxt.sys_regs[PMUSERENR_EL0]")
     # ---- the CPU: ghosts
     boot_mdcr_el2 = _register("cpu", MDCR_EL2, "MDCR_EL2 as the boot code of this CPU sets it", ghost=True)
-    event_counters = _number("cpu", 5, "PMCR_EL0.N: implemented event counters", ghost=True)
     host_mdscr_el1 = _register("cpu", MDSCR_EL1, "what the host last wrote", ghost=True)
     host_bank = _bank("cpu", "break- and watchpoint registers as the host last wrote them", ghost=True)
 
@@ -215,6 +265,10 @@ class State:
     def stepping(self) -> Term:
         """User space single-steps the guest."""
         return self.guest_debug.SINGLESTEP
+
+    def owned_by(self, who: DebugOwner) -> Term:
+        """Whether the debug registers are owned so (from v6.14)."""
+        return Eq(self.debug_owner, t.const(who, 2))
 
     @property
     def active_bank(self) -> Term:
@@ -265,8 +319,8 @@ VARIABLES: dict[str, Variable[Any]] = {v.name: v for v in variables()}
 
 
 def symbolic(owner: Owner, k: Kernel, tag: str) -> dict[str, Term]:
-    """Fresh variables for one vCPU or one CPU, named ``tag.variable``."""
-    return {v.name: t.var(f"{tag}.{v.name}", v.sort(k)) for v in VARIABLES.values() if v.owner == owner}
+    """Fresh variables for one vCPU or one CPU, named ``tag.variable``: those that this kernel has."""
+    return {v.name: t.var(f"{tag}.{v.name}", v.sort(k)) for v in VARIABLES.values() if v.owner == owner and v.exists(k)}
 
 
 def init(s: State, k: Kernel) -> Term:
@@ -279,11 +333,12 @@ def init(s: State, k: Kernel) -> Term:
     different values.
     """
     zeroed = (
-        "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps"
+        "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps "
+        "debug_owner external_mdscr_el1 percpu_mdcr_el2 nr_event_counters"
     ).split()
     lowered = (
         "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss sampled_dirty is_set_up "
-        "wrong_step guest_os_lock"
+        "wrong_step guest_os_lock guest_ss_pending"
     ).split()
     banks = "vcpu_debug_state external_debug_state host_debug_state guest_bank user_bank".split()
     empty = t.const_array(t.const(0, 64), 2 + (k.breakpoints - 1).bit_length())
@@ -291,13 +346,12 @@ def init(s: State, k: Kernel) -> Term:
     return And(
         s.at(Phase.NEW),
         s.exits_with(Exit.NONE),
-        *(Eq(s.values[name], t.const(0, t.width(s.values[name]))) for name in zeroed),
-        *(Not(s.values[name]) for name in lowered),
+        *(Eq(s.values[name], t.const(0, t.width(s.values[name]))) for name in zeroed if name in s.values),
+        *(Not(s.values[name]) for name in lowered if name in s.values),
         *(Eq(s.values[name], empty) for name in banks),
         Eq(s.guest_pstate_ss, s.pstate.SS),
         s.idle,
         Not(s.kvm_ready),
-        Eq(s.values["percpu_mdcr_el2"], t.const(0, k.mdcr_el2_bits)),
         s.hw_mdcr_el2.same(s.boot_mdcr_el2),
         Ne(hpmn, t.const(0, 5)),
         t.ule(hpmn, s.event_counters),

@@ -17,7 +17,7 @@ from functools import cached_property
 
 from formal.epochs import Kernel
 from formal.state import Owner, State, init, symbolic
-from formal.terms import Term
+from formal.terms import FALSE, Term
 from formal.transitions import OPERATIONS, Applied, Inputs, Operation
 
 Pair = tuple[int, int]
@@ -56,11 +56,11 @@ class System:
         return tuple(self.apply(op) for op in self.operations)
 
     def apply(self, op: Operation, pair: Pair = ACTING) -> Applied:
-        """One operation on one pair, with inputs of its own."""
+        """One operation on one pair, with inputs of its own. What a kernel never does changes nothing."""
         s = self.state(pair)
         inputs = Inputs(f"in.{op.name}", self.kernel.breakpoints)
         guard = op.enabled(s, self.kernel, inputs)
-        after = op(s, self.kernel, inputs)
+        after = s if guard is FALSE else op(s, self.kernel, inputs)
         return Applied(op, guard, s, after, inputs.terms)
 
     def after(self, step: Applied, pair: Pair) -> State:

@@ -3,7 +3,7 @@
 An operation has a guard (``enabled``) and a new state; it acts on one vCPU and one CPU, changes only what it ``writes``
 (checked on every call), and carries the name of its C function. Components are C functions that only run inside an
 operation with interrupts off, so that nothing can come between. Place names are those of v6.1 under arch/arm64/kvm,
-unless a release is named.
+unless a release is named. What debug_owner changed in v6.14 is in ``formal/ownership.py``.
 
 Comments say, in our own words, what the kernel's comments or the Arm ARM ask for at that place.
 """
@@ -20,6 +20,16 @@ from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, PMUSERENR_EL0, PSTATE
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
+from formal.ownership import (
+    init_host_debug_data,
+    load_debug,
+    put_debug,
+    restore_owned_mdscr,
+    save_owned_mdscr,
+    set_guest_ownership,
+    switch_bank_to_guest,
+    switch_bank_to_host,
+)
 from formal.state import VARIABLES, Exit, Phase, State
 from formal.terms import And, Eq, If, Implies, Not, Or, Sort, Term
 
@@ -234,13 +244,15 @@ def cpu_boot(s: State, k: Kernel, i: Inputs) -> State:
 
 @operation(
     "kvm_arm_init_debug",
-    "debug.c, kvm_arm_init_debug, from cpu_hyp_reinit in arm.c",
-    writes="percpu_mdcr_el2 kvm_ready",
+    "debug.c, kvm_arm_init_debug (from v6.14 kvm_init_host_debug_data), from cpu_hyp_reinit in arm.c",
+    writes="percpu_mdcr_el2 nr_event_counters kvm_ready",
     enabled=_cpu_idle,
     c_function="kvm_arm_init_debug",
 )
 def init_debug(s: State, k: Kernel, i: Inputs) -> State:
     """Hyp initialisation: at boot, at hotplug, when KVM is enabled again, at CPU_PM exit, also after a failed entry."""
+    if k.tracks_debug_owner:
+        return init_host_debug_data(s, k).but(kvm_ready=True)
     # Reads MDCR_EL2 once for each CPU so that HPMN, presumably set by boot code that knows, can be kept.
     if k.vhe and not k.vhe_reads_boot_mdcr:
         return s.but(kvm_ready=True)
@@ -262,8 +274,8 @@ def reset_debug_ptr(s: State) -> State:
     enabled=lambda s, k, i: s.at(Phase.NEW),
 )
 def vcpu_create(s: State, k: Kernel, i: Inputs) -> State:
-    """A vCPU is created; kvm_arm_reset_debug_ptr gives debug_ptr its first value."""
-    return reset_debug_ptr(s).but(phase=Phase.CREATED)
+    """A vCPU is created; until v6.13 kvm_arm_reset_debug_ptr gives debug_ptr its first value."""
+    return (s if k.tracks_debug_owner else reset_debug_ptr(s)).but(phase=Phase.CREATED)
 
 
 def setup_mdcr_el2(s: State, k: Kernel) -> State:
@@ -301,8 +313,9 @@ def setup_mdcr_el2(s: State, k: Kernel) -> State:
     c_function="kvm_arm_vcpu_init_debug",
 )
 def vcpu_init_debug(s: State, k: Kernel, i: Inputs) -> State:
-    """The first KVM_RUN, not yet loaded: computes mdcr_el2 on whatever CPU the thread is on, preemption disabled."""
-    return (setup_mdcr_el2(s, k) if k.first_run_init else s).but(phase=Phase.READY)
+    """The first KVM_RUN, not yet loaded: computes mdcr_el2 (until v6.13) on whatever CPU the thread is on."""
+    computes = k.first_run_init and not k.tracks_debug_owner
+    return (setup_mdcr_el2(s, k) if computes else s).but(phase=Phase.READY)
 
 
 # ---- load and put
@@ -313,48 +326,74 @@ def activate_traps(s: State, k: Kernel) -> State:
     # EL0 accesses to the PMU must get past PMUSERENR_EL0 to reach the trap to EL2.
     if k.saves_host_pmuserenr:
         s = s.but(host_ctxt_pmuserenr_el0=s.hw_pmuserenr_el0)
+    s = s.but(hw_pmuserenr_el0=PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
+    if _mdcr_is_load_debugs(k):
+        return s
     if k.saves_host_mdcr:
         s = s.but(mdcr_el2_host=s.hw_mdcr_el2)
-    return s.but(
-        hw_pmuserenr_el0=PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True),
-        hw_mdcr_el2=s.mdcr_el2,
-    )
+    return s.but(hw_mdcr_el2=s.mdcr_el2)
+
+
+def _mdcr_is_load_debugs(k: Kernel) -> bool:
+    """Whether kvm_vcpu_load_debug and kvm_vcpu_put_debug save and restore the host's MDCR_EL2: VHE from v6.17 on."""
+    return k.tracks_debug_owner and k.vhe and k.vhe_saves_host_mdcr_first
 
 
 def deactivate_traps(s: State, k: Kernel) -> State:
     """hyp/include/hyp/switch.h, __deactivate_traps_common; before v5.15 in vhe/ and nvhe/switch.c."""
-    if k.saves_host_mdcr:
+    if _mdcr_is_load_debugs(k):
+        mdcr = s.hw_mdcr_el2
+    elif k.saves_host_mdcr:
         mdcr = s.mdcr_el2_host
     elif k.vhe:  # deactivate_traps_vhe_put: the guest's value without its traps, except TPMS
         keep = t.const(MDCR_EL2.mask("HPMN", "E2PB", "TPMS"), 64)
         mdcr = MDCR_EL2(s.hw_mdcr_el2.raw & keep)
-    else:  # nvhe/switch.c, __deactivate_traps: the guest's HPMN, and the profiling buffer always given to EL1
-        mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN, E2PB=3)
+    else:  # nvhe/switch.c, __deactivate_traps: the guest's HPMN, and the buffers always given to EL1
+        mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN, E2PB=3, E2TB=3 if k.returns_trace_buffer else 0)
     user = s.host_ctxt_pmuserenr_el0 if k.saves_host_pmuserenr else PMUSERENR_EL0.of()
     return s.but(hw_mdcr_el2=mdcr, hw_pmuserenr_el0=user)
+
+
+def load(s: State, k: Kernel) -> State:
+    """What vcpu_load does to the debug registers and the traps."""
+    if k.tracks_debug_owner:
+        s = load_debug(s, k)
+    return activate_traps(s, k) if k.vhe else s
+
+
+def put(s: State, k: Kernel) -> State:
+    """What vcpu_put does to them."""
+    if k.tracks_debug_owner:
+        s = put_debug(s, k)
+    return deactivate_traps(s, k) if k.vhe else s
+
+
+_LOADS = (
+    "host_ctxt_pmuserenr_el0 mdcr_el2_host hw_pmuserenr_el0 hw_mdcr_el2 mdcr_el2 debug_owner external_mdscr_el1 "
+    "guest_ss_pending pstate is_set_up"
+)
+_PUTS = "hw_mdcr_el2 hw_pmuserenr_el0 ss_active_pending pstate is_set_up"
 
 
 @operation(
     "kvm_arch_vcpu_load",
     "arm.c, kvm_arch_vcpu_load; vhe/sysreg-sr.c, kvm_vcpu_load_sysregs_vhe",
-    writes="phase in_run cpu vcpu busy host_ctxt_pmuserenr_el0 mdcr_el2_host hw_pmuserenr_el0 hw_mdcr_el2",
+    writes="phase in_run cpu vcpu busy " + _LOADS,
     enabled=lambda s, k, i: And(s.at(Phase.READY), s.idle, s.kvm_ready, Or(s.in_run, Not(s.exits_with(Exit.MMIO)))),
 )
 def vcpu_load(s: State, k: Kernel, i: Inputs) -> State:
     """KVM_RUN loads the vCPU, or the scheduler brings back its thread, on any CPU. VHE activates the traps here."""
-    s = s.but(phase=Phase.LOADED, in_run=True, cpu=s.cpu_id, vcpu=s.vcpu_id, busy=True)
-    return activate_traps(s, k) if k.vhe else s
+    return load(s.but(phase=Phase.LOADED, in_run=True, cpu=s.cpu_id, vcpu=s.vcpu_id, busy=True), k)
 
 
 def _unload(s: State, k: Kernel) -> State:
-    s = s.but(phase=Phase.READY, busy=False)
-    return deactivate_traps(s, k) if k.vhe else s
+    return put(s.but(phase=Phase.READY, busy=False), k)
 
 
 @operation(
     "kvm_arch_vcpu_put",
     "arm.c, kvm_arch_vcpu_put; vhe/sysreg-sr.c, kvm_vcpu_put_sysregs_vhe",
-    writes="phase busy hw_mdcr_el2 hw_pmuserenr_el0",
+    writes="phase busy " + _PUTS,
     enabled=_here(Phase.LOADED),
 )
 def vcpu_put(s: State, k: Kernel, i: Inputs) -> State:
@@ -378,12 +417,16 @@ def adjust_pc(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "kvm_arch_vcpu_ioctl_run returns",
     "arm.c, kvm_arch_vcpu_ioctl_run, label out",
-    writes="phase in_run busy hw_mdcr_el2 hw_pmuserenr_el0 pstate adjust_pc guest_pstate_ss",
+    writes="phase in_run busy adjust_pc guest_pstate_ss " + _PUTS,
     enabled=_handling(Exit.NONE, Exit.MMIO),
 )
 def run_returns(s: State, k: Kernel, i: Inputs) -> State:
     """A signal, an immediate exit or an exit for user space: a pending PC adjustment is committed, the vCPU is put."""
-    adjusted = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Not(s.adjust_pc)))
+    adjusted = adjust_pc(s, k, i)
+    if k.tracks_debug_owner:  # PSTATE.SS is still the debugger's, if it steps
+        adjusted = adjusted.but(guest_pstate_ss=And(s.guest_pstate_ss, Or(s.stepping, Not(s.adjust_pc))))
+    else:
+        adjusted = adjusted.but(guest_pstate_ss=And(s.guest_pstate_ss, Not(s.adjust_pc)))
     return _unload(adjusted, k).but(in_run=False)
 
 
@@ -433,16 +476,21 @@ def tweak_guest_regs(s: State, k: Kernel) -> State:
     )
 
 
+def _enters(s: State, k: Kernel, i: Inputs) -> Term:
+    """Interrupts go off, and no request is pending."""
+    return And(_handling(Exit.NONE)(s, k, i), Not(s.powered_off))
+
+
 @operation(
     "kvm_arm_setup_debug",
     "debug.c, kvm_arm_setup_debug",
     writes="phase mdcr_el2 sampled_dirty preserved_mdscr_el1 preserved_pstate_ss pstate mdscr_el1 debug_ptr_external "
     "debug_dirty hw_mdcr_el2 is_set_up",
-    enabled=lambda s, k, i: And(_handling(Exit.NONE)(s, k, i), Not(s.powered_off)),
+    enabled=lambda s, k, i: And(t.boolean(not k.tracks_debug_owner), _enters(s, k, i)),
     c_function="kvm_arm_setup_debug",
 )
 def setup_debug(s: State, k: Kernel, i: Inputs) -> State:
-    """Interrupts go off, no request is pending: prepares the debug registers for the entry."""
+    """Interrupts go off, no request is pending: prepares the debug registers for the entry (until v6.13)."""
     before = s.mdcr_el2
     s = setup_mdcr_el2(s, k)  # decides TDA from DEBUG_DIRTY before the steps below raise it
     s = choose(tweaks_guest(s, k), tweak_guest_regs(s, k), s)
@@ -472,6 +520,11 @@ def restore_guest_mdscr(s: State) -> State:
     return s.but(hw_mdscr_el1=s.mdscr_el1)
 
 
+def ss_is_the_guests(s: State, k: Kernel) -> Term:
+    """Whether PSTATE.SS at entry and exit is the guest's own, not lent to a debugger."""
+    return Not(s.stepping) if k.tracks_debug_owner else Not(tweaks_guest(s, k))
+
+
 def debug_switch_to_guest(s: State) -> State:
     """hyp/include/hyp/debug-sr.h, __debug_switch_to_guest_common: only if DEBUG_DIRTY."""
     return s.but(
@@ -497,17 +550,17 @@ def debug_switch_to_host(s: State) -> State:
     "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
     writes="phase pstate adjust_pc host_ctxt_mdscr_el1 hw_mdscr_el1 host_ctxt_pmuserenr_el0 mdcr_el2_host "
     "hw_pmuserenr_el0 hw_mdcr_el2 host_debug_state hw_bank hw_pstate guest_pstate_ss",
-    enabled=_here(Phase.SETUP),
+    enabled=lambda s, k, i: _enters(s, k, i) if k.tracks_debug_owner else _here(Phase.SETUP)(s, k, i),
 )
 def run_enters(s: State, k: Kernel, i: Inputs) -> State:
-    """The world switch in. Emulated instructions are skipped here, after kvm_arm_setup_debug."""
-    host_debugs = tweaks_guest(s, k)
+    """The world switch in, interrupts off. Emulated instructions are skipped here."""
+    lent = Not(ss_is_the_guests(s, k))
     s = save_host_mdscr(s)
-    skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(host_debugs, Not(s.adjust_pc))))
-    s = restore_guest_mdscr(skipped)
+    skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(lent, Not(s.adjust_pc))))
+    s = restore_owned_mdscr(skipped) if k.tracks_debug_owner else restore_guest_mdscr(skipped)
     if not k.vhe:
         s = activate_traps(s, k)
-    s = debug_switch_to_guest(s)
+    s = switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
     return _eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
 
 
@@ -528,23 +581,23 @@ def fixup_guest_exit(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "__kvm_vcpu_run returns",
     "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
-    writes="phase exit pstate mdscr_el1 hw_mdcr_el2 hw_pmuserenr_el0 hw_mdscr_el1 vcpu_debug_state "
-    "external_debug_state hw_bank debug_dirty guest_pstate_ss",
+    writes="phase exit pstate mdscr_el1 external_mdscr_el1 hw_mdcr_el2 hw_pmuserenr_el0 hw_mdscr_el1 "
+    "vcpu_debug_state external_debug_state hw_bank debug_dirty guest_pstate_ss",
     enabled=lambda s, k, i: And(s.in_guest, _exit_is_possible(s, i)),
 )
 def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
     """An exception to EL2 that the host must handle, and the world switch out."""
     s = s.but(
-        phase=Phase.EXITED,
+        phase=Phase.LOADED if k.tracks_debug_owner else Phase.EXITED,
         exit=i.bits("exit", 3),
         pstate=s.hw_pstate,
-        guest_pstate_ss=If(tweaks_guest(s, k), s.guest_pstate_ss, s.hw_pstate.SS),
-        mdscr_el1=s.hw_mdscr_el1,
+        guest_pstate_ss=If(ss_is_the_guests(s, k), s.hw_pstate.SS, s.guest_pstate_ss),
     )
+    s = save_owned_mdscr(s) if k.tracks_debug_owner else s.but(mdscr_el1=s.hw_mdscr_el1)
     if not k.vhe:
         s = deactivate_traps(s, k)
     s = s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1)
-    return debug_switch_to_host(s)
+    return switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)
 
 
 def _exit_is_possible(s: State, i: Inputs) -> Term:
@@ -569,11 +622,11 @@ def _exit_is_possible(s: State, i: Inputs) -> Term:
     "kvm_arm_clear_debug",
     "debug.c, kvm_arm_clear_debug",
     writes="phase mdscr_el1 pstate ss_active_pending debug_ptr_external is_set_up",
-    enabled=_here(Phase.EXITED),
+    enabled=lambda s, k, i: And(t.boolean(not k.tracks_debug_owner), _here(Phase.EXITED)(s, k, i)),
     c_function="kvm_arm_clear_debug",
 )
 def clear_debug(s: State, k: Kernel, i: Inputs) -> State:
-    """Right after the exit, interrupts still off: undoes what kvm_arm_setup_debug did."""
+    """Right after the exit, interrupts still off: undoes what kvm_arm_setup_debug did (until v6.13)."""
     cleared = s
     if k.keeps_step_pending:  # the instruction has run, but its step exception has not been taken yet
         pending = Or(s.ss_active_pending, And(s.stepping, Not(s.pstate.SS)))
@@ -614,7 +667,7 @@ _SKIPS = "steps wrong_step exit adjust_pc pstate guest_pstate_ss"
 @operation(
     "kvm_handle_guest_debug",
     "handle_exit.c, kvm_handle_guest_debug",
-    writes="exit ss_active_pending steps wrong_step",
+    writes="exit ss_active_pending pstate steps wrong_step",
     enabled=_handling(Exit.STEP, Exit.DEBUG),
     preemptible=True,
     c_function="kvm_handle_guest_debug",
@@ -622,26 +675,29 @@ _SKIPS = "steps wrong_step exit adjust_pc pstate guest_pstate_ss"
 def handle_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
     """A debug exception came to EL2: KVM_RUN will return with KVM_EXIT_DEBUG."""
     stepped = s.exits_with(Exit.STEP)
-    pending = And(s.ss_active_pending, Not(stepped)) if k.keeps_step_pending else s.ss_active_pending
-    return report_step(s, stepped).but(exit=Exit.NONE, ss_active_pending=pending, steps=0)
+    if k.tracks_debug_owner:  # so that vcpu_put notes that no step is on its way
+        s = s.but(pstate=If(stepped, s.pstate.but(SS=True).raw, s.pstate.raw))
+    elif k.keeps_step_pending:
+        s = s.but(ss_active_pending=And(s.ss_active_pending, Not(stepped)))
+    return report_step(s, stepped).but(exit=Exit.NONE, steps=0)
 
 
 @operation(
     "trap_debug_regs",
     "sys_regs.c, trap_debug_regs",
-    writes="mdscr_el1 guest_mdscr_el1 debug_dirty " + _SKIPS,
+    writes="mdscr_el1 guest_mdscr_el1 debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 " + _SKIPS,
     enabled=_handling(Exit.DEBUG_ACCESS),
     preemptible=True,
     c_function="trap_debug_regs",
 )
 def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
-    """A trapped write or read of MDSCR_EL1; a write makes the next entry switch the debug registers."""
+    """A trapped write or read of MDSCR_EL1; a write (from v6.14 a read too) makes the guest a user of the registers."""
     value, writes = i.bits("value"), i.flag("is_write")
     s = s.but(
         mdscr_el1=If(writes, value, s.mdscr_el1.raw),
         guest_mdscr_el1=If(writes, value, s.guest_mdscr_el1.raw),
-        debug_dirty=Or(writes, s.debug_dirty),
     )
+    s = set_guest_ownership(s, k) if k.tracks_debug_owner else s.but(debug_dirty=Or(writes, s.debug_dirty))
     return after_handled_exit(skip_instruction(s, k), k)
 
 
@@ -653,8 +709,8 @@ def _slot(index: Term, k: Kernel) -> Term:
 
 @operation(
     "trap_bvr, trap_bcr, trap_wvr, trap_wcr",
-    "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg",
-    writes="vcpu_debug_state guest_bank debug_dirty " + _SKIPS,
+    "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg; from v6.14 trap_dbg_wb_reg",
+    writes="vcpu_debug_state guest_bank debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 " + _SKIPS,
     enabled=_handling(Exit.DEBUG_ACCESS),
     preemptible=True,
 )
@@ -664,15 +720,15 @@ def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
     s = s.but(
         vcpu_debug_state=t.store(s.vcpu_debug_state, _slot(index, k), value),
         guest_bank=t.store(s.guest_bank, index, value),
-        debug_dirty=True,
     )
+    s = set_guest_ownership(s, k) if k.tracks_debug_owner else s.but(debug_dirty=True)
     return after_handled_exit(skip_instruction(s, k), k)
 
 
 @operation(
     "trap_oslar_el1",
-    "sys_regs.c, trap_oslar_el1; before v5.18 the write is ignored",
-    writes="oslsr_el1 guest_os_lock " + _SKIPS,
+    "sys_regs.c, trap_oslar_el1; before v5.18 the write is ignored; from v6.14 kvm_debug_handle_oslar in debug.c",
+    writes=f"oslsr_el1 guest_os_lock {_SKIPS} {_LOADS} {_PUTS}",
     enabled=_handling(Exit.OS_ACCESS),
     preemptible=True,
     c_function="trap_oslar_el1",
@@ -682,6 +738,8 @@ def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
     s = s.but(guest_os_lock=i.flag("locks"))
     if k.emulates_os_lock:
         s = s.but(oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
+    if k.tracks_debug_owner:  # preemption off: the owner is decided anew
+        s = load(put(s, k), k)
     return after_handled_exit(skip_instruction(s, k), k)
 
 
@@ -932,14 +990,12 @@ def set_mp_state(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "kvm_reset_vcpu",
     "reset.c, kvm_reset_vcpu, from check_vcpu_requests (PSCI CPU_ON)",
-    writes=_RESETS + " powered_off adjust_pc hw_mdcr_el2 hw_pmuserenr_el0 host_ctxt_pmuserenr_el0 mdcr_el2_host",
+    writes=f"{_RESETS} powered_off adjust_pc {_LOADS} {_PUTS}",
     enabled=lambda s, k, i: And(_handling(Exit.NONE)(s, k, i), s.powered_off),
 )
 def vcpu_reset_request(s: State, k: Kernel, i: Inputs) -> State:
     """Another vCPU of the guest turns this one on: put, reset, load, preemption disabled; starts at a new PC."""
-    put = deactivate_traps(s, k) if k.vhe else s
-    reset = reset_vcpu(put, k).but(adjust_pc=False, powered_off=False)
-    return activate_traps(reset, k) if k.vhe else reset
+    return load(reset_vcpu(put(s, k), k).but(adjust_pc=False, powered_off=False), k)
 
 
 # ---- the host, with its own use of the same registers

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from formal.bugs import BUGS, Bug
 from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration, checks
 from formal.engines.induction import Invariant
 from formal.engines.verdict import Checker, Verdict
-from formal.epochs import BUGS, EPOCHS, Bug, Mode
+from formal.epochs import EPOCHS, Mode
 from formal.findings import FINDINGS
 from formal.manifest import Manifest
 from formal.properties import CLAIMS, LEMMAS

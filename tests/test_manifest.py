@@ -61,7 +61,8 @@ def test_nothing_is_expected_to_be_unknown(manifest: Manifest) -> None:
 def test_non_properties_are_expected_to_fail(manifest: Manifest) -> None:
     for c in EPOCH_CONFIGURATIONS:
         for claim in NON_PROPERTIES:
-            assert manifest.expected(c)[f"not {claim.name}"] == "VIOLATED"
+            wanted = "VIOLATED" if claim.applies(c.kernel()) is None else "n/a"
+            assert manifest.expected(c)[f"not {claim.name}"] == wanted
 
 
 def test_every_expected_violation_has_its_counterexample(manifest: Manifest) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from formal import command, job
+from formal.bugs import BUGS
 from formal.configuration import EPOCH_CONFIGURATIONS
 from formal.document import DOCUMENT
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
-from formal.epochs import BUGS, EPOCHS
+from formal.epochs import EPOCHS
 from formal.gate import run_all
 from formal.manifest import Manifest
 from formal.properties import CLAIMS, NON_PROPERTIES

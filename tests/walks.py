@@ -79,6 +79,8 @@ class Walk:
         hpmn = self.random.randint(1, counters)
         if any(x.name == "cpus_boot_alike" for x in self.given):
             hpmn, counters = 6, max(6, counters)
+        if any(x.name == "boot_gives_all_counters" for x in self.given):
+            hpmn = counters
         boot = self.random.getrandbits(64) & ~0x1F | hpmn
         if any(x.name == "boot_value_as_rebuilt" for x in self.given):
             boot = 3 << 12 | hpmn

@@ -113,8 +113,11 @@ class Search:
         by_name = {op.name: op for op in self.system.operations}
         inside = {name for chain in FUSED for name in chain}
         chains: list[tuple[str, ...]] = [(op.name,) for op in self.system.operations if op.name not in inside]
+        never = {op.name for op in self.system.operations if self.system.apply(op, pair).guard is t.FALSE}
         chains += [*FUSED, *SHORTCUTS]
-        for chain in chains:
+        for chain in dict.fromkeys(tuple(n for n in chain if n not in never) for chain in chains):
+            if not chain:
+                continue
             state = self.system.state(pair)
             conditions, states, inputs, applied = [], [state], [], []
             for name in chain:

@@ -91,6 +91,8 @@ def _input_text(value: Value) -> str:
 def _changes(seen: Seen, pair: Pair) -> Iterator[Change]:
     for name, variable in VARIABLES.items():
         full = f"{'v' if variable.owner == 'vcpu' else 'p'}{pair[0] if variable.owner == 'vcpu' else pair[1]}.{name}"
+        if full not in seen.after:  # this kernel has no such variable
+            continue
         before, after = seen.before[full], seen.after[full]
         if before != after and (not variable.ghost or name in ("phase", "exit", "steps", "wrong_step")):
             yield Change(name, variable.stands_for, value_text(name, before), value_text(name, after))

@@ -5,7 +5,7 @@ Counterexamples are kept in mutants.json; ``python -m tests.engines.mutants`` se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,25 +39,26 @@ class Mutant:
     operation: Operation
     breaks: tuple[str, ...]
     mode: str = "vhe"
+    epoch: str = "E8"
 
 
-def mutant(says: str, name: str, after: After, *breaks: str, mode: str = "vhe") -> Mutant:
+def mutant(says: str, name: str, after: After, *breaks: str, mode: str = "vhe", epoch: str = "E8") -> Mutant:
     """An operation whose result is spoilt afterwards; it may write anything."""
     good = BY_NAME[name]
 
     def step(s: State, k: Kernel, i: Inputs) -> State:
         return after(s, good.step(s, k, i), k, i)
 
-    return Mutant(says, replace(good, step=step, writes=frozenset(VARIABLES)), breaks, mode)
+    return Mutant(says, replace(good, step=step, writes=frozenset(VARIABLES)), breaks, mode, epoch)
 
 
-def keeps(says: str, name: str, variables: str, *breaks: str, mode: str = "vhe") -> Mutant:
+def keeps(says: str, name: str, variables: str, *breaks: str, mode: str = "vhe", epoch: str = "E8") -> Mutant:
     """An operation that forgets to change some variables."""
 
     def after(before: State, good: State, k: Kernel, i: Inputs) -> State:
         return good.but(**{v: before.values[v] for v in variables.split()})
 
-    return mutant(says, name, after, *breaks, mode=mode)
+    return mutant(says, name, after, *breaks, mode=mode, epoch=epoch)
 
 
 def computes(says: str, value: Callable[[State, MDCR_EL2], MDCR_EL2], *breaks: str, mode: str = "vhe") -> Mutant:
@@ -302,15 +303,15 @@ def key(one: Mutant, claim: str) -> str:
 
 def system(one: Mutant) -> System:
     """The system with the mutant in it."""
-    return System(EPOCHS["E8"].kernel(Mode(one.mode))).replacing({one.operation.name: one.operation})
+    return System(EPOCHS[one.epoch].kernel(Mode(one.mode))).replacing({one.operation.name: one.operation})
 
 
-def search() -> TraceBook:
+def search(mutants: Iterable[Mutant], known: Iterable[Trace] = BY_HAND) -> TraceBook:
     """A counterexample for every mutant and claim, the smallest that is found."""
     traces: list[Trace] = []
     found: dict[str, int] = {}
-    for one in MUTANTS:
-        checker = Checker(system(one), depth=9, pool=BY_HAND)
+    for one in mutants:
+        checker = Checker(system(one), depth=9, pool=[*known, *traces])
         for claim in one.breaks:
             result = checker.check(CLAIM[claim])
             assert result.trace is not None, f"{key(one, claim)}: {result.verdict.value}, {result.reason}"
@@ -321,4 +322,4 @@ def search() -> TraceBook:
 
 
 if __name__ == "__main__":
-    search().write(BOOK)
+    search(MUTANTS).write(BOOK)

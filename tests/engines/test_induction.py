@@ -60,7 +60,7 @@ def test_there_are_faults_in_most_operations() -> None:
 
 @pytest.mark.parametrize("one", MUTANTS, ids=lambda m: m.says)
 def test_the_faulty_claims_are_proved_without_the_fault(one: Mutant) -> None:
-    invariant_of = checker_of(Configuration("E8", one.mode)).invariant
+    invariant_of = checker_of(Configuration(one.epoch, one.mode)).invariant
     assert all(invariant_of(CLAIM[name].given).implies(CLAIM[name]) for name in one.breaks)
 
 

@@ -1,0 +1,146 @@
+"""Who has the debug registers, from v6.14 on: components of the operations that depend on debug_owner.
+
+Before, kvm_arm_setup_debug prepared every entry and kvm_arm_clear_debug undid it (``formal/transitions.py``). Now the
+owner is decided when the vCPU is loaded, MDSCR_EL1 as KVM needs it is kept beside the guest's own, and what the guest
+does with its registers can only make it the owner. Places are those of v7.3 under arch/arm64/kvm. Comments say, in our
+own words, what the kernel's comments ask for at that place.
+"""
+
+from __future__ import annotations
+
+from formal import terms as t
+from formal.arch.registers import MDCR_EL2, MDSCR_EL1
+from formal.epochs import Kernel
+from formal.state import DebugOwner, State
+from formal.terms import And, If, Not, Or, Term
+
+
+def readable_event_counters(s: State, k: Kernel) -> Term:
+    """PMCR_EL0.N as the host reads it: at EL2 what is implemented, at EL1 what MDCR_EL2.HPMN gives (Arm ARM D24.5)."""
+    return s.event_counters if k.vhe else s.hw_mdcr_el2.HPMN
+
+
+def init_host_debug_data(s: State, k: Kernel) -> State:
+    """debug.c, kvm_init_host_debug_data: how many event counters this CPU has, for HPMN."""
+    return s.but(nr_event_counters=t.zero_extend(readable_event_counters(s, k), 32))
+
+
+def setup_mdcr_el2_by_owner(s: State, k: Kernel) -> State:
+    """debug.c, kvm_arm_setup_mdcr_el2, with preemption off; VHE also writes the register."""
+    # The same traps as before v6.14. The debug registers trap unless the guest owns them.
+    s = s.but(
+        mdcr_el2=MDCR_EL2.of(
+            TTRF=k.traps_trace_filter,
+            TPMS=True,
+            TDRA=True,
+            TDOSA=True,
+            TDA=Not(s.owned_by(DebugOwner.GUEST)),
+            TDE=s.guest_debug.any(),
+            TPM=True,
+            TPMCR=True,
+            HPMN=t.extract(s.nr_event_counters, 4, 0),
+        )
+    )
+    return s.but(hw_mdcr_el2=s.mdcr_el2) if k.vhe else s
+
+
+def external_mdscr(guest: MDSCR_EL1, s: State) -> MDSCR_EL1:
+    """debug.c, setup_external_mdscr: MDSCR_EL1 for a guest whose debug registers KVM has taken."""
+    # The guest's value, since other features are controlled there too; but SS only for the host's single-step, MDE and
+    # KDE only for the host's break- and watchpoints. Without either, MDE is clear: that is the OS lock.
+    use_hw = s.guest_debug.USE_HW
+    return guest.but(SS=s.stepping, MDE=use_hw, KDE=use_hw)
+
+
+def host_needs_registers(s: State) -> Term:
+    """Whether KVM takes the debug registers: user space debugs, or the guest has locked its OS lock."""
+    return Or(s.guest_debug.any(), s.os_lock)
+
+
+def load_debug(s: State, k: Kernel) -> State:
+    """debug.c, kvm_vcpu_load_debug: at vcpu_load, before VHE loads the rest."""
+    if k.vhe and k.vhe_saves_host_mdcr_first:
+        s = s.but(mdcr_el2_host=s.hw_mdcr_el2)
+    taken = host_needs_registers(s)
+    # The guest owns them if it has debug exceptions enabled, so that they are loaded at once; else nobody does.
+    in_use = Or(s.mdscr_el1.KDE, s.mdscr_el1.MDE)
+    owner = If(taken, _owner(DebugOwner.HOST), If(in_use, _owner(DebugOwner.GUEST), _owner(DebugOwner.FREE)))
+    # A debugger that steps takes the guest's step state away, and puts in its own.
+    stepping = And(taken, s.stepping)
+    s = s.but(
+        debug_owner=owner,
+        external_mdscr_el1=If(taken, external_mdscr(s.mdscr_el1, s).raw, s.external_mdscr_el1.raw),
+        guest_ss_pending=If(stepping, Not(s.pstate.SS), s.guest_ss_pending),
+        pstate=If(stepping, s.pstate.but(SS=Not(s.ss_active_pending)).raw, s.pstate.raw),
+        is_set_up=True,
+    )
+    return setup_mdcr_el2_by_owner(s, k)
+
+
+def put_debug(s: State, k: Kernel) -> State:
+    """debug.c, kvm_vcpu_put_debug: the host's MDCR_EL2, and the guest's step state before user space can see it."""
+    if k.vhe and k.vhe_saves_host_mdcr_first:
+        s = s.but(hw_mdcr_el2=s.mdcr_el2_host)
+    return s.but(
+        ss_active_pending=If(s.stepping, Not(s.pstate.SS), s.ss_active_pending),
+        pstate=If(s.stepping, s.pstate.but(SS=Not(s.guest_ss_pending)).raw, s.pstate.raw),
+        is_set_up=False,
+    )
+
+
+def set_guest_ownership(s: State, k: Kernel) -> State:
+    """debug.c, kvm_debug_set_guest_ownership: after a trapped read or write; KVM's ownership is stronger."""
+    mine = setup_mdcr_el2_by_owner(s.but(debug_owner=DebugOwner.GUEST), k)
+    kept = s.owned_by(DebugOwner.HOST)
+    names = ("debug_owner", "mdcr_el2", "hw_mdcr_el2")
+    return s.but(**{name: If(kept, s.values[name], mine.values[name]) for name in names})
+
+
+# ---- world switch
+
+
+def in_use(s: State) -> Term:
+    """kvm_host.h, kvm_debug_regs_in_use: the break- and watchpoint registers are switched."""
+    return Not(s.owned_by(DebugOwner.FREE))
+
+
+def owners_bank(s: State) -> Term:
+    """hyp/include/hyp/debug-sr.h, __vcpu_debug_regs: user space's registers for KVM, else the guest's own."""
+    return If(s.owned_by(DebugOwner.HOST), s.external_debug_state, s.vcpu_debug_state)
+
+
+def restore_owned_mdscr(s: State) -> State:
+    """hyp/include/hyp/sysreg-sr.h, __sysreg_restore_common_state and ctxt_mdscr_el1: KVM's value, or the guest's."""
+    return s.but(hw_mdscr_el1=If(s.owned_by(DebugOwner.HOST), s.external_mdscr_el1.raw, s.mdscr_el1.raw))
+
+
+def save_owned_mdscr(s: State) -> State:
+    """hyp/include/hyp/sysreg-sr.h, __sysreg_save_common_state: the register goes back to where it came from."""
+    host = s.owned_by(DebugOwner.HOST)
+    return s.but(
+        external_mdscr_el1=If(host, s.hw_mdscr_el1.raw, s.external_mdscr_el1.raw),
+        mdscr_el1=If(host, s.mdscr_el1.raw, s.hw_mdscr_el1.raw),
+    )
+
+
+def switch_bank_to_guest(s: State) -> State:
+    """hyp/include/hyp/debug-sr.h, __debug_switch_to_guest_common: only if somebody owns the registers."""
+    used = in_use(s)
+    return s.but(
+        host_debug_state=If(used, s.hw_bank, s.host_debug_state),
+        hw_bank=If(used, owners_bank(s), s.hw_bank),
+    )
+
+
+def switch_bank_to_host(s: State) -> State:
+    """hyp/include/hyp/debug-sr.h, __debug_switch_to_host_common: stores into the bank that was loaded."""
+    used, host = in_use(s), s.owned_by(DebugOwner.HOST)
+    return s.but(
+        vcpu_debug_state=If(And(used, Not(host)), s.hw_bank, s.vcpu_debug_state),
+        external_debug_state=If(host, s.hw_bank, s.external_debug_state),
+        hw_bank=If(used, s.host_debug_state, s.hw_bank),
+    )
+
+
+def _owner(who: DebugOwner) -> Term:
+    return t.const(who, 2)

@@ -1,0 +1,54 @@
+"""Faults in the operations that depend on debug_owner (v6.14) are found, and each new claim has one that kills it."""
+
+from __future__ import annotations
+
+import pytest
+
+from formal.configuration import Configuration
+from formal.engines.verdict import Checker, Verdict
+from formal.epochs import EPOCHS, Mode
+from formal.evidence.traces import TraceBook
+from formal.properties import CLAIMS
+from tests.conftest import checker_of
+from tests.engines.mutants import CLAIM, Mutant, key, system
+from tests.engines.owner_mutants import BOOK, HARMLESS_OF_OWNER, OWNER_MUTANTS
+
+
+@pytest.fixture(scope="module")
+def book() -> TraceBook:
+    """The counterexamples of the mutants."""
+    return TraceBook.read(BOOK)
+
+
+@pytest.mark.parametrize("one", OWNER_MUTANTS, ids=lambda m: m.says)
+def test_a_fault_breaks_its_claims(one: Mutant, book: TraceBook) -> None:
+    """They are proved without the fault, not with it, and the stored run breaks them with the fault only."""
+    checker, fixed = Checker(system(one), book), checker_of(Configuration(one.epoch, one.mode))
+    for name in one.breaks:
+        broken = CLAIM[name]
+        assert fixed.invariant(broken.given).implies(broken) or fixed.invariant(broken.given).keeps(broken)
+        invariant = checker.invariant(broken.given)
+        assert not invariant.implies(broken), f"{name} is still implied by the lemmas"
+        assert not invariant.keeps(broken), f"{name} is still inductive"
+        result = checker.check(broken, known_as=key(one, name))
+        assert result.verdict is Verdict.VIOLATED, f"{name}: python -m tests.engines.owner_mutants searches a run"
+        assert result.trace is not None
+        assert fixed._breaks(result.trace, broken) is None, f"{name}: the trace breaks it without the fault as well"
+
+
+@pytest.mark.parametrize("one", HARMLESS_OF_OWNER, ids=lambda m: m.says)
+def test_what_is_harmless_stays_proved(one: Mutant) -> None:
+    checker, fixed = Checker(system(one)), checker_of(Configuration(one.epoch, one.mode))
+    k = fixed.system.kernel
+    for each in CLAIMS:
+        if not each.applies(k) and fixed.invariant(each.given).implies(each):
+            assert checker.check(each).verdict is Verdict.PROVED, each.name
+
+
+def test_every_claim_that_the_rework_brought_is_killed_by_some_fault() -> None:
+    old, new = EPOCHS["E8"].kernel(Mode.VHE), EPOCHS["E10"].kernel(Mode.VHE)
+    brought = {c.name for c in CLAIMS if c.applies(old) is not None and c.applies(new) is None}
+    false = {"external_mdscr_follows_guest"}  # for every kernel; its variant is killed
+    killed = {name for one in OWNER_MUTANTS for name in one.breaks}
+    assert len(brought) >= 8
+    assert brought - false <= killed, f"no fault breaks {sorted(brought - false - killed)}"
