@@ -38,7 +38,7 @@ class InconclusiveError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
-    parser.add_argument("--epoch", choices=sorted(EPOCHS), help="the release; default: every one that explains it")
+    parser.add_argument("--epoch", choices=[name for name, *_ in _RELEASES], help="the release; default: every one that explains it")
     parser.add_argument("--mode", choices=[m.value for m in Mode], help="the host mode; default: both")
     parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
 
@@ -140,18 +140,28 @@ def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterato
             mode = mode or event.fields.get("mode")
     for name in reversed(EPOCHS):
         for m in Mode:
-            if epoch in (None, name) and mode in (None, m.value):
-                yield Configuration(name, m.value)
+            found = Configuration(name, m.value)
+            if epoch in (None, name) and mode in (None, m.value) and not found.kernel().tracks_debug_owner:
+                yield found
+
+
+_RELEASES = (
+    ("E3a", (4, 17), (4, 19)),
+    ("E3b", (4, 20), (5, 5)),
+    ("E4s", (5, 10), (5, 10)),
+    ("E4", (5, 6), (5, 12)),
+    ("E5", (5, 13), (5, 14)),
+    ("E6", (5, 15), (5, 17)),
+    ("E7", (5, 18), (6, 0)),
+    ("E8", (6, 1), (6, 13)),
+)
 
 
 def _epoch_of(release: str) -> str | None:
     """The epoch that a release such as 6.1.0-56-cloud-arm64 belongs to, if it is modelled."""
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
-    for name, first, last in (("E3a", (4, 17), (4, 19)), ("E4s", (5, 10), (5, 10)), ("E8", (6, 1), (6, 13))):
-        if first <= version <= last:
-            return name
-    return None
+    return next((name for name, first, last in _RELEASES if first <= version <= last), None)
 
 
 def _warnings(text: TraceText) -> Iterator[str]:

@@ -50,7 +50,7 @@ def situations(kernel: Kernel, state: State) -> dict[str, Term]:
     found = {
         c.name: c.when(state, kernel) for c in CLAIMS if not c.actors and not c.given and c.applies(kernel) is None
     }
-    scenarios = (c for c in NON_PROPERTIES if c.cites == "scenario")
+    scenarios = (c for c in NON_PROPERTIES if c.cites == "scenario" and c.applies(kernel) is None)
     return found | {f"not {c.name}": Not(c.holds(state, kernel)) for c in scenarios}
 
 
