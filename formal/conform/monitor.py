@@ -124,10 +124,10 @@ def _merged(
     block = dict.fromkeys(states, 0)
     while True:
         kinds: dict[object, int] = {}
-        finer = {
-            s: kinds.setdefault((block[s], tuple((e, block.get(edges.get((s, e)))) for e in PASSES.values())), len(kinds))  # type: ignore[call-overload]
-            for s in states
-        }
+        finer: dict[frozenset[Phase], int] = {}
+        for s in states:
+            allowed = tuple((e, block[edges[s, e]]) for e in PASSES.values() if (s, e) in edges)
+            finer[s] = kinds.setdefault((block[s], allowed), len(kinds))
         if len(set(finer.values())) == len(set(block.values())):
             break
         block = finer

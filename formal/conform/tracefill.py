@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from formal.conform.traceparts import Key, Part
 from formal.conform.tracerun import Chain, Machine, Run, Shown, shows_entry, shows_first_run, shows_setup
@@ -117,7 +118,7 @@ class Fill:
             if after is not None:
                 yield after
 
-    def _adjustments(self, run: Run, vcpu: Key, pstate: int | None) -> Iterator[dict[str, int | bool]]:
+    def _adjustments(self, run: Run, vcpu: Key, pstate: int | None) -> Iterator[dict[str, Any]]:
         """How a pending PC adjustment may be committed: the instruction skipped, or an exception entered."""
         yield {}
         pending = run.value(vcpu, "adjust_pc") and self.kernel.defers_pc_adjustment

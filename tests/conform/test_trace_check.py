@@ -182,7 +182,9 @@ def test_trace_points_may_be_off(off):
     assert result.conforms
 
 
-@pytest.mark.parametrize(("epoch", "mode"), [("E8", "vhe"), ("E8", "nvhe"), ("E4s", "vhe"), ("E4", "vhe"), ("E3a", "nvhe")])
+@pytest.mark.parametrize(
+    ("epoch", "mode"), [("E8", "vhe"), ("E8", "nvhe"), ("E4s", "vhe"), ("E4", "vhe"), ("E3a", "nvhe")]
+)
 def test_walks_of_the_model_are_explained(epoch, mode):
     """Two vCPUs on two CPUs, as the kernel would print what they do; preempted and moved at any time."""
     kernel = machine(epoch, mode).kernel
