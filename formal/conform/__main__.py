@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from formal.conform import command, finding, kernel, tracecommand
+from formal.conform import command, finding, kernel, monitorcommand, tracecommand
 
 
 class _Part(Protocol):
@@ -22,6 +22,7 @@ _PARTS: dict[str, tuple[_Part, str]] = {
     "finding": (finding, "a violated claim seen on a running kernel: its sequence, and a control without it"),
     "kernel": (kernel, "real kernels with KVM inside, driven through scenarios, and what their trace events say"),
     "trace": (tracecommand, "the specification, against what the trace points of a running kernel have shown"),
+    "monitor": (monitorcommand, "the claims as monitors of a running kernel: an automaton, a bpftrace script"),
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from formal.conform.tracefile import REQUIRED, Event, TraceText
-from formal.conform.tracefill import ENABLE, Attempt, Fill, Visible, forget, past
+from formal.conform.tracefill import ENABLE, Attempt, Fill, Visible, forget, next_pstate, past
 from formal.conform.traceleave import KVM_EXIT_MMIO, Leave
 from formal.conform.tracemarkers import Markers
 from formal.conform.traceparts import Grouping, Key, Kind, Part
@@ -227,7 +227,7 @@ class Check:
 
         shown = [Shown("kvm_userspace_exit", f"the reason of an exit of the kind {last.name}", same)]
         loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, part.first.line)
-        for after in self.fill.returned(loaded, vcpu, part.first.line):
+        for after in self.fill.returned(loaded, vcpu, part.first.line, next_pstate(part)):
             yield Attempt(replace(after, last={**after.last, vcpu: Exit.NONE}), shown)
 
     # ---- what went wrong
@@ -313,7 +313,8 @@ def _first_hpmn(parts: list[Part]) -> dict[int, int]:
 
 def missing(text: TraceText) -> list[str]:
     """The trace points without which nothing can be said, of those that the trace has no event of."""
-    return [name for name in REQUIRED if name not in text.names]
+    exits = "kvm_arm_clear_debug" in text.names or "kvm_exit" in text.names
+    return [name for name in REQUIRED if name not in text.names] + ([] if exits else ["kvm_arm_clear_debug"])
 
 
 def check(kernel: Kernel, grouping: Grouping) -> Result:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from formal.conform.traceparts import Key, Part
 from formal.conform.tracerun import Chain, Machine, Run, Shown, shows_entry, shows_first_run, shows_setup
@@ -58,6 +59,13 @@ def wanted_pstate(part: Part | None) -> int | None:
     return None if spsr is None else int(spsr.fields["value"])
 
 
+def next_pstate(part: Part) -> int | None:
+    """PSTATE of the vCPU as the trace shows it after this part."""
+    if part.next_returned is not None and "pstate" in part.next_returned.fields:
+        return int(part.next_returned.fields["pstate"], 0)
+    return wanted_pstate(part.next_enter)
+
+
 class Fill:
     """Continuations of runs of one machine."""
 
@@ -101,13 +109,21 @@ class Fill:
             run = step(run, "kvm_handle_mmio_return", vcpu, cpu, line)
         return None if run is None else step(run, "kvm_arch_vcpu_load", vcpu, cpu, line)
 
-    def returned(self, run: Run | None, vcpu: Key, line: int) -> Iterator[Run]:
-        """KVM_RUN returns to user space."""
+    def returned(self, run: Run | None, vcpu: Key, line: int, pstate: int | None = None) -> Iterator[Run]:
+        """KVM_RUN returns to user space; an exception that is pending for the guest leaves it with this PSTATE."""
         if run is None or run.phase(vcpu) is not Phase.LOADED:
             return
-        after = self.machine.step(run, "kvm_arch_vcpu_ioctl_run returns", vcpu, run.on[vcpu], line)
-        if after is not None:
-            yield after
+        for inputs in self._adjustments(run, vcpu, pstate):
+            after = self.machine.step(run, "kvm_arch_vcpu_ioctl_run returns", vcpu, run.on[vcpu], line, **inputs)
+            if after is not None:
+                yield after
+
+    def _adjustments(self, run: Run, vcpu: Key, pstate: int | None) -> Iterator[dict[str, Any]]:
+        """How a pending PC adjustment may be committed: the instruction skipped, or an exception entered."""
+        yield {}
+        pending = run.value(vcpu, "adjust_pc") and self.kernel.defers_pc_adjustment
+        if pending and pstate is not None and (pstate ^ run.value(vcpu, "pstate")) & ~SS:
+            yield {"takes_exception": True, "exception_pstate": pstate}
 
     def in_user_space(self, run: Run, vcpu: Key, line: int) -> Iterator[Run]:
         """Runs in which user space has the vCPU, if the trace leaves that open."""
@@ -132,6 +148,13 @@ class Fill:
         return replace(now, vcpus=left, last={v: x for v, x in now.last.items() if v != vcpu})
 
     # ---- what user space may have done
+
+    def mdscr(self, part: Part | None) -> int | None:
+        """MDSCR_EL1 before an entry changes it; with 32 bits printed, the others are as the guest reads them next."""
+        seen = wanted_mdscr(part)
+        if part is not None and seen is not None and self.kernel.mdcr_el2_bits == 32 and part.mdscr_read is not None:
+            return part.mdscr_read if part.mdscr_read & 0xFFFFFFFF == seen else seen
+        return seen
 
     def set_mdscr(self, run: Run | None, vcpu: Key, value: int | None, line: int, assumed: bool = True) -> Run | None:
         """KVM_SET_ONE_REG of MDSCR_EL1, if it has another value."""
@@ -177,7 +200,7 @@ class Fill:
         if flags != run.value(vcpu, "guest_debug") and "kvm_set_guest_debug" not in self.visible.names:
             bank = self.bank_of(dict(part.user_bank))
             now = self.user(now, "KVM_SET_GUEST_DEBUG", vcpu, line, True, control=flags, bank=bank)
-        now = self.set_bank(self.set_mdscr(now, vcpu, wanted_mdscr(part), line), vcpu, part, line)
+        now = self.set_bank(self.set_mdscr(now, vcpu, self.mdscr(part), line), vcpu, part, line)
         if now is None:
             return
         locks = [now]
@@ -240,23 +263,32 @@ class Fill:
             loaded = self.machine.step(loaded, "kvm_reset_vcpu", vcpu, part.cpu, line)
         if loaded is None:
             return
-        ready = [loaded] if loaded.value(vcpu, "exit") == Exit.NONE else []
-        for one in ready:
-            attempt = self.set_up(one, vcpu, part)
-            if attempt is not None:
+        for one in self._preempted(loaded, vcpu, part) if loaded.value(vcpu, "exit") == Exit.NONE else ():
+            for attempt in self.set_up(one, vcpu, part):
                 first = run.phase(vcpu) is Phase.CREATED and self.kernel.first_run_init
                 shown = [shows_first_run(self.machine, loaded, vcpu)] if first else []
                 yield Attempt(attempt.run, shown + attempt.shown)
 
-    def set_up(self, run: Run, vcpu: Key, part: Part) -> Attempt | None:
+    def _preempted(self, run: Run, vcpu: Key, part: Part) -> Iterator[Run]:
+        """The run, and where it matters also with the thread preempted before the entry, on the same CPU."""
+        yield run
+        if self.kernel.vhe and not self.kernel.vhe_writes_changed_mdcr:  # load writes MDCR_EL2, the entry does not
+            put = self.machine.step(run, "kvm_arch_vcpu_put", vcpu, part.cpu, part.first.line)
+            again = self.load(put, vcpu, part.cpu, part.first.line)
+            if again is not None:
+                yield again
+
+    def set_up(self, run: Run, vcpu: Key, part: Part) -> Iterator[Attempt]:
         """kvm_arm_setup_debug and the world switch, from a loaded vCPU."""
         line, cpu = part.first.line, part.cpu
         after = self.machine.step(run, "kvm_arm_setup_debug", vcpu, cpu, line)
         if after is None:
-            return None
+            return
         shown = [*shows_setup(self.machine, run, after, vcpu, cpu), shows_entry()]
-        entered = self.machine.step(after, "__kvm_vcpu_run enters", vcpu, cpu, line)
-        return None if entered is None else Attempt(entered, shown)
+        for inputs in self._adjustments(after, vcpu, next_pstate(part)):
+            entered = self.machine.step(after, "__kvm_vcpu_run enters", vcpu, cpu, line, **inputs)
+            if entered is not None:
+                yield Attempt(entered, shown)
 
     def enter_after_unseen(self, run: Run, vcpu: Key, part: Part) -> Iterator[Attempt]:
         """An entry after something that no event shows: a reset by another vCPU, user space, hyp initialisation."""
@@ -264,9 +296,7 @@ class Fill:
         loaded = self.load(run, vcpu, cpu, line)
         if loaded is not None and loaded.value(vcpu, "exit") == Exit.NONE:
             for ready in (self._turned_on(loaded, vcpu, part), self._read_again(loaded, vcpu, part)):
-                attempt = None if ready is None else self.set_up(ready, vcpu, part)
-                if attempt is not None:
-                    yield attempt
+                yield from () if ready is None else self.set_up(ready, vcpu, part)
         for user in self.in_user_space(run, vcpu, line):
             for acted in self._user_acts(user, vcpu, part):
                 yield from self.enter(acted, vcpu, part)
@@ -307,16 +337,14 @@ class Fill:
                         value = (0x3C5 if pstate is None else pstate) & ~SS | ss
                         set_ = self.user(acted, "KVM_SET_ONE_REG PSTATE", vcpu, 0, False, value=value)
                         loaded = self.load(set_, vcpu, cpu, 0)
-                        attempt = None if loaded is None else self.set_up(loaded, vcpu, part)
-                        if attempt is not None:
-                            yield attempt
+                        yield from () if loaded is None else self.set_up(loaded, vcpu, part)
 
     def _as_left(self, run: Run, vcpu: Key, part: Part, flags: int) -> Iterator[Run]:
         now: Run | None = run
         if flags != run.value(vcpu, "guest_debug"):
             bank = self.bank_of(dict(part.user_bank))
             now = self.user(run, "KVM_SET_GUEST_DEBUG", vcpu, 0, False, control=flags, bank=bank)
-        now = self.set_mdscr(now, vcpu, wanted_mdscr(part), 0, False)
+        now = self.set_mdscr(now, vcpu, self.mdscr(part), 0, False)
         now = self.set_bank(now, vcpu, part, 0)
         if now is None:
             return

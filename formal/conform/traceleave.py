@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from formal.conform.tracefile import Event
-from formal.conform.tracefill import SS, Attempt, Fill, wanted_mdscr, wanted_pstate
+from formal.conform.tracefill import SS, Attempt, Fill, next_pstate
 from formal.conform.traceparts import Key, Part, bank_access
 from formal.conform.tracerun import Run, Shown, shows_clear, shows_trap
 from formal.state import Exit, Phase
@@ -97,11 +97,23 @@ class Leave:
             if now is None:
                 return  # a step exception comes first
             yield now
-            for value in dict.fromkeys(m for m in (mdscr,) if m is not None and m != run.cpus[cpu]["p0.hw_mdscr_el1"]):
-                written = step(run, "the guest writes MDSCR_EL1", vcpu, cpu, line, value=value, pstate=pstate)
-                if written is not None:
-                    yield from self._writes_bank(written, vcpu, cpu, part, pstate)
+            if mdscr is not None:
+                for before in self._steps_itself(run, vcpu, part, mdscr, pstate):
+                    written = step(before, "the guest writes MDSCR_EL1", vcpu, cpu, line, value=mdscr, pstate=pstate)
+                    if written is not None:
+                        yield from self._writes_bank(written, vcpu, cpu, part, pstate)
             yield from self._writes_bank(now, vcpu, cpu, part, pstate)
+
+    def _steps_itself(self, run: Run, vcpu: Key, part: Part, mdscr: int, pstate: int) -> Iterator[Run]:
+        """The guest may have stepped itself before it wrote this value: that is how it comes to PSTATE.SS."""
+        cpu = run.on[vcpu]
+        if run.cpus[cpu]["p0.hw_mdscr_el1"] != mdscr:
+            yield run
+        if pstate & SS:
+            name = "the guest writes MDSCR_EL1"
+            stepping = self.machine.step(run, name, vcpu, cpu, part.first.line, value=mdscr | 1, pstate=pstate)
+            if stepping is not None:
+                yield stepping
 
     def _writes_bank(self, run: Run, vcpu: Key, cpu: int, part: Part, pstate: int) -> Iterator[Run]:
         """The guest has also written the break- and watchpoint registers that the trace shows later."""
@@ -123,15 +135,11 @@ class Leave:
         """MDSCR_EL1 as the trace shows it next."""
         if part.next_returned is not None and "mdscr_el1" in part.next_returned.fields:
             return int(part.next_returned.fields["mdscr_el1"], 0)
-        return wanted_mdscr(part.next_enter)
+        return self.fill.mdscr(part.next_enter)
 
     def next_pstates(self, run: Run, part: Part, cpu: int) -> list[int]:
         """PSTATE as the trace shows it next, with either value of SS; else as it is."""
-        seen: int | None = None
-        if part.next_returned is not None and "pstate" in part.next_returned.fields:
-            seen = int(part.next_returned.fields["pstate"], 0)
-        elif part.next_enter is not None:
-            seen = wanted_pstate(part.next_enter)
+        seen = next_pstate(part)
         now = run.cpus[cpu]["p0.hw_pstate"]
         assert isinstance(now, int)
         return [now] if seen is None else [seen, seen ^ SS]
@@ -142,7 +150,10 @@ class Leave:
         """Which exits of the model the exit of the trace may be."""
         event = part.named("kvm_exit")
         if event is None:
-            return tuple(Exit)
+            if access(part) is not None or part.named("trap_reg") is not None:
+                return self._of_access(part)
+            others = (Exit.NONE, Exit.STEP, Exit.DEBUG, Exit.FAULT, Exit.MMIO)
+            return tuple(dict.fromkeys((*others, *self._of_access(part))))
         if event.fields["code"] in _WITHOUT_TRAP:
             return (Exit.NONE,)
         if event.fields["code"] != "TRAP":

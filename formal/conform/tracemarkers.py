@@ -175,7 +175,8 @@ class Markers:
         if run.phase(vcpu) in (Phase.IN_GUEST, Phase.SETUP, Phase.EXITED):
             return
         loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, line)
-        for after in self.fill.returned(loaded, vcpu, line):
+        pstate = _number(fields, "pstate") if "pstate" in fields else None
+        for after in self.fill.returned(loaded, vcpu, line, pstate):
             checks = []
             for reg in ("pstate", "mdscr_el1"):
                 if reg in fields:

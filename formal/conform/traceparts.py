@@ -40,6 +40,7 @@ class Part:
     next_returned: Event | None = field(default=None, repr=False)
     next_exit: Event | None = field(default=None, repr=False)  # why KVM_RUN returns before the next entry
     last_exit: Event | None = field(default=None, repr=False)  # the kvm_exit before this part
+    mdscr_read: int | None = field(default=None, repr=False)  # MDSCR_EL1 as the guest reads it next, by a trap
     bank: Mapping[tuple[str, int], int] = field(default_factory=dict, repr=False)
     user_bank: Mapping[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
@@ -107,7 +108,7 @@ class Grouping:
             self._new(Kind.LEAVE, event)
         elif now is not None and self._continues(now, event):
             now.events.append(event)
-        elif name == "kvm_exit" and event.task in self._started and "kvm_arm_clear_debug" not in self.names:
+        elif event.task in self._started and self._leaves_unannounced(now, event):
             self._new(Kind.LEAVE, event)
         elif (
             name == "kvm_arm_set_dreg32" and event.fields["register"] == "MDCR_EL2" and not _in_window(now, self.names)
@@ -118,10 +119,17 @@ class Grouping:
         else:
             self.skipped += 1
 
+    def _leaves_unannounced(self, now: Part | None, event: Event) -> bool:
+        """Whether an exit begins here although kvm_arm_clear_debug is off."""
+        if "kvm_arm_clear_debug" in self.names or now is None or now.kind is not Kind.ENTER:
+            return False
+        return event.name == "kvm_exit" or event.fields.get("register") in ("Restored MDSCR_EL1", "BKPTS")
+
     def _continues(self, part: Part, event: Event) -> bool:
         seen = {e.name for e in part.events}
         if part.kind is Kind.ENTER:
-            return event.name in _OF_ENTRY and "kvm_entry" not in seen and event.cpu == part.cpu
+            restored = event.fields.get("register") == "Restored MDSCR_EL1"
+            return event.name in _OF_ENTRY and not restored and "kvm_entry" not in seen and event.cpu == part.cpu
         if part.kind is not Kind.LEAVE:
             return False
         after_exit = "kvm_exit" in seen or "kvm_exit" not in self.names
@@ -211,11 +219,17 @@ def bank_register(name: str) -> tuple[str, int] | None:
     return None
 
 
+def _is_mdscr(part: Part) -> bool:
+    access = part.named("kvm_sys_access")
+    return access is None or (access.fields["crm"], access.fields["op2"]) == (2, 2)
+
+
 def _look_ahead(parts: list[Part]) -> None:
     """Notes for each part what the trace shows next, going backwards; only what fits one life of a vCPU."""
     enter: dict[Key, Part] = {}
     returned: dict[Key, Event] = {}
     reasons: dict[Key, Event] = {}
+    reads: dict[Key, int | None] = {}
     own: dict[Key, dict[tuple[str, int], int]] = {}
     user: dict[Key, dict[tuple[str, int], int]] = {}
     exits: dict[Key, Event] = {}
@@ -229,6 +243,7 @@ def _look_ahead(parts: list[Part]) -> None:
         if key is None:
             continue
         seen, users = own.setdefault(key, {}), user.setdefault(key, {})
+        part.mdscr_read = reads.get(key)
         part.next_enter, part.next_returned, part.next_exit = enter.get(key), returned.get(key), reasons.get(key)
         if part.kind is not Kind.LEAVE:
             part.bank, part.user_bank = dict(seen), dict(users)
@@ -240,6 +255,9 @@ def _look_ahead(parts: list[Part]) -> None:
             users.update({place: x for e in sets for place, x in regset(e).items()})
             part.user_bank = dict(users)
         elif part.kind is Kind.LEAVE:
+            trap = part.named("trap_reg")
+            if trap is not None and trap.fields["function"] == "trap_debug_regs" and _is_mdscr(part):
+                reads[key] = trap.fields["value"] if trap.fields["direction"] == "read from" else None
             access = bank_access(part)
             if access is not None:
                 kind, number, writes, value = access

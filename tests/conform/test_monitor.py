@@ -1,0 +1,218 @@
+"""Monitors: generated from the specification, checked against runs of the model, good and bad."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from formal.conform.__main__ import main
+from formal.conform.monitor import BREAKS, PASSES, READS, bpftrace, dot, expression, monitor
+from formal.epochs import BUGS, EPOCHS, Mode
+from formal.evidence.replay import Replay
+from formal.evidence.traces import TraceBook
+from formal.properties import CLAIMS
+from formal.system import System
+from formal.terms import TRUE, Eq, const, var
+from formal.walk import evaluate
+from tests.conftest import PROOFS
+from tests.walks import Walk
+
+KERNELS = [(e, m) for e in EPOCHS for m in Mode]
+
+
+def entry_values(env, pair):
+    v, p = pair
+    return {name: env[name.replace("v0.", f"v{v}.").replace("p0.", f"p{p}.")] for name in READS}
+
+
+def follow(found, states, step, env, pair):
+    """What a monitor says to a step: a violated order, and broken claims."""
+    event = PASSES.get(step.operation)
+    if event is None:
+        return []
+    state = found.automaton.after(states.get(step.vcpu, found.automaton.states[0]), event)
+    if state is None:
+        return ["order"]
+    states[step.vcpu] = state
+    values = entry_values(env, pair)
+    return [c.claim for c in found.conditions if event == "kvm_entry" and not evaluate(c.holds, values)]
+
+
+@pytest.mark.parametrize(("epoch", "mode"), [("E8", Mode.VHE), ("E8", Mode.NVHE), ("E4s", Mode.NVHE)])
+def test_walks_of_a_good_kernel_violate_nothing(epoch, mode):
+    kernel = EPOCHS[epoch].kernel(mode)
+    found = monitor(kernel)
+    walk = Walk(System(kernel), 2, 2, seed=5)
+    states: dict[int, str] = {}
+    entries = 0
+    for _ in range(600):
+        pair = walk.step()
+        assert follow(found, states, walk.steps[-1], walk.env, pair) == []
+        entries += walk.steps[-1].operation == "__kvm_vcpu_run enters"
+    assert entries > 20
+
+
+@pytest.mark.parametrize(
+    ("bug", "mode", "claim"),
+    [
+        ("B0", Mode.VHE, "hpmn_preserved_in_guest"),
+        ("B1", Mode.VHE, "host_takes_debug_exceptions"),
+        ("B1", Mode.VHE, "host_debug_sets_tda"),
+        ("B3", Mode.VHE, "trace"),
+        ("B3", Mode.NVHE, "trace_trapped"),
+    ],
+)
+def test_stored_traces_of_past_bugs_violate_what_they_break(bug, mode, claim):
+    assert claim in BUGS[bug].breaks
+    kernel = EPOCHS["E8"].kernel(mode)
+    found = monitor(kernel)  # of the kernel without the bug
+    system = System(BUGS[bug].kernel(mode))
+    book = TraceBook.read(PROOFS / f"traces/{bug}-{mode.value}.json")
+    states: dict[int, str] = {}
+    said = set()
+    for seen in Replay(system).run(book.traces[book.counterexamples[claim]]):
+        if seen.step is not None:
+            said |= set(follow(found, states, seen.step, dict(seen.after), (seen.step.vcpu, seen.step.cpu)))
+    assert claim in said
+
+
+@pytest.mark.parametrize(("epoch", "mode"), KERNELS)
+def test_conditions_are_the_claims(epoch, mode):
+    """In every state of a walk in which a guest has just been entered, a condition says what its claim says."""
+    kernel = EPOCHS[epoch].kernel(mode)
+    found = monitor(kernel)
+    claims = {c.name: c for c in CLAIMS}
+    walk = Walk(System(kernel), 1, 1, seed=3)
+    compared = 0
+    for _ in range(120):
+        walk.step()
+        if walk.steps[-1].operation != "__kvm_vcpu_run enters":
+            continue
+        for c in found.conditions:
+            wanted = evaluate(claims[c.claim].holds(walk.system.state(), kernel), walk.env)
+            assert evaluate(c.holds, entry_values(walk.env, (0, 0))) == wanted, c.claim
+            compared += 1
+    assert compared >= len(found.conditions) > 10
+
+
+@pytest.mark.parametrize(("epoch", "mode"), KERNELS)
+def test_the_order_is_the_same_in_every_kernel(epoch, mode):
+    found = monitor(EPOCHS[epoch].kernel(mode)).automaton
+    assert found.states == ("outside", "setup", "in_guest")
+    assert found.edges == {
+        ("outside", "kvm_arm_setup_debug"): "setup",
+        ("setup", "kvm_entry"): "in_guest",
+        ("in_guest", "kvm_arm_clear_debug"): "outside",
+    }
+
+
+def read_dot(text: str):
+    """Reads the format as tools/verification/dot2/automata.py of the kernel describes it, line by line."""
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["digraph", "state_automaton"]
+    at = next(n for n, line in enumerate(lines) if line.split()[0] == "{node")
+    states, final, initial = [], [], ""
+    while lines[at].split()[0] == "{node":
+        name = lines[at].split()[-1].replace('"', "").replace("};", "")
+        if name.startswith("__init_"):
+            initial = name[7:]
+        else:
+            states.append(name)
+            final += [name] * ("doublecircle" in lines[at])
+        at += 1
+    at += 1  # the edge from __init_
+    edges = {}
+    while lines[at][1] == '"':
+        words = lines[at].split()
+        if words[1] == "->":
+            edges[words[0].strip('"'), words[-2].replace('"', "")] = words[2].strip('"')
+        at += 1
+    return initial, states, final, edges
+
+
+def test_the_dot_file_reads_back():
+    found = monitor(EPOCHS["E8"].kernel(Mode.VHE))
+    initial, states, final, edges = read_dot(dot(found))
+    assert (initial, final) == ("outside", ["outside"])
+    assert set(states) == {*found.automaton.states, "broken"}
+    assert edges == {**found.automaton.edges, **{("broken", BREAKS + c.claim): "broken" for c in found.conditions}}
+    assert not any(to == "broken" and a != "broken" for (a, _), to in edges.items())
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc compiles the expressions")
+def test_expressions_of_the_script_are_the_claims(tmp_path: Path):
+    """The same text, compiled as C, against the evaluation of the claims."""
+    found = monitor(EPOCHS["E8"].kernel(Mode.VHE))
+    names = dict(READS)
+    body = "".join(
+        f"int c{n}(unsigned long guest_debug, unsigned long mdcr_el2, unsigned long mdscr_el1,"
+        f" unsigned long first_mdcr_el2) {{ return {expression(c.holds, names)}; }}\n"
+        for n, c in enumerate(found.conditions)
+    )
+    (tmp_path / "c.c").write_text(body)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "c.so", tmp_path / "c.c"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "c.so"))
+    r = random.Random(1)
+    outcomes = set()
+    for _ in range(300):
+        good = 0x84E66 ^ (r.getrandbits(20) & r.getrandbits(20) if r.random() < 0.5 else 0)
+        values = (r.choice((0, 1, 3, 0x20001)), good, r.choice((0, 0x8000, r.getrandbits(32))), 0x84E66)
+        env = dict(zip(READS, values, strict=True))
+        for n, c in enumerate(found.conditions):
+            got = bool(getattr(library, f"c{n}")(*(ctypes.c_ulong(x) for x in values)))
+            assert got == evaluate(c.holds, env), (c.claim, values)
+            outcomes.add((n, got))
+    assert len(outcomes) == 2 * len(found.conditions), "each condition is seen to hold and to fail"
+
+
+def test_the_script_has_every_condition_and_event():
+    found = monitor(EPOCHS["E8"].kernel(Mode.VHE))
+    text = bpftrace(found, "a test")
+    for c in found.conditions:
+        assert f"{c.claim} broken" in text
+    assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == {*PASSES.values(), "kvm_arm_set_dreg32"}
+    assert text.count("{") == text.count("}")
+
+
+@pytest.mark.skipif(shutil.which("bpftrace") is None, reason="bpftrace is not installed")
+def test_bpftrace_understands_the_script(tmp_path: Path):
+    """Its syntax and types; the trace points themselves exist on arm64 only, so timers take their places here."""
+    numbers = itertools.count(1)
+    text = bpftrace(monitor(EPOCHS["E8"].kernel(Mode.VHE)), "a test")
+    text = re.sub(r"tracepoint:kvm:\w+", lambda _: f"interval:s:{next(numbers)}", text)
+    text = text.replace("args->guest_debug", "3").replace("args->value", "5").replace("str(args->name)", "comm")
+
+    def analysed(script: str) -> str:
+        (tmp_path / "m.bt").write_text(script)
+        done = subprocess.run(["bpftrace", "-d", tmp_path / "m.bt"], capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    said = analysed(text)
+    if "only supports running as" in said:
+        pytest.skip("bpftrace only runs as the administrator")
+    assert "AST after: Semantic" in said
+    assert "AST after: Semantic" not in analysed(text.replace("END {", "END {{"))
+    assert "Type mismatch" in analysed(text.replace("@seen[cpu] == 0", '@seen[cpu] == "x"'))
+
+
+def test_what_has_no_form_is_refused():
+    with pytest.raises(ValueError, match="bvadd has no form"):
+        expression(Eq(var("a", 64) + var("b", 64), const(0, 64)), {"a": "a", "b": "b"})
+    assert expression(TRUE, {}) == "1"
+
+
+def test_the_command(tmp_path, capsys):
+    assert main(["monitor"]) == 0
+    assert "18 claims at every entry" in capsys.readouterr().out
+    assert main(["monitor", "--dot", str(tmp_path / "m.dot"), "--bpftrace", "-"]) == 0
+    assert capsys.readouterr().out.startswith("#!/usr/bin/env bpftrace")
+    assert (tmp_path / "m.dot").read_text() == dot(monitor(EPOCHS["E8"].kernel(Mode.VHE)))
+    assert main(["monitor", "--dot", "/no/such/place/m.dot"]) == 2
+    assert capsys.readouterr().err == "formal.conform monitor: /no/such/place/m.dot: there is no such directory\n"
