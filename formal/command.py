@@ -78,6 +78,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
     p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")
     p.add_argument("--pytest", metavar="FILE", type=Path, help="with --explain: the trace as a test that replays it")
+    p.add_argument("--harness", metavar="FILE", type=Path, help="with --explain and --kernel: the trace as C to run")
     p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
     p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
     p.add_argument("--gate", action="store_true", help="everything, with all evidence, and what is left to trust")
@@ -298,7 +299,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _tree(args: argparse.Namespace) -> int:
-    from formal import treejob  # libclang and the front end are loaded only where a tree is given
+    from formal import treefiles, treejob  # libclang and the front end are loaded only where a tree is given
     from formal.kernel.behaviours import DEBUG_C
     from formal.kernel.errors import NotUnderstoodError, TreeError
     from formal.kernel.signs import read
@@ -335,7 +336,7 @@ def _tree(args: argparse.Namespace) -> int:
         for row in r.rows:
             if treejob.worse(row) or args.explain:
                 lines += ["", *report.explanation(r, row)]
-    lines += runfiles.write_tree(args, reports)
+    lines += treefiles.write(args, tree, reports)
     put(lines, "", text.assumptions())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
     verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]

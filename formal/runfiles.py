@@ -1,4 +1,4 @@
-"""``--explain CLAIM`` with ``--vcd`` or ``--pytest FILE``: the run that breaks a claim, as a file."""
+"""``--explain CLAIM`` with ``--vcd``, ``--pytest`` or ``--harness FILE``: the run that breaks a claim, as a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from formal.configuration import Configuration
 from formal.evidence.replay import Replay
@@ -14,9 +13,6 @@ from formal.evidence.traces import write_atomically
 from formal.job import Report, Row
 from formal.report.explanation import claim_of
 from formal.system import System
-
-if TYPE_CHECKING:  # loaded only where a tree is given
-    from formal.treejob import TreeReport
 
 PACKAGE = "pyvcd"
 
@@ -40,11 +36,13 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         RunFileError: if there is no run to write, or no package to write it with.
     """
-    asked = [name for name in ("vcd", "pytest") if getattr(args, name)]
+    asked = [name for name in ("vcd", "pytest", "harness") if getattr(args, name)]
     if asked and not args.explain:
         raise RunFileError(f"--{asked[0]} writes the run that breaks a claim: it goes with --explain CLAIM")
     if args.pytest and args.kernel:
-        raise RunFileError("--pytest replays a run of a modelled kernel: it does not go with --kernel")
+        raise RunFileError("--pytest replays a run of a modelled kernel: with --kernel, --harness runs the C")
+    if args.harness and not args.kernel:
+        raise RunFileError("--harness runs the C of a tree: it goes with --kernel TREE")
     if args.vcd and find_spec("vcd") is None:
         raise RunFileError(f"--vcd needs {PACKAGE}: pip install {PACKAGE}")
 
@@ -59,31 +57,21 @@ def write(args: argparse.Namespace, reports: Sequence[Report]) -> list[str]:
     if not (args.vcd or args.pytest):
         return []
     found = [(r.configuration, row) for r in reports for row in r.rows]
-    c, row = found[_only_one(args.explain, [(str(c), row) for c, row in found], "--epoch and --mode")]
+    c, row = found[only_one(args.explain, [(str(c), row) for c, row in found], "--epoch and --mode")]
     replay = Replay(System(c.kernel(args.breakpoints)))
-    lines = _vcd(args, Broken(str(c), row, replay))
+    lines = write_vcd(args, Broken(str(c), row, replay))
     if args.pytest:
         write_atomically(args.pytest, _pytest(c, row, replay))
         lines.append(f"written: {args.pytest}")
     return lines
 
 
-def write_tree(args: argparse.Namespace, reports: Sequence[TreeReport]) -> list[str]:
-    """Writes what was asked for of a tree; returns a line for each file.
+def only_one(claim: str, rows: Sequence[tuple[str, Row]], narrower: str) -> int:
+    """The number of the one row that has a run which breaks the claim.
 
     Raises:
-        RunFileError: if not exactly one run breaks the claim.
-        OSError: if a file cannot be written.
+        RunFileError: if there is none, or more than one: ``narrower`` are options that help.
     """
-    if not args.vcd:
-        return []
-    found = [(r, row) for r in reports for row in r.rows]
-    report, row = found[_only_one(args.explain, [(r.mode.value, row) for r, row in found], "--mode")]
-    assert report.system is not None
-    return _vcd(args, Broken(report.mode.value, row, Replay(report.system)))
-
-
-def _only_one(claim: str, rows: Sequence[tuple[str, Row]], narrower: str) -> int:
     asked = [(n, where, row) for n, (where, row) in enumerate(rows) if row.check in (claim, f"not {claim}")]
     runs = [(n, where) for n, where, row in asked if row.trace is not None]
     if not runs:
@@ -94,7 +82,8 @@ def _only_one(claim: str, rows: Sequence[tuple[str, Row]], narrower: str) -> int
     return runs[0][0]
 
 
-def _vcd(args: argparse.Namespace, broken: Broken) -> list[str]:
+def write_vcd(args: argparse.Namespace, broken: Broken) -> list[str]:
+    """Writes the VCD file, if one was asked for; returns a line for it."""
     if not args.vcd:
         return []
     from formal.explain.vcd import vcd

@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.report",),
     ("formal.check",),
     ("formal.audit", "formal.runfiles"),
+    ("formal.treefiles",),
     ("formal.command",),
     ("formal.prove",),
 )

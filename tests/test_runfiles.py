@@ -160,8 +160,9 @@ def test_every_counterexample_as_a_test_file(stem: str) -> None:
         (("--pytest", "x"), "--pytest writes the run that breaks a claim: it goes with --explain CLAIM"),
         (
             ("--explain", "trace", "--kernel", "x", "--pytest", "x"),
-            "--pytest replays a run of a modelled kernel: it does not go with --kernel",
+            "--pytest replays a run of a modelled kernel: with --kernel, --harness runs the C",
         ),
+        ((*ONE, "--harness", "x"), "--harness runs the C of a tree: it goes with --kernel TREE"),
         (
             ("--epoch", "E8", "--explain", "trace", "--vcd", "x"),
             "no run breaks trace: PROVED (E8 vhe), PROVED (E8 nvhe)",

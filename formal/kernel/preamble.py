@@ -23,8 +23,8 @@ from formal.kernel.units import TranslationUnit, collect
 
 _FILE = "/front-end/preamble.h"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
-_BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
-_KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
+BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
+KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
 _OPTIONAL = ("tsb_csync", "host_data_ptr")  # replaced macros that are younger than some trees
 
 
@@ -70,8 +70,8 @@ def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preambl
     """
     overlays = overlay_texts()
     macros = {(name, line): macro for name, text in overlays.items() for line, macro in replaced_macros(text).items()}
-    lines = [*(f"#include <{h}>" for h in _BASE_HEADERS), f'#include "{_BASE}"']
-    lines += [*(f"#include <{h}>" for h in _KVM_HEADERS), f'#include "{_KVM}"', ""]
+    lines = [*(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{_BASE}"']
+    lines += [*(f"#include <{h}>" for h in KVM_HEADERS), f'#include "{_KVM}"', ""]
     unsaved = ((_FILE, "\n".join(lines)), *overlays.items())
     flags = (*tree.flags, *extra_flags, "-Wno-everything", "-Wmacro-redefined")
     options = ci.TranslationUnit.PARSE_INCOMPLETE
