@@ -1,0 +1,188 @@
+"""``--base`` and ``git bisect run`` as a user meets them: two trees, a revision, a series, and none of these."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+
+from formal.kernel.git import is_read
+from formal.prove import main
+from tests.conftest import ROOT
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy
+from tests.kernel.test_git import commit, git
+from tests.report import sarif
+from tests.report.test_files import XSD, counts
+
+DEBUG_C = "arch/arm64/kvm/debug.c"
+TRAPS = "MDCR_EL2_TDRA |\n\t\t\t\tMDCR_EL2_TDOSA);"
+LESS = "MDCR_EL2_TDRA);"
+QUICK = ("--mode", "nvhe", "--claim", "os_registers", "--claim", "setup_before_every_entry")
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of what is read of v6.1: six commits, of which the fourth loses a trap; tags good and bad."""
+    source, folder = tree_path("6.1"), tmp_path_factory.mktemp("history") / "linux"
+    for directory, _, files in os.walk(source):
+        below = Path(directory).relative_to(source)
+        for name in files:
+            if is_read(str(below / name)) and not (Path(directory) / name).is_symlink():
+                (folder / below).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(directory) / name, folder / below / name)
+    git(folder, "init", "-q")
+    git(folder, "config", "gc.auto", "0")
+    commit(folder, "v6.1")
+    git(folder, "tag", "good")
+    edit(folder / DEBUG_C, "#include <linux/kvm_host.h>", "/* a comment */\n#include <linux/kvm_host.h>")
+    commit(folder, "a comment")
+    (folder / "README").write_text("nothing that is read\n")
+    commit(folder, "a readme")
+    edit(folder / DEBUG_C, TRAPS, LESS)
+    commit(folder, "the bug")
+    edit(folder / "arch/arm64/kvm/arm.c", "#include <linux/bug.h>", "#include <linux/bug.h>\n/* here too */")
+    commit(folder, "another comment")
+    (folder / "README").write_text("still nothing\n")
+    commit(folder, "the readme again")
+    git(folder, "tag", "bad")
+    return folder
+
+
+def compare(folder: Path, base: str, tmp_path: Path, *options: str) -> tuple[int, Any]:
+    out = tmp_path / "out.json"
+    code = main(["--kernel", str(folder), "--base", base, "--json", str(out), *QUICK, *options])
+    return code, json.loads(out.read_text())
+
+
+def test_two_trees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tree_path("6.1")
+    edit(linked_copy(base, tmp_path / "new", DEBUG_C), TRAPS, LESS)
+    xml, results = tmp_path / "r.xml", tmp_path / "r.sarif"
+    code, data = compare(tmp_path / "new", str(base), tmp_path, "--junit", str(xml), "--sarif", str(results))
+    out = capsys.readouterr().out
+    assert code == data["exit_code"] == 1
+    (step,) = data["steps"]
+    changes = {f["function"]: f["change"] for f in step["functions"]}
+    assert {changes[f] for f in ("kvm_arm_setup_mdcr_el2", "kvm_arm_setup_debug")} == {"weakened"}
+    assert changes["kvm_arm_clear_debug"] == changes["__activate_traps_common"] == "equivalent"
+    verdicts = {c["check"]: (c["before"], c["after"], c["worse"]) for c in step["claims"]}
+    assert verdicts["os_registers"] == ("PROVED", "VIOLATED", True)
+    assert verdicts["setup_before_every_entry"] == ("PROVED", "PROVED", False)
+    assert "nvhe: kvm_arm_setup_mdcr_el2 (arch/arm64/kvm/debug.c:" in out
+    assert "weakened in mdcr_el2\n    traps less: TDOSA\n" in out
+    assert "os_registers (nvhe): PROVED -> VIOLATED: WORSE" in out
+    assert "debug.c:" in out.partition("os_registers (nvhe): VIOLATED")[2], "the run of the lost claim is not shown"
+    XSD.validate(str(xml))
+    (suite,) = ET.parse(xml).getroot()
+    assert counts(suite)[1:] == (1, 0, 0)
+    document = json.loads(results.read_text())
+    jsonschema.Draft7Validator(sarif.SCHEMA).validate(document)
+    (failed,) = [r for r in document["runs"][0]["results"] if r["level"] == "error"]
+    place = failed["locations"][0]["physicalLocation"]
+    assert failed["ruleId"] == "os_registers"
+    assert place["artifactLocation"]["uri"] == DEBUG_C
+    line = (tmp_path / "new" / DEBUG_C).read_text().splitlines()[place["region"]["startLine"] - 1]
+    assert "vcpu->arch.mdcr_el2" in line
+    assert failed["codeFlows"][0]["threadFlows"][0]["locations"]
+
+
+def test_the_other_way_round_it_is_stronger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(linked_copy(tree_path("6.1"), tmp_path / "old", DEBUG_C), TRAPS, LESS)
+    code, data = compare(tree_path("6.1"), str(tmp_path / "old"), tmp_path)
+    assert code == 0, capsys.readouterr()
+    changes = {f["function"]: f["change"] for f in data["steps"][0]["functions"]}
+    assert changes["kvm_arm_setup_mdcr_el2"] == changes["kvm_arm_setup_debug"] == "strengthened"
+    assert "os_registers (nvhe): VIOLATED -> PROVED: better" in capsys.readouterr().out
+
+
+def test_a_revision_against_the_files_as_they_are(history: Path, tmp_path: Path) -> None:
+    git(history, "checkout", "-q", "good")
+    code, data = compare(history, "good", tmp_path)
+    assert code == 0
+    assert {f["change"] for f in data["steps"][0]["functions"]} == {"equivalent"}
+    edit(history / DEBUG_C, TRAPS, LESS)
+    try:
+        code, data = compare(history, "good", tmp_path)
+        assert git(history, "status", "--porcelain") == f" M {DEBUG_C}\n"
+    finally:
+        git(history, "checkout", "-q", "-f", "good")
+    assert code == 1
+    assert data["steps"][0]["base"].endswith("(v6.1)")
+
+
+def test_a_series_is_checked_commit_by_commit(
+    history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, data = compare(history, "good..bad", tmp_path)
+    assert code == 1
+    steps = {s["tree"].partition("(")[2][:-1]: s for s in data["steps"]}
+    assert list(steps) == ["a comment", "a readme", "the bug", "another comment", "the readme again"]
+    assert [name for name, s in steps.items() if s.get("unchanged")] == ["a readme", "the readme again"]
+    worse = {name: [c["check"] for c in s.get("claims", ()) if c["worse"]] for name, s in steps.items()}
+    assert {name: w for name, w in worse.items() if w} == {"the bug": ["os_registers"]}
+    assert "no file that is read changes" in capsys.readouterr().out
+
+
+def test_a_commit_that_is_not_understood(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git(history, "checkout", "-q", "-b", "strange", "good")
+    try:
+        edit(history / DEBUG_C, "\tkvm_arm_setup_mdcr_el2(vcpu);\n\n", "\tmystery(vcpu);\n")
+        commit(history, "strange")
+        xml = tmp_path / "r.xml"
+        code, data = compare(history, "good..strange", tmp_path, "--junit", str(xml))
+    finally:
+        git(history, "checkout", "-q", "good")
+        git(history, "branch", "-q", "-D", "strange")
+    assert code == 125
+    assert "debug.c" in data["steps"][0]["refused"]
+    XSD.validate(str(xml))
+    assert "not understood: arch/arm64/kvm/debug.c:" in capsys.readouterr().out
+
+
+def test_git_bisect_run_finds_the_bug(history: Path) -> None:
+    git(history, "bisect", "start", "bad", "good")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["git", "bisect", "run", sys.executable, "-m", "formal.prove", "--kernel", ".", "--bisect", *QUICK]
+    done = subprocess.run(command, cwd=history, capture_output=True, text=True, env=environment, check=False)
+    found = git(history, "log", "-1", "--format=%s", "refs/bisect/bad").strip()
+    git(history, "bisect", "reset")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert found == "the bug"
+    assert "is the first bad commit" in done.stdout
+
+
+def test_what_cannot_be_compared(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, base, message in (
+        (history, "nonsense", "no revision 'nonsense'"),
+        (history, "good..nonsense", "no revision 'nonsense'"),
+        (history, "bad..good", "there are no commits in bad..good"),
+        (history, "good...bad", "written with two dots"),
+        (tmp_path, "good", "--base good: no such directory; as a revision: "),
+        (history, str(tmp_path), "not a Linux source tree"),
+    ):
+        assert main(["--kernel", str(folder), "--base", base]) == 2, base
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.startswith("formal.prove: ") and err.count("\n") == 1
+
+
+def test_options_that_do_not_go_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--base", "x"]) == 2
+    assert capsys.readouterr().err == "formal.prove: --base goes with --kernel\n"
+    assert main(["--kernel", str(tmp_path), "--base", "x", "--spec"]) == 2
+    assert "--spec and --explain do not go with it" in capsys.readouterr().err
