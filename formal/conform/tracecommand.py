@@ -38,7 +38,9 @@ class InconclusiveError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
-    parser.add_argument("--epoch", choices=[name for name, *_ in _RELEASES], help="the release; default: every one that explains it")
+    parser.add_argument(
+        "--epoch", choices=[name for name, *_ in _RELEASES], help="the release; default: every one that explains it"
+    )
     parser.add_argument("--mode", choices=[m.value for m in Mode], help="the host mode; default: both")
     parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
 
