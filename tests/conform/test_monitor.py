@@ -14,7 +14,7 @@ import pytest
 
 from formal.conform.__main__ import main
 from formal.conform.monitor import BREAKS, PASSES, READS, bpftrace, dot, expression, monitor
-from formal.epochs import BUGS, EPOCHS, Mode
+from formal.bugs import BUGS, EPOCHS, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import TraceBook
 from formal.properties import CLAIMS
