@@ -25,18 +25,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.properties",),
     ("formal.obligations", "formal.configuration", "formal.findings", "formal.document", "formal.assumptions"),
     ("formal.evidence",),
-    ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.mutate", "formal.traps"),
+    ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.traps"),
     ("formal.engines",),
     ("formal.job",),
     ("formal.gate", "formal.treejob"),
-    ("formal.report",),
+    ("formal.report", "formal.mutate"),
     ("formal.command", "formal.check"),
     ("formal.prove",),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 SPEC = ("formal.state", "formal.epochs", "formal.transitions", "formal.properties")
 WITHOUT_SOLVER = ("formal.walk", "formal.obligations", "formal.evidence.replay", "formal.evidence.traces")
-SIBLINGS = ("formal.kernel", "formal.conform", "formal.explain", "formal.mutate")
+SIBLINGS = ("formal.kernel", "formal.conform", "formal.explain")
 
 MAX_LINES = 400
 LONG = {  # why these may be longer
