@@ -14,15 +14,15 @@ from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import handlers, hypervisor, runloop, scan, writers
+from formal.kernel import handlers, hypervisor, reviewed, runloop, scan, tables, writers
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
-from formal.kernel.binding import Binding, flags_of
+from formal.kernel.binding import UNMODELLED, Binding, flags_of
+from formal.kernel.calls import HYP_CALL
 from formal.kernel.compare import Counterpart, counterparts, equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
-from formal.kernel.runloop import ARM_C
 from formal.kernel.signs import Sign, read
-from formal.kernel.tree import KernelTree
+from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
 from formal.properties import CLAIMS, LEMMAS, Claim, Point
 from formal.state import VARIABLES, State
@@ -39,7 +39,10 @@ from formal.transitions import (
 )
 from formal.walk import support
 
-SYSREG_SR_C = "arch/arm64/kvm/hyp/vhe/sysreg-sr.c"
+FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longest first
+    "sys_regs", "hyp/vhe/switch", "hyp/nvhe/switch", "debug", "arm", "guest", "handle_exit", "reset", "mmio",
+    "hyp/vhe/sysreg-sr", "hyp/nvhe/sysreg-sr", "hyp/vhe/debug-sr", "hyp/nvhe/debug-sr",
+))  # fmt: skip
 SEARCH_SECONDS = 20.0  # for all searches of one mode together; known traces are tried before any search
 SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
@@ -71,6 +74,14 @@ LITERALS: dict[str, int] = {
 }
 
 
+class Lemmas(Invariant):
+    """The lemmas of a kernel, and what was asked under them: (guard, conclusion), and whether it follows."""
+
+    def __init__(self, kernel: Kernel, timeout: float | None) -> None:
+        super().__init__(System(kernel), LEMMAS, timeout=timeout)
+        self.valid: dict[tuple[Term, Term], bool] = {}
+
+
 @dataclass
 class Compared:
     """One C function against its description."""
@@ -93,8 +104,10 @@ class TreeReport:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     misdescribed: list[str] = field(default_factory=list)  # hypervisor functions that the hand-written part is not
+    rules: int = 0  # what was asked of the calls around the lifted functions
     notes: tuple[str, ...] = ()
     system: System | None = None
+    replaced: Mapping[str, Operation] = field(default_factory=dict)  # operations that the C does differently
     counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
     binding: Binding | None = None
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
@@ -129,39 +142,66 @@ def run(job: TreeJob) -> list[TreeReport]:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
     scan.check(job.tree, writers.KNOWN)
-    program = load(job.tree, [DEBUG_C, SYSREG_SR_C, ARM_C])
+    program = load(job.tree, FILES)
     binding = Binding(flags_of(job.tree))
     signs = read(job.tree)
-    return [_run_mode(job, program, binding, signs, mode) for mode in job.modes]
+    reports = []
+    for mode in job.modes:
+        report, invariant = compare(program, binding, signs, mode, {}, job.timeout)
+        _check_claims(job, report, invariant if not report.replaced else None)
+        reports.append(report)
+    return reports
 
 
-def _run_mode(job: TreeJob, program: Program, binding: Binding, signs: tuple[Sign, ...], mode: Mode) -> TreeReport:
+def compare(
+    program: Program,
+    binding: Binding,
+    signs: tuple[Sign, ...],
+    mode: Mode,
+    invariants: dict[Kernel, Lemmas],
+    timeout: float | None,
+) -> tuple[TreeReport, Lemmas]:
+    """The C of a tree against the specification, in one mode; no claim is checked.
+
+    Args:
+        invariants: the lemmas of kernels that were met before; a new one is added.
+
+    Raises:
+        NotUnderstoodError: if anything in the tree that matters is not understood.
+    """
+    tree = program.tree
+    assert isinstance(tree, KernelTree)
     lifted = {name: program.lift(name, mode.value, file=DEBUG_C) for name in program.functions(DEBUG_C)}
     for needed in ("kvm_arm_init_debug", "kvm_arm_setup_debug", "kvm_arm_clear_debug"):
         if needed not in lifted:
             raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
-    resolved = resolve(job.tree, mode, lifted, binding, signs)
+    resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel
     by_hand = System(k)
-    report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys(n for f in lifted.values() for n in f.notes)))
-    report.binding = binding
+    if k not in invariants:
+        invariants[k] = Lemmas(k, timeout)
+    invariant = invariants[k]
     outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
+    notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
+    report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
+    report.binding = binding
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
-    invariant = Invariant(by_hand, LEMMAS, timeout=job.timeout)
-    replaced = _compare_operations(report, by_hand, invariant)
+    report.replaced = _compare_operations(report, by_hand, invariant)
     _compare_components(report, lifted, binding, by_hand, invariant)
     _check_frames(report, lifted, binding, by_hand, invariant)
     _compare_hypervisor(report, program, binding, by_hand, invariant)
-    report.problems += [*_check_constants(program), *runloop.problems(program, k)]
-    report.system = by_hand.replacing(replaced)
-    _check_claims(job, report, invariant if not replaced else None)
-    return report
+    reviewed.check(program, mode.value, k.defers_pc_adjustment)
+    report.problems += _check_constants(program)
+    report.misdescribed += tables.check(program, k)
+    _check_rules(report, program, binding, k, invariant)
+    report.system = by_hand.replacing(report.replaced)
+    return report, invariant
 
 
 # ---- the C against the specification
 
 
-def _compare_operations(report: TreeReport, system: System, invariant: Invariant) -> dict[str, Operation]:
+def _compare_operations(report: TreeReport, system: System, invariant: Lemmas) -> dict[str, Operation]:
     """Compares operation by operation; returns those that the C does differently, as the C does them."""
     replaced: dict[str, Operation] = {}
     s, k = system.state(), system.kernel
@@ -178,14 +218,25 @@ def _compare_operations(report: TreeReport, system: System, invariant: Invariant
     return replaced
 
 
-def _differing(same: Iterable[tuple[str, Term]], invariant: Invariant, guard: Term = TRUE) -> list[str]:
+def _differing(same: Iterable[tuple[str, Term]], invariant: Lemmas, guard: Term = TRUE) -> list[str]:
     """Which equalities do not hold: asked without the lemmas first, which is quicker and most often enough."""
     quick = Z3Solver(shared_terms(), invariant.timeout)
     quick.add(guard)
-    open_ = [(name, equal) for name, equal in same if equal is not TRUE and quick.satisfiable(Not(equal))]
+    found = []
+    for name, equal in same:
+        if equal is TRUE:
+            continue
+        if (guard, equal) not in invariant.valid:
+            invariant.valid[guard, equal] = not quick.satisfiable(Not(equal)) or _follows(invariant, guard, equal)
+        if not invariant.valid[guard, equal]:
+            found.append(name)
+    return found
+
+
+def _follows(invariant: Lemmas, guard: Term, equal: Term) -> bool:
     with invariant.lemmas_hold() as solver:
         solver.add(guard)
-        return [name for name, equal in open_ if solver.satisfiable(Not(equal))]
+        return not solver.satisfiable(Not(equal))
 
 
 def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) -> Compared:
@@ -194,7 +245,7 @@ def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) 
 
 
 def _compare_components(
-    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Invariant
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Lemmas
 ) -> None:
     s, k = system.state(), system.kernel
     for name, by_hand in COMPONENTS.items():
@@ -206,7 +257,7 @@ def _compare_components(
 
 
 def _compare_hypervisor(
-    report: TreeReport, program: Program, binding: Binding, system: System, invariant: Invariant
+    report: TreeReport, program: Program, binding: Binding, system: System, invariant: Lemmas
 ) -> None:
     s, k = system.state(), system.kernel
     for component, function in hypervisor.lifted(program, k):
@@ -219,7 +270,7 @@ def _compare_hypervisor(
 
 
 def _check_frames(
-    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Invariant
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Lemmas
 ) -> None:
     """Every other function of debug.c must leave the modelled variables alone."""
     s = system.state()
@@ -235,6 +286,15 @@ def _check_frames(
                 f"{name}() changes {', '.join(moved)}, and is not an operation of the model",
             )
         report.compared.append(_compared(function, (), binding.stores(function)[1]))
+
+
+def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, invariant: Lemmas) -> None:
+    """The functions around debug.c call what the specification says, when and in the order in which it says so."""
+    flags = {**binding.flags, **flags_of(program.tree, UNMODELLED)}
+    for rule in (*runloop.rules(program, k, flags), *handlers.rules(program, k, binding)):
+        report.rules += 1
+        if _differing([(rule.says, rule.holds)], invariant):
+            report.misdescribed.append(f"{rule.file}:{rule.line}: not so: {rule.says}")
 
 
 def _check_constants(program: Program) -> list[str]:

@@ -27,13 +27,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.properties",),
     ("formal.obligations", "formal.configuration", "formal.findings", "formal.document", "formal.assumptions"),
     ("formal.evidence",),
-    ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.mutate", "formal.traps"),
+    ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.traps"),
     ("formal.engines",),
     ("formal.job", "formal.witness"),
     ("formal.gate", "formal.treejob", "formal.series"),
     ("formal.functiondiff",),
     ("formal.treediff",),
-    ("formal.report",),
+    ("formal.report", "formal.mutate"),
     ("formal.check",),
     ("formal.audit", "formal.runfiles"),
     ("formal.treefiles",),
@@ -51,7 +51,7 @@ WITHOUT_SOLVER = (  # formal.check builds certificates and compares solvers as w
     "formal.witness",
     "formal.check",
 )
-SIBLINGS = ("formal.kernel", "formal.conform", "formal.explain", "formal.mutate")
+SIBLINGS = ("formal.kernel", "formal.conform", "formal.explain")
 
 MAX_LINES = 400
 LONG = {  # why these may be longer

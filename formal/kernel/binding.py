@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from formal import terms as t
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted
-from formal.kernel.tree import KernelTree
+from formal.kernel.tree import Sources
 from formal.state import State
 from formal.terms import BOOL, Eq, If, Or, Term
 from formal.walk import substitute
@@ -58,6 +58,13 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "debug_dirty": ("DEBUG_DIRTY", "KVM_ARM64_DEBUG_DIRTY"),
     "ss_active_pending": ("DBG_SS_ACTIVE_PENDING",),
 }
+# flags that no state variable stands for one by one: adjust_pc is either of them
+PENDING: dict[str, tuple[str, ...]] = {
+    "INCREMENT_PC": ("INCREMENT_PC", "KVM_ARM64_INCREMENT_PC"),
+    "PENDING_EXCEPTION": ("PENDING_EXCEPTION", "KVM_ARM64_PENDING_EXCEPTION"),
+}
+ON_CPU = "PMUSERENR_ON_CPU"  # the guest's PMUSERENR_EL0 is on the CPU, from v6.5
+UNMODELLED: dict[str, tuple[str, ...]] = {**PENDING, ON_CPU: (ON_CPU,)}
 
 
 def element_of(lvalue: str) -> tuple[str, int] | None:
@@ -78,7 +85,7 @@ class Flag:
     bit: int
 
 
-def flags_of(tree: KernelTree) -> dict[str, Flag]:
+def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS) -> dict[str, Flag]:
     """The flags that this tree has.
 
     Raises:
@@ -86,7 +93,7 @@ def flags_of(tree: KernelTree) -> dict[str, Flag]:
     """
     text = tree.read(KVM_HOST)
     found: dict[str, Flag] = {}
-    for variable, names in FLAGS.items():
+    for variable, names in wanted.items():
         for name in names:
             define = re.search(rf"(?m)^#define[ \t]+{name}[ \t]+(.*?)[ \t]*(?:/\*.*)?$", text)
             if not define:
@@ -183,6 +190,11 @@ class Binding:
                 before = mapping[lvalue]
                 conditions[f"other bits of {lvalue} stay"] = Eq(value & others, before & others)
         return Effect(values, elements, conditions)
+
+    def models(self, lvalue: str) -> bool:
+        """Whether a C lvalue is (part of) a state variable."""
+        flags = any(flag.lvalue == lvalue for flag in self.flags.values())
+        return lvalue in self._by_lvalue or lvalue == DEBUG_PTR or flags or element_of(lvalue) is not None
 
     def decides(self, name: str) -> bool:
         """Whether a state variable stands for a C lvalue here, so that only C code changes it."""

@@ -17,11 +17,11 @@ Whatever is not understood raises ``NotUnderstoodError`` with file, line and rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Any, Literal, TypeVar
 
 from formal import terms as t
 from formal.kernel import clang, encodings
@@ -37,6 +37,7 @@ from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, point
 from formal.terms import BOOL, Term
 from formal.walk import support
 
+T = TypeVar("T")
 Mode = Literal["vhe", "nvhe"]
 MASKS = (
     "MDCR_EL2_HPMN_MASK MDCR_EL2_TPM MDCR_EL2_TPMCR MDCR_EL2_TDE MDCR_EL2_TDA MDCR_EL2_TDOSA "
@@ -78,6 +79,7 @@ class Lifted:
     obligations: tuple[Obligation, ...]
     events: tuple[Event, ...]
     notes: tuple[str, ...]  # assumptions of the lifting
+    functions: frozenset[str]  # those whose bodies were executed
 
 
 class _Lifter(Calls):
@@ -118,6 +120,26 @@ class Program:
 
     def __init__(self, resolver: Resolver, capabilities: Mapping[int, str], registers: encodings.Registers) -> None:
         self.resolver, self.capabilities, self.registers = resolver, capabilities, registers
+        self._kept: dict[Hashable, tuple[frozenset[str], Any]] = {}
+
+    def keep(self, key: Hashable, make: Callable[[], T], made_from: Callable[[T], frozenset[str]]) -> T:
+        """What ``make`` gives, made once; ``made_from`` names the functions and files that it depends on."""
+        if key not in self._kept:
+            value = make()
+            self._kept[key] = made_from(value), value
+        found: T = self._kept[key][1]
+        return found
+
+    def forget(self, file: str, functions: Collection[str] | None = None) -> None:
+        """A file was changed in place: it is read again when it is needed, and what was made from it is made again.
+
+        Args:
+            functions: the functions that were changed, if the change lies inside them.
+        """
+        self.resolver.forget(file)
+        for key, (names, _) in list(self._kept.items()):
+            if functions is None or file in names or not names.isdisjoint(functions):
+                del self._kept[key]
 
     @property
     def tree(self) -> Sources:
@@ -169,6 +191,19 @@ class Program:
         Raises:
             NotUnderstoodError: with file, line and reason.
         """
+        key = ("lift", name, mode, file, *(tuple((x or {}).items()) for x in (arguments, rules, memory)))
+        make = partial(self._lift, name, mode, file, arguments, rules, memory)
+        return self.keep(key, make, lambda lifted: lifted.functions)
+
+    def _lift(
+        self,
+        name: str,
+        mode: Mode,
+        file: str | None,
+        arguments: Mapping[str, Argument] | None,
+        rules: Mapping[str, PointerRule] | None,
+        memory: Mapping[str, int | str | Term] | None,
+    ) -> Lifted:
         unit, function = self.resolver.find(name, mode, file)
         presets = {lvalue: _preset(unit, value) for lvalue, value in (memory or {}).items()}
         machine = _Lifter(self, unit, mode, POINTERS if rules is None else rules, presets)
@@ -235,7 +270,7 @@ def _collected(tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, re
         events=tuple(
             Event(e.guard, e.lvalue, e.value, tuple(_relative(tree, f) for f in e.stack)) for e in machine.events
         ),
-        notes=tuple(machine.notes),
+        notes=tuple(machine.notes), functions=frozenset(machine.entered),
     )  # fmt: skip
 
 

@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from formal import terms as t
+from formal.arch.registers import KVM_GUESTDBG
 from formal.epochs import Kernel
 from formal.kernel.binding import KINDS, Binding
+from formal.kernel.calls import USER_COPY_FAILS
 from formal.kernel.compare import Counterpart
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program
 from formal.kernel.front import Mode as FrontMode
+from formal.kernel.reading import Rule
 from formal.kernel.tree import KVM
 from formal.state import Exit, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Or, Term
-from formal.kernel.calls import USER_COPY_FAILS
 from formal.transitions import OPERATIONS, OSLM_IMPLEMENTED, Inputs, Operation
-from formal.walk import support
+from formal.walk import substitute, support
 
 SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", f"{KVM}/handle_exit.c"
 KVM_EXIT_DEBUG = 4  # include/uapi/linux/kvm.h
@@ -51,6 +53,7 @@ class Handler:
     result: int | None = None
     finds: Mapping[str, int] = field(default_factory=dict)  # lvalues that are not modelled: what they must hold after
     when: Callable[[Kernel], bool] = lambda k: True
+    succeeds: Callable[[Lifted], Term | None] = lambda f: None  # exactly when the function returns 0
 
 
 def _trapped_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
@@ -101,6 +104,11 @@ def _guest_debug(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     return found
 
 
+def _valid_flags(f: Lifted) -> Term | None:
+    control = f.reads.get("dbg->control")
+    return None if control is None else Eq(control & t.const(~KVM_GUESTDBG.mask(), 32), t.const(0, 32))
+
+
 def _bit(condition: Term) -> Term:
     return If(condition, t.const(1, 1), t.const(0, 1))
 
@@ -135,7 +143,7 @@ HANDLERS: tuple[Handler, ...] = (
     ),
     Handler(
         "KVM_SET_GUEST_DEBUG", ("kvm_arch_vcpu_ioctl_set_guest_debug",), GUEST,
-        frozenset(("guest_debug", "external_debug_state", "ss_active_pending")), _guest_debug,
+        frozenset(("guest_debug", "external_debug_state", "ss_active_pending")), _guest_debug, succeeds=_valid_flags,
     ),
 )  # fmt: skip
 
@@ -170,7 +178,63 @@ def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler
             value = part.writes.get(lvalue)
             right = FALSE if value is None else Eq(value, t.const(number, t.width(value)))
             demands.append((f"{part.name}() leaves {lvalue} = {number}", Or(t.Not(here), right)))
+    wanted = handler.succeeds(lifted)
+    if wanted is not None:
+        zero = FALSE if lifted.result is None else Eq(lifted.result, t.const(0, t.width(lifted.result)))
+        right = Or(And(wanted, zero), And(t.Not(wanted), t.Not(zero)))
+        demands.append((f"{lifted.name}() returns 0 exactly when it takes what it is given", right))
     return Counterpart(operation, lifted, binding, handler.owns, handler.given, tuple(demands))
+
+
+def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
+    """What the handlers do besides the operations: they reset registers, and answer reads.
+
+    Raises:
+        NotUnderstoodError: if the tree lacks a function, or one is not understood.
+    """
+    mode: FrontMode = "vhe" if k.vhe else "nvhe"
+    for kind in _BANKS:
+        reset = program.lift(f"reset_{kind}", mode, file=SYS_REGS)
+        yield from _register_access(reset, binding, kind, reset.reads.get("rd->val"), {})
+        trap = program.lift(f"trap_{kind}", mode, file=SYS_REGS, memory=_AARCH64)
+        yield from _register_access(trap, binding, kind, None, {"p->is_write": FALSE})
+        elements = {n: trap.reads[name] for n in range(16) if (name := _element(kind, n)) in trap.reads}
+        value, number = trap.writes.get("p->regval"), trap.reads.get("rd->CRm")
+        right = FALSE
+        if len(elements) == 16 and value is not None and number is not None:
+            pairs = ((Eq(number, t.const(n, t.width(number))), element) for n, element in elements.items())
+            right = And(*(Or(t.Not(here), Eq(value, element)) for here, element in pairs))
+        yield _rule(trap, "gives the register to a read", right, {"p->is_write": FALSE})
+    debug = program.lift("trap_debug_regs", mode, file=SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
+    yield from _register_access(debug, binding, "", None, {"p->is_write": FALSE})
+    memory = debug.reads.get("vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
+    answer = debug.writes.get("p->regval")
+    right = FALSE if memory is None or answer is None else Eq(answer, memory)
+    yield _rule(debug, "gives MDSCR_EL1 to a read", right, {"p->is_write": FALSE})
+
+
+def _element(kind: str, number: int) -> str:
+    return f"vcpu->arch.vcpu_debug_state.dbg_{kind}[{number}]"
+
+
+def _rule(f: Lifted, says: str, holds: Term, given: Mapping[str, Term]) -> Rule:
+    return Rule(f"{f.name}() {says}", f.file, f.line, substitute(holds, given))
+
+
+def _register_access(
+    f: Lifted, binding: Binding, kind: str, value: Term | None, given: Mapping[str, Term]
+) -> Iterator[Rule]:
+    """A function stores ``value`` to the register whose number is rd->CRm, if there is one, and to nothing else."""
+    number = f.reads.get("rd->CRm")
+    stored = [FALSE] if value is not None and (number is None or _element(kind, 15) not in f.writes) else []
+    for lvalue, after in f.writes.items():
+        before = f.reads[lvalue]
+        own = [n for n in range(16) if lvalue == _element(kind, n)]
+        if own and value is not None and number is not None:
+            stored.append(Eq(after, If(Eq(number, t.const(own[0], t.width(number))), value, before)))
+        elif binding.models(lvalue):
+            stored.append(Eq(after, before))
+    yield _rule(f, "changes its own register only", And(*stored), given)
 
 
 def _joined(parts: list[Lifted]) -> Lifted:

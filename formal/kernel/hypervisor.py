@@ -7,11 +7,11 @@ the hand-written part of the specification does not describe: nothing is PROVED 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import Binding
+from formal.kernel.binding import ON_CPU, UNMODELLED, Binding, Flag, flags_of
 from formal.kernel.compare import equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Argument, Lifted, Program
@@ -33,6 +33,8 @@ _HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 
 _GUEST_CONTEXT = "vcpu->arch.ctxt"
 _SPSR = ("hw.spsr_el2", "hw.spsr_el1")  # SPSR_EL2 as nVHE and as VHE code spells it
+_ELR = ("hw.elr_el2", "hw.elr_el1")
+_PC = "vcpu->arch.ctxt.regs.pc"
 _SS, _M4, _BTYPE = 1 << 21, 1 << 4, 3 << 10  # PSTATE.SS, AArch32 state, PSTATE.BTYPE (Arm ARM C5.2)
 _SIDELINED = ("cap.ARM64_WORKAROUND_2077057",)  # an erratum that is not modelled: as on a CPU without it
 
@@ -89,6 +91,12 @@ def _skipped(s: State, k: Kernel) -> State:
     return s.but(pstate=s.pstate.but(SS=False)) if k.skip_advances_step else s
 
 
+def _next(f: Lifted, pc: Term) -> Term:
+    """The address after the one that the function finds: in ELR_EL2 if it looks there, else in the context."""
+    found = next((f.reads[name] for name in (*_ELR, _PC) if name in f.reads), None)
+    return t.FALSE if found is None else Eq(pc, found + t.const(4, 64))
+
+
 def _skips(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
     after = values.get("vcpu->arch.ctxt.regs.pstate")
     looked_at = t.const(~(_SS | _BTYPE), 64)
@@ -96,6 +104,9 @@ def _skips(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[st
     same = t.FALSE if after is None else Eq(after & looked_at, s.pstate.raw & looked_at)
     yield "the rest of PSTATE stays", Or(aarch32, same)
     yield "SS is cleared", t.FALSE if after is None else Eq(after & t.const(_SS, 64), t.const(0, 64))
+    pc = values.get(_PC)
+    next_pc = t.FALSE if pc is None else _next(f, pc)
+    yield "PC is that of the next instruction", Or(aarch32, next_pc)
 
 
 def _skips_at_el2(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
@@ -104,27 +115,47 @@ def _skips_at_el2(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[t
     spsr = next((values[name] for name in _SPSR if name in values), None)
     kept = values.get("vcpu->arch.ctxt.regs.pstate")
     yield "SPSR_EL2 gets the new PSTATE", t.FALSE if spsr is None or kept is None else Eq(spsr, kept)
+    elr, pc = next((values[name] for name in _ELR if name in values), None), values.get(_PC)
+    yield "ELR_EL2 gets the new PC", t.FALSE if elr is None or pc is None else Eq(elr, pc)
+
+
+def _leaves(flag: Flag, value: bool) -> Demands:
+    """A function leaves a flag set, or clear."""
+
+    def demands(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+        word = values.get(flag.lvalue)
+        right = t.FALSE if word is None else Eq(t.extract(word, flag.bit, flag.bit), t.const(int(value), 1))
+        yield f"{ON_CPU} is {'set' if value else 'cleared'}", right
+
+    return demands
+
+
+def _enters(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    """Taking an exception clears PSTATE.SS, in AArch64 state."""
+    after = values.get("vcpu->arch.ctxt.regs.pstate", s.pstate.raw)
+    aarch32 = [v for v in f.reads.values() if str(v.data) == "vcpu->arch.hcr_el2"]
+    width = [Eq(v & t.const(1 << 31, 64), t.const(0, 64)) for v in aarch32]  # HCR_EL2.RW
+    clear = Eq(after & t.const(_SS, 64), t.const(0, 64))
+    yield "SS is cleared", Or(clear, Eq(after, s.pstate.raw), *width)
 
 
 _LOADS = ("kvm_vcpu_load_sysregs_vhe", "__vcpu_load_activate_traps")
 _PUTS = ("kvm_vcpu_put_sysregs_vhe", "__vcpu_put_deactivate_traps")
 _HOST, _GUEST = {"ctxt": _HOST_CONTEXT}, {"ctxt": _GUEST_CONTEXT}
 
-_SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 PSTATE is saved there, and no longer with the context
+_SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 saves PSTATE; before, fixup_guest_exit (runloop.py)
 
 
 def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     """The components of a kernel, those that only later releases have included where they are."""
-    early = program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe")
-    saved = Component(
-        lambda s, k: s.but(mdscr_el1=s.hw_mdscr_el1, pstate=s.pstate if early else s.hw_pstate),
-        lambda k: ("sysreg_save_guest_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
-        _GUEST,
-        _exit_state,
-    )
+    flag = flags_of(program.tree, UNMODELLED).get(ON_CPU)
     synchronized = Component(lambda s, k: s.but(pstate=s.hw_pstate), lambda k: (_SYNCHRONIZES,), given=_exit_state)
+    early = (synchronized,) if program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe") else ()
     skips = SKIPS if k.defers_pc_adjustment else SKIPS[:1]  # before, the other is read as a form (forms.toml)
-    return (*COMPONENTS, saved, *((synchronized,) if early else ()), *(skips if k.skip_advances_step else ()))
+    first, second, *rest = COMPONENTS
+    if k.guards_pmuserenr and flag is not None:
+        first, second = replace(first, demands=_leaves(flag, True)), replace(second, demands=_leaves(flag, False))
+    return (first, second, *rest, *early, *(skips if k.skip_advances_step else ()))
 
 
 COMPONENTS: tuple[Component, ...] = (
@@ -147,6 +178,11 @@ COMPONENTS: tuple[Component, ...] = (
         _GUEST, demands=_at_entry,
     ),
     Component(
+        lambda s, k: s.but(mdscr_el1=s.hw_mdscr_el1),  # PSTATE is saved before
+        lambda k: ("sysreg_save_guest_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
+        _GUEST, _exit_state,
+    ),
+    Component(
         lambda s, k: s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1),
         lambda k: ("sysreg_restore_host_state_vhe",) if k.vhe else ("__sysreg_restore_state_nvhe",),
         _HOST,
@@ -156,6 +192,7 @@ COMPONENTS: tuple[Component, ...] = (
 SKIPS: tuple[Component, ...] = (
     Component(_skipped, lambda k: ("kvm_skip_instr",), demands=_skips),
     Component(_skipped, lambda k: ("__kvm_skip_instr",), given=_exit_state, demands=_skips_at_el2),
+    Component(_same, lambda k: ("kvm_inject_exception",), demands=_enters),
 )
 
 

@@ -102,6 +102,7 @@ class Machine:
         self.base = TRUE  # the condition under which the running function was called
         self.scopes: list[Scope] = []
         self.escapes = 0  # paths that left the construct being executed: return, goto, break, BUG
+        self.entered: set[str] = set()  # functions whose bodies were executed
         self.initial: dict[Cell, Value] = {}
         self.types: dict[Cell, Type] = {}
         self.names: dict[Cell, str] = {}

@@ -20,7 +20,8 @@ from formal.kernel.units import TranslationUnit, collect
 _DRIVER = "/front-end/driver.c"
 # Macros that the replaced ones are made of; reviewed with them, not replaced.
 _RELIED = ("__mrs_s", "__msr_s", "read_sysreg_elx", "write_sysreg_elx", "raw_cpu_ptr", "raw_cpu_read", "raw_cpu_write",
-           "SHIFT_PERCPU_PTR", "__READ_ONCE", "__WRITE_ONCE", "KVM_HOST_SMCCC_FUNC", "DO_ONCE_LITE_IF", "read_sysreg_par")  # fmt: skip
+           "SHIFT_PERCPU_PTR", "__READ_ONCE", "__WRITE_ONCE", "KVM_HOST_SMCCC_FUNC", "DO_ONCE_LITE_IF",
+           "read_sysreg_par")  # fmt: skip
 # Warnings that say that the text does not mean what it seems to; refused in KVM's own files, ignored elsewhere.
 _WARNINGS = ("uninitialized", "sometimes-uninitialized", "implicit-int", "int-conversion",
              "incompatible-pointer-types", "return-type", "shift-count-overflow", "shift-count-negative",

@@ -70,6 +70,18 @@ class Resolver:
         """The files parsed so far."""
         return list(self._units.values())
 
+    def forget(self, file: str) -> None:
+        """A file was changed in place: units that include it are parsed again when they are needed."""
+        path = str(self.tree.path / file)
+        self._texts.pop(file, None)
+        self._reviewed = {place for place in self._reviewed if place[1] != file}
+        if not any(name == file for name, _ in self._units):  # a header, in KVM's headers or in some files
+            self._preambles.clear()
+        for key, unit in list(self._units.items()):
+            included = {str(i.include.name) for handle in unit.handles for i in handle.get_includes()}
+            if key[0] == file or path in included:
+                del self._units[key]
+
     def functions_of(self, file: str) -> list[str]:
         """The functions defined in the text of a file itself, not in headers."""
         path = str(self.tree.path / file)

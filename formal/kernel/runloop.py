@@ -1,70 +1,159 @@
-"""The order of the run loop, of initialisation and of the world switch, as the specification takes it."""
+"""Which calls the functions around debug.c make, when and in which order, as the specification takes it.
+
+These functions do not lift (they loop, lock, call through pointers), but their watched calls are read with the
+conditions under which they happen (``skeleton``). Each rule is a sentence with its place and a term that must be valid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
+from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel import order
-from formal.kernel.front import Mode, Program
-from formal.kernel.order import Call
-
-ARM_C = "arch/arm64/kvm/arm.c"
-
-
-def problems(program: Program, k: Kernel) -> Iterator[str]:
-    """Where the tree's order of calls is not the specification's, one line each with its place."""
-    mode: Mode = "vhe" if k.vhe else "nvhe"
-    yield from _run_loop(program, mode)
-    yield from _initialisation(program, mode)
-    adjust = ["__kvm_adjust_pc"] if k.defers_pc_adjustment else []
-    if k.vhe:
-        before = ["sysreg_save_host_state_vhe", "__activate_traps", *adjust, "sysreg_restore_guest_state_vhe"]
-        after = ["sysreg_save_guest_state_vhe", "__deactivate_traps", "sysreg_restore_host_state_vhe"]
-        function = "__kvm_vcpu_run_vhe"
-    else:
-        before, after, function = [*adjust, "__activate_traps"], ["__deactivate_traps"], "__kvm_vcpu_run"
-    around = ["__debug_switch_to_guest", "loop/__guest_enter", "loop/fixup_guest_exit"]
-    expected = [*before, *around, *after, "__debug_switch_to_host"]
-    yield from order.check_order(program, function, mode, expected)
-
-
-def _run_loop(program: Program, mode: Mode) -> Iterator[str]:
-    """kvm_arm_setup_debug, the entry and kvm_arm_clear_debug follow one another in the loop, on every path."""
-    found = order.calls(program, "kvm_arch_vcpu_ioctl_run", mode)
-    names = {call.name for call in found}
-    entry = "kvm_arm_vcpu_enter_exit" if "kvm_arm_vcpu_enter_exit" in names else "__kvm_vcpu_run"
-    chain = ("kvm_arm_setup_debug", entry, "kvm_arm_clear_debug")
-    places = [_last(found, name) for name in chain]
-    for name, place in zip(chain, places, strict=True):
-        if place is None:
-            yield f"{ARM_C}: kvm_arch_vcpu_ioctl_run does not call {name}"
-        elif not any(kind == "loop" for kind, _ in place.nesting):
-            yield f"{place.file}:{place.line}: {name} is not called in the run loop"
-    if None in places:
-        return
-    first, middle, last = (p for p in places if p is not None)
-    if not first.line < middle.line < last.line:
-        yield f"{first.file}:{first.line}: kvm_arm_setup_debug, {entry}, kvm_arm_clear_debug are not in this order"
-    if first.nesting != last.nesting:
-        yield f"{last.file}:{last.line}: kvm_arm_clear_debug is not on the level of kvm_arm_setup_debug"
-    for call in found:
-        if call.is_jump and first.line < call.line < last.line:
-            yield f"{call.file}:{call.line}: {call.name} leaves between kvm_arm_setup_debug and kvm_arm_clear_debug"
+from formal.kernel.binding import Flag
+from formal.kernel.emulation import Emulation
+from formal.kernel.front import Program
+from formal.kernel.lifecycle import Lifecycle
+from formal.kernel.reading import (
+    ARM_C,
+    CLEAR,
+    ENTRIES,
+    IRQ_OFF,
+    IRQ_ON,
+    PSTATE,
+    REQUESTS,
+    SETUP,
+    SKIPS,
+    WORK,
+    Reader,
+    Rule,
+    truth,
+)
+from formal.kernel.skeleton import Skeleton
+from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
+from formal.walk import nodes
 
 
-def _last(calls: list[Call], name: str) -> Call | None:
-    return next((call for call in reversed(calls) if call.name == name and not call.is_jump), None)
+class RunLoop(Reader):
+    """Rules of the run loop and the world switch."""
+
+    def run_loop(self) -> Iterator[Rule]:
+        """setup, entry and clear follow one another with interrupts off, whenever nothing keeps from entering."""
+        f = self.read("kvm_arch_vcpu_ioctl_run", ARM_C, WORK)
+        entry = next((name for name in ENTRIES if f.named(name)), ENTRIES[0])
+        chain = [SETUP, entry, CLEAR, "handle_exit"]
+        early = ["kvm_vcpu_first_run_init"] if f.named("kvm_vcpu_first_run_init") else []
+        adjust = ["__kvm_adjust_pc"] if self.k.defers_pc_adjustment else []
+        names = [*early, "kvm_handle_mmio_return", "vcpu_load", *chain, *adjust, "vcpu_put"]
+        yield from self.exactly(f, names, (IRQ_ON, IRQ_OFF, *REQUESTS, *WORK))
+        if [c.name for c in f.calls if c.name in chain] != chain:
+            return
+        setup, entered, clear, handled = (f.named(name)[0] for name in chain)
+        for call in (entered, clear, handled):
+            yield from self.when(f, call.name, setup.guard)
+            if call.loops != setup.loops or len(call.loops) != 1:
+                yield Rule(f"{call.name}() is not called in the run loop", call.file, call.line, FALSE)
+        requests = [c for c in f.named(*REQUESTS) if c.loops == setup.loops]
+        refused = Or(*(Not(And(c.guard, Not(truth(c)))) for c in requests)) if requests else TRUE
+        yield Rule(f"{SETUP}() is called only when no request is pending", setup.file, setup.line,
+                   Not(And(setup.guard, refused)))  # fmt: skip
+        for call in f.named(*WORK):
+            if call.result is not None and call.result.sort != BOOL:
+                zero = t.const(0, t.width(call.result))
+                goes_on = t.slt(zero, call.result) if call.name == WORK[0] else t.sle(zero, call.result)
+                yield Rule(f"{SETUP}() is called only when {call.name}() says so", setup.file, setup.line,
+                           Not(And(setup.guard, call.guard, Not(goes_on))))  # fmt: skip
+        order = [c.name for c in f.calls if c.name in (IRQ_ON, IRQ_OFF, SETUP, CLEAR)]
+        at, to = order.index(SETUP), order.index(CLEAR)
+        safe = IRQ_ON not in order[at:to] and IRQ_OFF in order[:at]
+        yield Rule(f"interrupts are off from {SETUP}() to {CLEAR}()", setup.file, setup.line, t.boolean(safe))
+        load, put = f.named("vcpu_load"), f.named("vcpu_put")
+        if load and put:
+            yield from self.when(f, "vcpu_put", load[0].guard)
+        if early:
+            first = f.named(*early)[0]
+            failed = Ne(first.result, t.const(0, 32)) if first.result is not None else TRUE
+            yield Rule(f"{early[0]}() precedes vcpu_load()", first.file, first.line,
+                       And(*(Not(And(c.guard, Or(failed, Not(first.guard)))) for c in load)))  # fmt: skip
+        if adjust:
+            yield from self._pending_adjustment(f)
+        if entry == ENTRIES[0]:
+            g = self.read(entry, ARM_C)
+            yield from self.exactly(g, ["__kvm_vcpu_run"])
+            yield from self.when(g, "__kvm_vcpu_run", TRUE)
+
+    def _pending_adjustment(self, f: Skeleton) -> Iterator[Rule]:
+        """A pending change of PC is committed before user space sees the vCPU."""
+        for call in f.named("__kvm_adjust_pc"):
+            words = [v for v in nodes((call.guard,)) if v.op == "var" and re.match(r"vcpu->arch\.i?flags", str(v.data))]
+            pending = [self.flags[n] for n in ("INCREMENT_PC", "PENDING_EXCEPTION") if n in self.flags]
+            tests = [Eq(t.extract(w, p.bit, p.bit), t.const(1, 1)) for w in words for p in pending]
+            asked = len(words) == 1 and len(pending) == 2
+            put = f.named("vcpu_put")
+            expected = And(put[0].guard, Or(*tests)) if asked and put else FALSE
+            yield from self.when(f, call.name, expected)
+
+    def world_switch(self) -> Iterator[Rule]:
+        """Save the host's registers, load the guest's, run it until an exit has to be handled, and back."""
+        adjust = ["__kvm_adjust_pc"] if self.k.defers_pc_adjustment else []
+        host, guest = "percpu.kvm_host_data.host_ctxt", "vcpu->arch.ctxt"
+        around = [("__debug_switch_to_guest", "vcpu"), ("__guest_enter", "vcpu"), ("fixup_guest_exit", "vcpu")]
+        pc = [(name, "vcpu") for name in adjust]
+        if self.k.vhe:
+            f = self.read("__kvm_vcpu_run_vhe")
+            before = [("sysreg_save_host_state_vhe", host), ("__activate_traps", "vcpu"), *pc,
+                      ("sysreg_restore_guest_state_vhe", guest)]  # fmt: skip
+            after = [("sysreg_save_guest_state_vhe", guest), ("__deactivate_traps", "vcpu"),
+                     ("sysreg_restore_host_state_vhe", host)]  # fmt: skip
+            outer = self.read("__kvm_vcpu_run")
+            yield from self.exactly(outer, ["__kvm_vcpu_run_vhe"], (IRQ_ON, IRQ_OFF))
+            yield from self.when(outer, "__kvm_vcpu_run_vhe", TRUE)
+        else:
+            f = self.read("__kvm_vcpu_run")
+            before = [("__sysreg_save_state_nvhe", host), *pc, ("__sysreg_restore_state_nvhe", guest),
+                      ("__activate_traps", "vcpu")]  # fmt: skip
+            after = [("__sysreg_save_state_nvhe", guest), ("__deactivate_traps", "vcpu"),
+                     ("__sysreg_restore_state_nvhe", host)]  # fmt: skip
+        expected = [*before, *around, *after, ("__debug_switch_to_host", "vcpu")]
+        yield from self.exactly(f, [name for name, _ in expected], (IRQ_ON, IRQ_OFF))
+        calls = [c for c in f.calls if c.name in dict(expected)]
+        for call, (name, argument) in zip(calls, expected, strict=False):
+            says = f"{f.function}() calls {name}() with {argument}, always"
+            if call.name == name:
+                right = bool(call.arguments) and call.arguments[0] == f.place(argument)
+                yield Rule(says, call.file, call.line, And(t.boolean(right), call.guard))
+            looped = name in ("__guest_enter", "fixup_guest_exit")
+            if bool(call.loops) != looped:
+                yield Rule(f"{name}() is called in another loop", call.file, call.line, FALSE)
+        yield from self._fixup()
+
+    def _fixup(self) -> Iterator[Rule]:
+        """fixup_guest_exit saves PSTATE first, on every exit."""
+        f = self.read("fixup_guest_exit")
+        if f.named(f"= {PSTATE}"):  # before v5.17
+            yield from self.exactly(f, [f"= {PSTATE}"], SKIPS)
+            for call in f.named(f"= {PSTATE}"):
+                held = call.result is not None and str(call.result.data) in ("hw.spsr_el2", "hw.spsr_el1")
+                yield Rule(f"{f.function}() saves SPSR_EL2 as PSTATE", call.file, call.line,
+                           And(t.boolean(held), call.guard))  # fmt: skip
+        else:
+            yield from self.exactly(f, ["synchronize_vcpu_pstate", "__fixup_guest_exit"])
+            yield from self.when(f, "synchronize_vcpu_pstate", TRUE)
+            yield from self.when(f, "__fixup_guest_exit", TRUE)
 
 
-def _initialisation(program: Program, mode: Mode) -> Iterator[str]:
-    """kvm_arm_init_debug is called, outside any condition on the host's mode."""
-    defined = program.functions(ARM_C)
-    for function in ("cpu_hyp_init_features", "cpu_hyp_reinit"):
-        if function in defined:
-            call = _last(order.calls(program, function, mode), "kvm_arm_init_debug")
-            if call is not None:
-                if call.nesting:
-                    yield f"{call.file}:{call.line}: kvm_arm_init_debug is called only under a condition"
-                return
-    yield f"{ARM_C}: hyp initialisation does not call kvm_arm_init_debug"
+def rules(program: Program, k: Kernel, flags: Mapping[str, Flag]) -> Iterator[Rule]:
+    """What the functions around debug.c must do.
+
+    Args:
+        flags: where the flags of a vCPU are kept, those of ``PENDING`` and ``ON_CPU`` among them.
+
+    Raises:
+        NotUnderstoodError: if a function is missing, or a watched call in it cannot be placed.
+    """
+    life, loop = Lifecycle(program, k, flags), RunLoop(program, k, flags)
+    between = Emulation(program, k, flags)
+    yield from (*life.initialisation(), *life.creation(), *life.load_and_put(), *life.reset())
+    yield from (*loop.run_loop(), *loop.world_switch())
+    yield from (*between.program_counter(), *between.pmuserenr(), *between.exits())

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from formal import terms as t
 from formal.kernel import clang
@@ -27,6 +28,7 @@ from formal.terms import BOOL, FALSE, TRUE, And, Not, Term
 _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
 _JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
 _EXACT = ("has_vhe", "is_kernel_in_hyp_mode", "vcpu_has_nv", "get_current")  # answered as the lifter answers them
+_ACCESSORS = ("__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_cpsr")  # executed: they give the place of something modelled
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Skeleton:
     calls: tuple[Call, ...]
     result: Term | None
     returns: Term
+    places: Callable[[str], str]
+
+    def place(self, lvalue: str) -> str:
+        """How an argument that points to an lvalue is shown."""
+        return self.places(lvalue)
 
     def named(self, *names: str) -> tuple[Call, ...]:
         """The calls of these names."""
@@ -75,6 +82,14 @@ def skeleton(
     Raises:
         NotUnderstoodError: if a watched call cannot be placed.
     """
+    key = ("skeleton", name, mode, file, frozenset(watched))
+    make = partial(_skeleton, program, name, mode, watched, file, stores)
+    return program.keep(key, make, lambda found: frozenset((name, *_ACCESSORS)))
+
+
+def _skeleton(
+    program: Program, name: str, mode: Mode, watched: Collection[str], file: str | None, stores: Callable[[str], bool]
+) -> Skeleton:
     unit, function = program.resolver.find(name, mode, file)
     machine = _Walker(program, unit, mode, watched, stores)
     values = [_parameter(machine, unit, p, {}) for p in function.get_arguments()]
@@ -84,7 +99,7 @@ def skeleton(
         raise NotUnderstoodError(program.tree.relative(error.file), error.line, error.reason) from error
     place = program.tree.relative(clang.file_of(function)), function.location.line
     value = result if isinstance(result, Term) else None
-    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live)
+    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live, machine.shown)
 
 
 class _Walker(_Lifter):
@@ -111,7 +126,7 @@ class _Walker(_Lifter):
         callee = cursor.referenced
         known = callee is not None and callee.kind == Kind.FUNCTION_DECL
         name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
-        if name.startswith(("__lift_", "__builtin_")) or name in _EXACT:
+        if name.startswith(("__lift_", "__builtin_")) or name in (*_EXACT, *_ACCESSORS):
             return super().call(cursor)
         values = [self.value(argument) for argument in cursor.get_arguments()]
         self._escape(values)
@@ -134,8 +149,12 @@ class _Walker(_Lifter):
     def _shown(self, value: Value | None) -> str:
         if isinstance(value, Pointer):
             targets = [a for _, a in value.choices if a is not None]
-            return self.layout.name(targets[0], 0) if len(targets) == 1 else "?"
+            return _spelled(targets[0]) if len(targets) == 1 else "?"
         return str(t.value_of(value)) if value is not None and t.is_const(value) else "?"
+
+    def shown(self, lvalue: str) -> str:
+        """How a pointer to an lvalue is shown."""
+        return _spelled(self.address(lvalue))
 
     def _observe(self, guard: Term, key: Cell, value: Value) -> None:
         super()._observe(guard, key, value)
@@ -220,10 +239,10 @@ class _Walker(_Lifter):
     # ---- statements
 
     def execute(self, cursor: Cursor) -> None:
-        if cursor.kind in _LOOPS and self.state.live is not FALSE:
-            if not (cursor.kind == Kind.DO_STMT and clang.constant(children(cursor)[1]) == 0):
-                self._loop(cursor)
-                return
+        once = cursor.kind == Kind.DO_STMT and clang.constant(children(cursor)[1]) == 0
+        if cursor.kind in _LOOPS and not once and self.state.live is not FALSE:
+            self._loop(cursor)
+            return
         if cursor.kind == Kind.CONTINUE_STMT and self.loops:
             self.continued.append(self.leave())
             return
@@ -267,10 +286,14 @@ class _Walker(_Lifter):
         self._forget([*self._reachable(), *self._assigned(cursor)])
 
 
+def _spelled(address: Address) -> str:
+    return address.object.name.split("#")[0] + (f"+{address.offset}" if address.offset else "")
+
+
 def _pointed(cursor: Cursor) -> str:
     """What a call through a pointer names: the member or variable that holds the pointer."""
     parts = children(cursor)
-    named = [c for c in parts[0].walk_preorder() if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)] if parts else []
+    named = (
+        [c for c in parts[0].walk_preorder() if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)] if parts else []
+    )
     return str(named[0].spelling) if named else "?"
-
-

@@ -36,6 +36,7 @@ class Statements(Operators):
         if len(parameters) != len(arguments) or len(bodies) != 1 or function.type.is_function_variadic():
             raise self.refusal(function, f"{name} has another signature than its call, or no body")
         outside, base, escapes, breaks = self.state.live, self.base, self.escapes, self.breaks
+        self.entered.add(name)
         scope = Scope(Frame(name, clang.file_of(function), function.location.line))
         self.scopes.append(scope)
         self.base, self.breaks = And(base, outside), []

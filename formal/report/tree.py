@@ -19,8 +19,7 @@ from formal.treejob import TreeReport, better, worse
 def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Sign]) -> list[str]:
     """What the tree is, what was lifted from it, and what the verdicts rest on besides."""
     first = reports[0]
-    lifted = {c.lifted.name for c in first.counterparts.values()}
-    by_hand = [op.name for op in OPERATIONS if op.c_function not in lifted]
+    by_hand = [op.name for op in OPERATIONS if op.name not in first.counterparts]
     lines = [
         f"tree: v{tree.release} by its Makefile, configuration {tree.config_name}",
         *(
@@ -35,7 +34,9 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
             state = "equal to its description" if c.equal else f"DIFFERS in {', '.join(c.differs_in)}"
             besides = f"; stores besides: {', '.join(c.stores_besides)}" if c.stores_besides else ""
             lines.append(f"  {r.mode.value:4} {c.function} ({c.place}): {state}{besides}")
-    lines.append(f"hand-written, not compared with the C: {', '.join(by_hand)}")
+    for r in reports:
+        lines.append(f"  {r.mode.value:4} calls around them: {r.rules} rules on order, conditions and arguments")
+    lines.append(f"hand-written, compared in parts or by their calls: {', '.join(by_hand)}")
     lines.append("behaviours of the hand-written part, by signs in the source:")
     lines += [f"  {s.behaviour} = {s.value} ({s.file}:{s.line})" for s in signs]
     notes = dict.fromkeys(note for r in reports for note in r.notes)

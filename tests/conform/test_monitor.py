@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from formal.bugs import BUGS
 from formal.conform.__main__ import main
 from formal.conform.monitor import BREAKS, PASSES, READS, bpftrace, dot, expression, monitor
-from formal.bugs import BUGS, EPOCHS, Mode
+from formal.epochs import EPOCHS, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import TraceBook
 from formal.properties import CLAIMS

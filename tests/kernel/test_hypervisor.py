@@ -6,7 +6,6 @@ import pytest
 
 from formal import terms as t
 from formal.kernel.front import Mode, Program
-from formal.kernel.order import check_order
 from formal.terms import Value
 from formal.walk import evaluate, support
 
@@ -51,11 +50,3 @@ def test_a_trapped_write_of_mdscr_el1(program: Program) -> None:
     given = {"r->reg": "MDSCR_EL1", "p->is_write": t.TRUE}
     lifted = program.lift("trap_debug_regs", "vhe", memory=given)
     assert lifted.writes["vcpu->arch.ctxt.sys_regs[MDSCR_EL1]"] is lifted.reads["p->regval"]
-
-
-def test_setup_and_clear_surround_the_guest(program: Program) -> None:
-    expected = ["kvm_arm_setup_debug", "kvm_arm_clear_debug"]
-    assert check_order(program, "kvm_arch_vcpu_ioctl_run", "vhe", expected) == []
-    assert check_order(program, "kvm_arch_vcpu_ioctl_run", "vhe", expected[::-1]) != []
-    nvhe = ["__activate_traps", "__debug_switch_to_guest", "loop/__guest_enter", "__deactivate_traps"]
-    assert check_order(program, "__kvm_vcpu_run", "nvhe", [*nvhe, "__debug_switch_to_host"]) == []

@@ -1,0 +1,101 @@
+"""What happens between two entries: PC adjustments, handled exits, perf's writes of PMUSERENR_EL0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from formal import terms as t
+from formal.kernel.binding import ON_CPU
+from formal.kernel.reading import SKIPS, WATCHED, Reader, Rule, differ, nonzero, truth, word
+from formal.kernel.skeleton import Skeleton, skeleton
+from formal.kernel.tree import KVM
+from formal.terms import BOOL, FALSE, And, Eq, Ne, Not, Or, Term
+from formal.walk import nodes
+
+
+class Emulation(Reader):
+    """Rules of what happens between two entries."""
+
+    def program_counter(self) -> Iterator[Rule]:
+        """A skip is noted, and done at the next entry unless an exception is pending, which comes first."""
+        if not self.k.defers_pc_adjustment:
+            return
+        increment, pending = (self.flags.get(name) for name in ("INCREMENT_PC", "PENDING_EXCEPTION"))
+        f = self.read("kvm_incr_pc")
+        stores = [c for c in f.calls if c.name.endswith("flags")]
+        right: Term = FALSE
+        if len(stores) == 1 and increment is not None and (value := stores[0].result) is not None:
+            noted = Eq(value, word(value) | t.const(1 << increment.bit, t.width(value)))
+            right = And(noted, stores[0].guard, t.boolean(stores[0].name == f"= {increment.lvalue}"))
+        yield Rule("kvm_incr_pc() sets INCREMENT_PC and nothing else", f.file, f.line, right)
+        f = self.read("__kvm_adjust_pc")
+        yield from self.exactly(f, ["kvm_inject_exception", "kvm_skip_instr"])
+        words = [c for c in f.named("kvm_inject_exception", "kvm_skip_instr") if increment and pending]
+        if len(words) == 2 and increment is not None and pending is not None:
+            first = t.var(increment.lvalue, self._width(f, increment.lvalue))
+            has = {flag: Eq(t.extract(first, flag.bit, flag.bit), t.const(1, 1)) for flag in (increment, pending)}
+            yield from self.when(f, "kvm_inject_exception", has[pending])
+            yield from self.when(f, "kvm_skip_instr", And(has[increment], Not(has[pending])))
+            for flag, when in ((pending, has[pending]), (increment, And(has[increment], Not(has[pending])))):
+                cleared = [And(c.guard, Eq(t.extract(c.result, flag.bit, flag.bit), t.const(0, 1)))
+                           for c in f.calls if c.name == f"= {flag.lvalue}" and c.result is not None]  # fmt: skip
+                yield Rule("__kvm_adjust_pc() clears what it has done", f.file, f.line, Or(Not(when), *cleared))
+
+    def _width(self, f: Skeleton, lvalue: str) -> int:
+        found = [v for c in f.calls for v in nodes((c.guard,)) if v.op == "var" and str(v.data) == lvalue]
+        return t.width(found[0]) if found else 8
+
+    def pmuserenr(self) -> Iterator[Rule]:
+        """perf's value for PMUSERENR_EL0 goes to the host's saved copy while a vCPU is loaded under VHE."""
+        if not self.k.guards_pmuserenr:
+            return
+        register = "percpu.kvm_host_data.host_ctxt.sys_regs[PMUSERENR_EL0]"
+        f = skeleton(self.program, "kvm_set_pmuserenr", self.mode, WATCHED, f"{KVM}/pmu.c", lambda s: s == register)
+        saved = f.named(f"= {register}")
+        done = Ne(f.result, t.const(0, t.width(f.result))) if f.result is not None else FALSE
+        if not self.k.vhe:
+            nothing = And(Not(done), t.boolean(not saved))
+            yield Rule("kvm_set_pmuserenr() does nothing without VHE", f.file, f.line, nothing)
+            return
+        right: Term = FALSE
+        if len(saved) == 1 and saved[0].result is not None and ON_CPU in self.flags:
+            flag = self.flags[ON_CPU]
+            asked = [v for v in nodes((saved[0].guard,)) if v.op == "var"]
+            word = [v for v in asked if str(v.data).endswith(flag.lvalue.removeprefix("vcpu->"))]
+            tests = [v for v in asked if v.sort == BOOL]
+            if len(word) == 1 and len(tests) == len(asked) - 1 == 2:
+                loaded = And(*tests, Eq(t.extract(word[0], flag.bit, flag.bit), t.const(1, 1)))
+                kept = Eq(saved[0].result, t.var("val", t.width(saved[0].result)))
+                right = And(Not(differ(saved[0].guard, done)), Not(differ(done, loaded)), kept)
+        yield Rule("kvm_set_pmuserenr() keeps the value for the host", f.file, f.line, right)
+
+    def exits(self) -> Iterator[Rule]:
+        """An emulated instruction is skipped, once; what its handler refuses is not."""
+        skip = SKIPS[0] if self.k.defers_pc_adjustment else SKIPS[1]
+        f = self.read("perform_access", more=("sysreg_hidden",))
+        yield from self.exactly(f, ["sysreg_hidden", "kvm_inject_undefined", "*access", skip])
+        for asked in f.named("sysreg_hidden"):
+            yield from self.when(f, "kvm_inject_undefined", truth(asked))
+        access, skipped = f.named("*access"), f.named(skip)
+        if access and skipped:
+            yield from self.when(f, skip, And(access[0].guard, truth(access[0])))
+            right = access[0].arguments == ("vcpu", "params", "r")
+            yield Rule("r->access(vcpu, params, r) is called", access[0].file, access[0].line, t.boolean(right))
+            for hidden in f.named("kvm_inject_undefined"):
+                yield Rule("a register is either hidden or accessed", hidden.file, hidden.line,
+                           Or(Not(f.returns), differ(hidden.guard, access[0].guard)))  # fmt: skip
+        f = self.read("handle_trap_exceptions")
+        yield from self.exactly(f, [skip, "*exit_handler"])
+        handler, skipped = f.named("*exit_handler"), f.named(skip)
+        if handler and skipped:
+            yield from self.when(f, skip, Not(handler[0].guard))
+            valid = [v for v in nodes((handler[0].guard,)) if str(v.data).startswith("kvm_condition_valid()")]
+            yield from self.when(f, "*exit_handler", nonzero(valid[0]) if len(valid) == 1 else FALSE)
+        f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")
+        yield from self.exactly(f, [skip])
+        for call in f.named(skip):
+            needed = [v for v in nodes((call.guard,)) if str(v.data) == "vcpu->mmio_needed"]
+            others = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).startswith("kvm_pending_")]
+            completed = And(*map(nonzero, needed), *(Not(nonzero(v)) for v in others))
+            yield Rule(f"{skip}() is called whenever an access is completed", call.file, call.line,
+                       Or(Not(completed), call.guard))  # fmt: skip

@@ -1,0 +1,100 @@
+"""A CPU's initialisation, and a vCPU's life outside the run loop: creation, first run, load, put, reset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from formal import terms as t
+from formal.kernel.binding import PENDING
+from formal.kernel.reading import ARM_C, FIRST_RUN, INIT, LOADS, PSTATE, PUTS, RESET_PTR, Reader, Rule, succeeds, truth
+from formal.kernel.skeleton import Skeleton
+from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
+from formal.transitions import RESET_PSTATE
+from formal.walk import nodes
+
+_WIDTH_TESTS = ("vcpu_el1_is_32bit", "test_bit", "generic_test_bit")  # asked by kvm_reset_vcpu
+_EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
+
+
+class Lifecycle(Reader):
+    """Rules of what happens outside the run loop."""
+
+    def initialisation(self) -> Iterator[Rule]:
+        """kvm_arm_init_debug runs on each CPU, in either mode."""
+        split = self.program.defines("cpu_hyp_init_features", self.mode, ARM_C)
+        f = self.read("cpu_hyp_init_features" if split else "cpu_hyp_reinit", ARM_C)
+        yield from self.exactly(f, [INIT])
+        yield from self.when(f, INIT, TRUE)
+        if split:
+            f = self.read("cpu_hyp_reinit", ARM_C)
+            yield from self.exactly(f, ["cpu_hyp_init_features"])
+            yield from self.when(f, "cpu_hyp_init_features", TRUE)
+
+    def creation(self) -> Iterator[Rule]:
+        """debug_ptr is valid from the creation on; mdcr_el2 is computed once, before the first load."""
+        f = self.read("kvm_arch_vcpu_create", ARM_C)
+        yield from self.exactly(f, [RESET_PTR])
+        yield from self.when(f, RESET_PTR, TRUE, succeeds(f))
+        if self.k.first_run_init:
+            modern = not self.program.defines("kvm_vcpu_first_run_init", self.mode, ARM_C)
+            f = self.read("kvm_arch_vcpu_run_pid_change" if modern else "kvm_vcpu_first_run_init", ARM_C)
+            yield from self.exactly(f, [FIRST_RUN])
+            before = t.var("vcpu->pid != NULL" if modern else "vcpu->arch.has_run_once", BOOL)
+            for call in f.named(FIRST_RUN):
+                says = f"{f.function}() calls {FIRST_RUN}() before the first run, and only then"
+                precedes = Or(Not(succeeds(f)), call.guard, before)
+                yield Rule(says, call.file, call.line, And(precedes, Or(Not(call.guard), Not(before))))
+
+    def load_and_put(self) -> Iterator[Rule]:
+        """Under VHE the traps are activated with the vCPU's load, and deactivated with its put."""
+        for name, names, inner, parts in (
+            ("kvm_arch_vcpu_load", LOADS, "kvm_vcpu_load_vhe", "__vcpu_load_activate_traps"),
+            ("kvm_arch_vcpu_put", PUTS, "kvm_vcpu_put_vhe", "__vcpu_put_deactivate_traps"),
+        ):
+            f = self.read(name, ARM_C)
+            new = self.k.vhe and self.program.defines(inner, self.mode)
+            wanted = names[1] if new else names[0]
+            yield from self.exactly(f, [wanted] if self.k.vhe else [])
+            yield from self.when(f, wanted, TRUE)
+            if new:
+                f = self.read(inner)
+                yield from self.exactly(f, [parts])
+                yield from self.when(f, parts, TRUE)
+
+    def reset(self) -> Iterator[Rule]:
+        """kvm_reset_vcpu: put if loaded, PSTATE and all registers reset, load again."""
+        f = self.read("kvm_reset_vcpu", more=_WIDTH_TESTS)
+        tests = f.named(*_WIDTH_TESTS)
+        names = ["kvm_arch_vcpu_put", f"= {PSTATE}", "kvm_reset_sys_regs", "kvm_arch_vcpu_load"]
+        yield from self.exactly(f, names, _WIDTH_TESTS)
+        put, load = f.named("kvm_arch_vcpu_put"), f.named("kvm_arch_vcpu_load")
+        stored, registers = f.named(f"= {PSTATE}"), f.named("kvm_reset_sys_regs")
+        if not (put and load and stored and registers):
+            return
+        cpu = [v for v in nodes((put[0].guard,)) if v.op == "var" and str(v.data).startswith("vcpu->cpu")]
+        loaded = Ne(cpu[0], t.const(-1, 32)) if len(cpu) == 1 else FALSE
+        done = succeeds(f)
+        yield from self.when(f, "kvm_arch_vcpu_put", loaded, done)
+        yield from self.when(f, "kvm_arch_vcpu_load", put[0].guard)
+        yield from self.when(f, "kvm_reset_sys_regs", TRUE, done)
+        yield from self.when(f, f"= {PSTATE}", TRUE, done)
+        aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
+        value = stored[0].result
+        right = FALSE if value is None else Eq(value, t.const(RESET_PSTATE, t.width(value)))
+        says = f"{f.function}() resets PSTATE to {RESET_PSTATE:#x}"
+        yield Rule(says, stored[0].file, stored[0].line, Or(right, aarch32, Not(stored[0].guard)))
+
+        if self.k.defers_pc_adjustment:
+            yield self._forgets_pending(f)
+
+    def _forgets_pending(self, f: Skeleton) -> Rule:
+        """A vCPU that PSCI resets starts without an exception or a skip left over."""
+        stores = [c for c in f.calls if re.match(r"= vcpu->arch\.i?flags$", c.name)]
+        pending = [flag.bit for name, flag in self.flags.items() if name in PENDING]
+        right: Term = FALSE
+        if stores and len(pending) == len(PENDING) and (value := stores[-1].result) is not None:
+            mask = t.const(sum(1 << bit for bit in pending), t.width(value))
+            asked = And(succeeds(f), t.var("vcpu->arch.reset_state.reset", BOOL))
+            right = And(Eq(value & mask, t.const(0, t.width(value))), Or(Not(asked), stores[-1].guard))
+        return Rule(f"{f.function}() forgets what is pending", f.file, stores[-1].line if stores else f.line, right)

@@ -1,0 +1,123 @@
+"""Functions read by their calls: rules about which calls they make, when, in which order and with what.
+
+Each rule is a sentence with its place and a term that must be valid.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from formal import terms as t
+from formal.epochs import Kernel
+from formal.kernel.binding import PENDING, Flag
+from formal.kernel.front import Mode, Program
+from formal.kernel.skeleton import Call, Skeleton, skeleton
+from formal.kernel.tree import KVM
+from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
+from formal.walk import nodes
+
+ARM_C = f"{KVM}/arm.c"
+PSTATE = "vcpu->arch.ctxt.regs.pstate"
+_MODELLED = re.compile(
+    r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|pstate|[isc]?flags|mdscr_el1|sys_regs\[(MDSCR|OSLSR)_EL1\])$"
+    r"|\.dbg_[bw][cv]r\[|^hw\.(mdcr_el2|mdscr_el1|pmuserenr_el0|oslar_el1|dbg[bw][cv]r\d+_el1)$"
+)
+SETUP, CLEAR, RESET_PTR = "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_reset_debug_ptr"
+FIRST_RUN, INIT = "kvm_arm_vcpu_init_debug", "kvm_arm_init_debug"
+ENTRIES = ("kvm_arm_vcpu_enter_exit", "__kvm_vcpu_run")
+LOADS, PUTS = ("kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_load_vhe"), ("kvm_vcpu_put_sysregs_vhe", "kvm_vcpu_put_vhe")
+SKIPS = ("kvm_incr_pc", "kvm_skip_instr")
+REQUESTS = ("kvm_vcpu_exit_request", "kvm_request_pending")
+WORK = ("check_vcpu_requests", "xfer_to_guest_mode_handle_work")  # > 0, or >= 0, to go on
+IRQ_ON, IRQ_OFF = "arch_local_irq_enable", "arch_local_irq_disable"
+_SWITCH = ("sysreg_save_host_state_vhe", "sysreg_restore_guest_state_vhe", "sysreg_save_guest_state_vhe",
+           "sysreg_restore_host_state_vhe", "__sysreg_save_state_nvhe", "__sysreg_restore_state_nvhe",
+           "__activate_traps", "__deactivate_traps", "__debug_switch_to_guest", "__debug_switch_to_host",
+           "__guest_enter", "fixup_guest_exit", "synchronize_vcpu_pstate", "__fixup_guest_exit",
+           "__vcpu_load_activate_traps", "__vcpu_put_deactivate_traps", "__activate_traps_common",
+           "__deactivate_traps_common")  # fmt: skip
+_VCPU = ("vcpu_load", "vcpu_put", "kvm_arch_vcpu_load", "kvm_arch_vcpu_put", "kvm_reset_vcpu", "kvm_reset_sys_regs",
+         "kvm_handle_mmio_return", "handle_exit", "__kvm_adjust_pc", "kvm_inject_exception", "kvm_vcpu_first_run_init",
+         "perform_access", "*access", "*exit_handler", "kvm_inject_undefined", "cpu_hyp_init_features",
+         "cpu_hyp_reinit", "__kvm_vcpu_run_vhe")  # fmt: skip
+WATCHED = frozenset((SETUP, CLEAR, RESET_PTR, FIRST_RUN, INIT, *ENTRIES, *LOADS, *PUTS, *SKIPS, *REQUESTS,
+                     IRQ_ON, IRQ_OFF, *_SWITCH, *_VCPU))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Something that a function must do: a sentence, its place, and a term that must be valid."""
+
+    says: str
+    file: str
+    line: int
+    holds: Term
+
+
+class Reader:
+    """Functions of one tree in one mode, read by their calls; the rules of a part are made by a class below it."""
+
+    def __init__(self, program: Program, k: Kernel, flags: Mapping[str, Flag]) -> None:
+        self.program, self.k, self.flags = program, k, flags
+        self.mode: Mode = "vhe" if k.vhe else "nvhe"
+
+    def read(self, name: str, file: str | None = None, more: tuple[str, ...] = ()) -> Skeleton:
+        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, lambda s: bool(_MODELLED.search(s)))
+
+    def exactly(self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = ()) -> Iterator[Rule]:
+        """A function makes these watched calls and modelled stores in this order, and no others."""
+        wanted = [c for c in f.calls if c.name not in ignored and not c.name.endswith("flags")]
+        yield from (self._keeps_flags(f, c) for c in f.calls if c.name.endswith("flags"))
+        found = [c.name for c in wanted]
+        if found != names:
+            at = next((i for i, (a, b) in enumerate(zip(found, names, strict=False)) if a != b), len(names))
+            line = wanted[at].line if at < len(wanted) else f.line
+            here = wanted[at].file if at < len(wanted) else f.file
+            shown = [", ".join(x) or "nothing" for x in (found, names)]
+            yield Rule(f"{f.function}() calls {shown[0]}, expected {shown[1]}", here, line, FALSE)
+
+    def _keeps_flags(self, f: Skeleton, c: Call) -> Rule:
+        """A store to a word of flags leaves those that are modelled alone."""
+        lvalue = c.name.removeprefix("= ")
+        resets = f.function in ("kvm_reset_vcpu", "__kvm_adjust_pc")  # which clear what is pending
+        kept = [flag for name, flag in self.flags.items() if not (resets and name in PENDING)]
+        bits = sum(1 << flag.bit for flag in kept if flag.lvalue == lvalue)
+        value = c.result
+        if bits == 0 or value is None:
+            return Rule("", c.file, c.line, t.boolean(value is not None))
+        before = [v for v in nodes((value,)) if v.op == "var" and str(v.data).startswith(lvalue)]
+        mask = t.const(bits, t.width(value))
+        same = Eq(value & mask, before[0] & mask) if len(before) == 1 else FALSE
+        return Rule(f"{f.function}() changes modelled bits of {lvalue}", c.file, c.line, same)
+
+    def when(self, f: Skeleton, name: str, expected: Term, only_if: Term = TRUE) -> Iterator[Rule]:
+        """A call happens exactly then; ``only_if`` restricts the question."""
+        for call in f.named(name):
+            same = Not(differ(call.guard, expected))
+            says = f"{f.function}() calls {name}() under another condition than the specification"
+            yield Rule(says, call.file, call.line, Or(Not(only_if), same))
+
+
+def differ(a: Term, b: Term) -> Term:
+    return Or(And(a, Not(b)), And(Not(a), b))
+
+
+def word(value: Term) -> Term:
+    """The variable that a term is made from, if it is only one."""
+    found = [v for v in nodes((value,)) if v.op == "var"]
+    return found[0] if len(found) == 1 else t.var("?", t.width(value))
+
+
+def succeeds(f: Skeleton) -> Term:
+    return And(f.returns, Eq(f.result, t.const(0, t.width(f.result)))) if f.result is not None else f.returns
+
+
+def nonzero(value: Term) -> Term:
+    return value if value.sort == BOOL else Ne(value, t.const(0, t.width(value)))
+
+
+def truth(call: Call) -> Term:
+    """Whether a call happens and returns something else than 0."""
+    return And(call.guard, nonzero(call.result)) if call.result is not None else FALSE

@@ -1,0 +1,193 @@
+"""The kernel's tables that say which function handles what: ``sys_reg_descs`` and ``arm_exit_handlers``.
+
+    for entry in system_registers(program):      # encoding, access, reset, reg, val, set_user, ...
+    exit_handlers(program)                       # ESR_EL2.EC: the function
+
+The C initialisers are read as C has them: positions go on after a designator, a later element replaces an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from formal.epochs import Kernel
+from formal.kernel import clang
+from formal.kernel.clang import Cursor, Kind, children
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Program
+from formal.kernel.tree import KVM
+from formal.transitions import OSLM_IMPLEMENTED
+
+SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
+_ENCODING = ("Op0", "Op1", "CRn", "CRm", "Op2")
+_CLASSES = 64  # of ESR_EL2.EC
+# ESR_EL2.EC (Arm ARM D24): debug exceptions from a lower Exception level; trapped MSR, MRS and system instructions
+_DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
+_SYS64 = 0x18
+Encoding = tuple[int, int, int, int, int]
+Cell = str | int | None  # a function's name, a number, NULL
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``sys_reg_descs``; a field that is not given is 0 or NULL."""
+
+    line: int
+    encoding: Encoding
+    fields: Mapping[str, Cell]
+
+
+def system_registers(program: Program) -> Iterator[Entry]:
+    """The AArch64 registers that KVM emulates.
+
+    Raises:
+        NotUnderstoodError: at an entry that has an unknown form.
+    """
+    table, enumerators = _table(program, SYS_REGS, "sys_reg_descs")
+    record = table.type.get_canonical().element_type
+    order = [f.spelling for f in record.get_canonical().get_fields()]
+    for item in children(_list(table)):
+        line = int(item.location.line)
+        if item.kind != Kind.INIT_LIST_EXPR:
+            raise NotUnderstoodError(SYS_REGS, line, "an entry of sys_reg_descs is no initialiser list")
+        cells = dict(_fields(item, order, enumerators))
+        code = [cells.get(part, 0) for part in _ENCODING]
+        numbers = [part for part in code if isinstance(part, int)]
+        if len(numbers) != len(_ENCODING):
+            raise NotUnderstoodError(SYS_REGS, line, "an entry of sys_reg_descs without an encoding")
+        yield Entry(line, (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]), cells)
+
+
+def _table(program: Program, file: str, name: str) -> tuple[Cursor, Mapping[str, int]]:
+    unit = program.resolver.unit(file)
+    for handle in unit.handles:
+        for cursor in handle.cursor.get_children():
+            if cursor.kind == Kind.VAR_DECL and cursor.spelling == name and clang.initialiser(cursor) is not None:
+                return cursor, unit.enumerators
+    raise NotUnderstoodError(file, 0, f"{name} is not defined here, and the model needs it")
+
+
+def _list(table: Cursor) -> Cursor:
+    start = clang.initialiser(table)
+    if start is None or start.kind != Kind.INIT_LIST_EXPR:
+        raise NotUnderstoodError(SYS_REGS, int(table.location.line), f"{table.spelling} has no initialiser list")
+    return start
+
+
+def _fields(item: Cursor, order: list[str], enumerators: Mapping[str, int]) -> Iterator[tuple[str, Cell]]:
+    at = 0
+    for part in children(item):
+        inner = children(part)
+        if part.kind == Kind.UNEXPOSED_EXPR and len(inner) == 2 and inner[0].kind == Kind.MEMBER_REF:
+            if inner[0].spelling not in order:
+                continue  # a member of an anonymous union or struct
+            at, value = order.index(inner[0].spelling), inner[1]
+        else:
+            value = part
+        if at >= len(order):
+            raise NotUnderstoodError(SYS_REGS, int(item.location.line), "an entry with more values than fields")
+        if order[at] != "name":
+            yield order[at], _cell(value, enumerators)
+        at += 1
+
+
+def _cell(value: Cursor, enumerators: Mapping[str, int]) -> Cell:
+    named = [c.spelling for c in value.walk_preorder() if c.kind == Kind.DECL_REF_EXPR and c.referenced is not None]
+    if len(named) == 1 and named[0] not in enumerators:
+        return str(named[0])
+    number = clang.constant(value)
+    if number is not None:
+        return number if value.type.get_canonical().kind not in (clang.TypeKind.POINTER,) else None
+    inner = clang.strip_casts(value)
+    number = clang.constant(inner)
+    if number is not None:
+        return number
+    return None if inner.kind in (Kind.CSTYLE_CAST_EXPR, Kind.UNEXPOSED_EXPR, Kind.PAREN_EXPR) else "?"
+
+
+def exit_handlers(program: Program) -> dict[int, tuple[Cell, int]]:
+    """Which function handles which exception class, and its line.
+
+    Raises:
+        NotUnderstoodError: at an element that has an unknown form.
+    """
+    table, enumerators = _table(program, HANDLE_EXIT, "arm_exit_handlers")
+    found: dict[int, tuple[Cell, int]] = {}
+    for item in children(_list(table)):
+        parts = children(item)
+        bounds = [clang.constant(part) for part in parts[:-1]]
+        numbers = [bound for bound in bounds if bound is not None]
+        if item.kind != Kind.UNEXPOSED_EXPR or not 1 <= len(numbers) <= 2 or len(numbers) != len(bounds):
+            raise NotUnderstoodError(HANDLE_EXIT, int(item.location.line), "an element without a number")
+        for number in range(numbers[0], numbers[-1] + 1):
+            found[number] = _cell(parts[-1], enumerators), int(item.location.line)
+    return found
+
+
+def check(program: Program, k: Kernel) -> list[str]:
+    """Where the tables are not what the specification takes them to be, one line each with its place."""
+    entries = program.keep("sys_reg_descs", lambda: tuple(system_registers(program)), lambda _: frozenset((SYS_REGS,)))
+    problems = [f"{SYS_REGS}:{line}: {text}" for line, text in _registers(program, k, entries)]
+    handlers = exit_handlers(program)
+    wanted = dict.fromkeys(_DEBUG_CLASSES, "kvm_handle_guest_debug") | {_SYS64: "kvm_handle_sys_reg"}
+    for number in range(_CLASSES):
+        handler, line = handlers.get(number, (None, 0))
+        name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
+        if number in wanted and handler != wanted[number]:
+            problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler}, expected {wanted[number]}")
+        elif number not in wanted and handler in wanted.values():
+            problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler}")
+    return problems
+
+
+def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[str, Cell]]:
+    """The entries of the registers that the specification models."""
+    plain: dict[str, Cell] = {"get_user": None, "__get_user": None, "set_user": None, "visibility": None}
+    found: dict[Encoding, dict[str, Cell]] = {
+        (2, 0, 0, 2, 2): {"access": "trap_debug_regs", "reset": "reset_val", "reg": registers["MDSCR_EL1"], "val": 0,
+                          **plain},
+    }  # fmt: skip
+    for number in range(16):
+        for op2, kind in enumerate(("bvr", "bcr", "wvr", "wcr"), 4):
+            getter = {"get_user": f"get_{kind}", "__get_user": f"get_{kind}"}
+            found[2, 0, 0, number, op2] = {"access": f"trap_{kind}", "reset": f"reset_{kind}", "reg": 0, "val": 0,
+                                           "set_user": f"set_{kind}", **getter}  # fmt: skip
+    if k.emulates_os_lock:
+        found[2, 0, 1, 0, 4] = {"access": "trap_oslar_el1", "reset": None, "reg": 0, "val": 0, **plain}
+        found[2, 0, 1, 1, 4] = {"access": "trap_oslsr_el1", "reset": "reset_val", "reg": registers["OSLSR_EL1"],
+                                "val": OSLM_IMPLEMENTED, **plain, "set_user": "set_oslsr_el1"}  # fmt: skip
+    else:
+        found[2, 0, 1, 0, 4] = {"access": "trap_raz_wi", "reset": None, "reg": 0, "val": 0, **plain}
+    return found
+
+
+def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Iterator[tuple[int, str]]:
+    numbers = program.resolver.unit(SYS_REGS).enums.get("vcpu_sysreg", {})
+    registers = {name: number for number, name in numbers.items()}
+    expected = _expected(k, {name: registers.get(name, -1) for name in ("MDSCR_EL1", "OSLSR_EL1")})
+    modelled = {cells["reg"] for cells in expected.values() if cells["reg"]}
+    ours = {str(c) for cells in expected.values() for c in cells.values() if isinstance(c, str)} - {
+        "trap_raz_wi",
+        "reset_val",
+    }
+    seen: set[Encoding] = set()
+    for entry in entries:
+        name = "_".join(f"{letter}{n}" for letter, n in zip(("S", "", "C", "C", ""), entry.encoding, strict=True))
+        if entry.encoding in seen:
+            yield entry.line, f"{name} has two entries"
+        seen.add(entry.encoding)
+        if (cells := expected.get(entry.encoding)) is not None:
+            for cell, value in cells.items():
+                got = entry.fields.get(cell, 0 if isinstance(value, int) else None)
+                if got != value and cell in (*entry.fields, "access", "reset", "reg", "val", "set_user"):
+                    yield entry.line, f"{name} has {cell} = {got or 'nothing'}, expected {value or 'nothing'}"
+            continue
+        used = {c for c in entry.fields.values() if isinstance(c, str)}
+        if "?" in used:
+            raise NotUnderstoodError(SYS_REGS, entry.line, f"the entry of {name} has an unknown form")
+        stray = used & ours - ({"trap_debug_regs"} if entry.fields.get("reg") not in modelled else set())
+        if stray or entry.fields.get("reg") in modelled:
+            yield entry.line, f"{name} is handled as if it were a register of the model"
+    for encoding in expected.keys() - seen:
+        yield 0, f"the register with encoding {encoding} has no entry"
