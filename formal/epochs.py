@@ -32,10 +32,12 @@ class Kernel:
     preserved_mdscr_bits: int = 32  # guest_debug_preserved.mdscr_el1 is u32 up to v6.13
     # what traps
     keeps_hpmn: bool = True  # since v4.3; off only to break it
+    traps_profiling: bool = True  # f85279b4bd48 (v4.10): TPMS; and the profiling buffer goes back at every exit
     traps_trace_filter: bool = True  # a354a64d91ee (v5.13): TTRF
     traps_debug_for_use_hw: bool = True  # since v4.3; off only to break it
     emulates_os_lock: bool = True  # 7dabf02f43a1, e2ffceaae508 (v5.18)
     # load and put, entry and exit
+    vhe_traps_at_load: bool = True  # v4.17: VHE activates the traps at vcpu_load, not at every entry
     vhe_writes_changed_mdcr: bool = True  # 4942dc6638b0 (v5.6): setup_debug writes MDCR_EL2 under VHE when it changed
     saves_host_mdcr: bool = True  # 1460b4b25fde (v5.15): the host's MDCR_EL2 is saved, not rebuilt from the guest's
     returns_trace_buffer: bool = False  # a1319260bf62 (v5.13 to v5.14): nVHE gives EL1 the trace buffer at every exit
@@ -63,6 +65,11 @@ class Kernel:
     def vhe(self) -> bool:
         """The host kernel runs at EL2."""
         return self.mode is Mode.VHE
+
+    @property
+    def traps_at_load(self) -> bool:
+        """The traps are active from vcpu_load to vcpu_put, not just while a guest runs."""
+        return self.vhe and self.vhe_traps_at_load
 
     def but(self, **changes: Any) -> Self:
         """This kernel with some behaviours changed."""
@@ -109,6 +116,9 @@ _E3A: dict[str, Any] = {
     "indexes_trapped_banks": True,
 }
 
+_E2: dict[str, Any] = {**_E3A, "fakes_step_exit": False, "vhe_traps_at_load": False}
+_E1: dict[str, Any] = {**_E2, "traps_profiling": False}
+
 # From v6.14 debug_owner takes the place of DEBUG_DIRTY, debug_ptr and the preserved copies; HPMN is PMCR_EL0.N.
 _E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True}
 _E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
@@ -116,6 +126,8 @@ _E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
 EPOCHS: dict[str, Epoch] = {
     e.name: e
     for e in (
+        Epoch("E1", "v4.6 to v4.9", "VHE and nVHE write MDCR_EL2 at every entry; no profiling", _E1),
+        Epoch("E2", "v4.10 to v4.15", "statistical profiling trapped", _E2),
         Epoch("E3a", "v4.17 to v4.19", "VHE writes MDCR_EL2 at vcpu_load, from a copy that stays 0", _E3A),
         Epoch("E3b", "v4.20 to v5.5", "VHE reads the boot value too", _E3B),
         Epoch("E4", "v5.6 to v5.12-rc", "VHE also writes MDCR_EL2 when setup changed it", _E4),

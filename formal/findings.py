@@ -65,7 +65,7 @@ _UNTRAPPED = (
 FINDINGS: tuple[Finding, ...] = (
     Finding(
         "B0",
-        _HPMN,
+        (*_HPMN, "hpmn_preserved_on_host", "hpmn_preserved_always", "hpmn_never_reserved"),
         lambda k: k.vhe and not k.vhe_reads_boot_mdcr,
         "Under VHE kvm_arm_init_debug does not run, so the copy of MDCR_EL2 stays 0, and with it HPMN.",
         "da5a3ce66b8b (v4.20)",
@@ -73,7 +73,7 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         "B1",
         (*_HPMN, *_UNTRAPPED),
-        lambda k: k.vhe and not k.vhe_writes_changed_mdcr,
+        lambda k: k.traps_at_load and not k.vhe_writes_changed_mdcr,
         "Under VHE MDCR_EL2 is written at vcpu_load only, from what the run before has computed (at first: 0).",
         "4942dc6638b0 (v5.6)",
     ),
@@ -102,7 +102,7 @@ FINDINGS: tuple[Finding, ...] = (
     Finding(
         "window",
         ("hpmn_preserved_always", "hpmn_never_reserved"),
-        lambda k: k.vhe and not k.tracks_debug_owner,
+        lambda k: k.traps_at_load and not k.tracks_debug_owner,
         "Under VHE vcpu_load writes the value computed on the CPU where the vCPU ran before; between load and "
         "kvm_arm_setup_debug this CPU has the other's HPMN.",
         "none for this code; the rework of v6.14 computes the value at vcpu_load",
@@ -115,14 +115,14 @@ FINDINGS: tuple[Finding, ...] = (
             "hpmn_never_reserved_on_equal_cpus",
             "hpmn_never_reserved",
         ),
-        lambda k: k.vhe and not k.first_run_init,
+        lambda k: k.traps_at_load and not k.first_run_init,
         "The first vcpu_load under VHE writes 0 to MDCR_EL2, a reserved HPMN.",
         "263d6287da14 (v5.13)",
     ),
     Finding(
         "perf",
         ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9"),
-        lambda k: k.vhe and not k.guards_pmuserenr,
+        lambda k: k.traps_at_load and not k.guards_pmuserenr,
         "Under VHE perf may change PMUSERENR_EL0 between vcpu_load and the entry; EL0 accesses then go to EL1.",
         "8681f7175948 (v6.5)",
     ),

@@ -234,7 +234,7 @@ def group_traps(s: State, *groups: str, features: frozenset[str] = ALL_FEATURES)
 
 def rebuilt_mdcr(hpmn: Term, k: Kernel) -> MDCR_EL2:
     """What nVHE before v5.15 takes for the host's MDCR_EL2."""
-    return MDCR_EL2.of(HPMN=hpmn, E2PB=3, E2TB=3 if k.returns_trace_buffer else 0)
+    return MDCR_EL2.of(HPMN=hpmn, E2PB=3 if k.traps_profiling else 0, E2TB=3 if k.returns_trace_buffer else 0)
 
 
 def _unless(op_name: str, condition: Callable[[State, State], Term]) -> Callable[[Applied, Kernel], Term]:
@@ -334,7 +334,7 @@ FIRST_BREAKPOINT_ONLY = Precondition(
 
 BOOT_VALUE_AS_REBUILT = Precondition(
     "boot_value_as_rebuilt",
-    "the boot code leaves nothing in MDCR_EL2 but HPMN and E2PB=3 (in v5.13 and v5.14 E2TB=3 as well)",
+    "the boot code leaves nothing in MDCR_EL2 but HPMN and E2PB=3 (v4.9: no E2PB; v5.13, v5.14: E2TB=3 too)",
     initially=lambda s, k: s.boot_mdcr_el2.same(rebuilt_mdcr(s.boot_mdcr_el2.HPMN, k)),
 )
 
@@ -472,19 +472,23 @@ def os_registers_trapped(s: State, k: Kernel) -> Term:
     return group_traps(s, "os")
 
 
-@claim("the document, kvm_arm_setup_debug, list item 4")
+def _has_profiling(k: Kernel) -> str | None:
+    return None if k.traps_profiling else "statistical profiling is trapped from v4.10 on (f85279b4bd48)"
+
+
+@claim("the document, kvm_arm_setup_debug, list item 4", applies=_has_profiling)
 def profiling(s: State, k: Kernel) -> Term:
     """While a guest runs, MDCR_EL2.TPMS is set and E2PB is 0: the profiling buffer belongs to EL2."""
     return And(s.hw_mdcr_el2.TPMS, Eq(s.hw_mdcr_el2.E2PB, t.const(0, 2)))
 
 
-@claim("the document, kvm_arm_setup_debug, list item 4; Arm ARM D24.3, MDCR_EL2.E2PB and TPMS")
+@claim("the document, kvm_arm_setup_debug, list item 4; Arm ARM D24.3, MDCR_EL2.E2PB and TPMS", applies=_has_profiling)
 def profiling_does_not_execute(s: State, k: Kernel) -> Term:
     """No guest access of a profiling register reaches the hardware, except PMBIDR_EL1, which only identifies."""
     return group_does_not_execute(s, "spe_buffer", "spe_control")
 
 
-@claim("the document, kvm_arm_setup_debug, list item 4; Arm ARM D24.3, MDCR_EL2.E2PB and TPMS")
+@claim("the document, kvm_arm_setup_debug, list item 4; Arm ARM D24.3, MDCR_EL2.E2PB and TPMS", applies=_has_profiling)
 def profiling_trapped(s: State, k: Kernel) -> Term:
     """Guest accesses of profiling registers go to EL2, except PMBIDR_EL1."""
     return group_traps(s, "spe_buffer", "spe_control")
@@ -624,7 +628,7 @@ def entry_is_fresh(s: State, k: Kernel) -> Term:
     """
     fresh = MDCR_EL2.of(
         TTRF=k.traps_trace_filter,
-        TPMS=True,
+        TPMS=k.traps_profiling,
         TDRA=True,
         TDOSA=True,
         TDA=_keeps_out(s, k),
@@ -800,7 +804,7 @@ def untrapped_bank_is_guests_own(s: State, k: Kernel) -> Term:
 @claim(
     "switch.h, __deactivate_traps_common",
     at=Point.RETURNED,
-    when=lambda s, k: s.idle if k.vhe else Or(s.idle, And(s.here, Not(s.in_guest))),
+    when=lambda s, k: s.idle if k.traps_at_load else Or(s.idle, And(s.here, Not(s.in_guest))),
 )
 def host_mdcr_restored(s: State, k: Kernel) -> Term:
     """Once the traps are deactivated (VHE: at put, nVHE: at the return), MDCR_EL2 is the host's again."""
@@ -837,7 +841,7 @@ def host_breakpoints_inert_in_guest(s: State, k: Kernel) -> Term:
 @claim(
     "debug.c (v6.17), kvm_vcpu_load_debug; before, switch.h, __activate_traps_common",
     at=Point.ALWAYS,
-    when=lambda s, k: s.here if k.vhe else s.in_guest,
+    when=lambda s, k: s.here if k.traps_at_load else s.in_guest,
     applies=lambda k: None if k.saves_host_mdcr else "the host's MDCR_EL2 is saved from v5.15 on (1460b4b25fde)",
 )
 def host_mdcr_saved_first(s: State, k: Kernel) -> Term:
@@ -1016,7 +1020,9 @@ def _rebuilds(k: Kernel) -> str | None:
     return "VHE rebuilds another value" if k.vhe else None
 
 
-_vhe_window = _needless(lambda k: not k.vhe or k.tracks_debug_owner, "the value is computed on the CPU that loads it")
+_vhe_window = _needless(
+    lambda k: not k.traps_at_load or k.tracks_debug_owner, "no value is loaded that was computed elsewhere"
+)
 _in_32_bits = _needless(lambda k: k.tracks_debug_owner)
 
 
@@ -1238,7 +1244,7 @@ def boot_hpmn_is_valid(s: State, k: Kernel) -> Term:
 @lemma(lambda k: k.saves_host_mdcr and not _saves_late(k))
 def host_mdcr_is_boots(s: State, k: Kernel) -> Term:
     """Outside the traps' reach MDCR_EL2 is the boot value, and so is the saved copy inside."""
-    active = s.here if k.vhe else s.in_guest
+    active = s.here if k.traps_at_load else s.in_guest
     return And(
         Implies(Or(s.idle, And(s.here, Not(active))), s.hw_mdcr_el2.same(s.boot_mdcr_el2)),
         Implies(active, s.mdcr_el2_host.same(s.boot_mdcr_el2)),
@@ -1330,16 +1336,16 @@ FIELD_LEMMAS: tuple[Lemma, ...] = tuple(
 )
 
 
-@lemma(lambda k: not k.vhe or k.vhe_writes_changed_mdcr)
+@lemma(lambda k: not k.traps_at_load or k.vhe_writes_changed_mdcr)
 def value_is_in_hardware(s: State, k: Kernel) -> Term:
     """While the traps are active, MDCR_EL2 is the vCPU's value."""
-    return Implies(s.here if k.vhe else s.in_guest, s.hw_mdcr_el2.same(s.mdcr_el2))
+    return Implies(s.here if k.traps_at_load else s.in_guest, s.hw_mdcr_el2.same(s.mdcr_el2))
 
 
 @lemma(lambda k: k.first_run_init and _by_dirty(k))
 def hpmn_is_some_boots(s: State, k: Kernel) -> Term:
     """From the first run on, mdcr_el2 has the constant traps."""
-    constant = ("TPM", "TPMCR", "TDRA", "TDOSA", "TPMS")
+    constant = ("TPM", "TPMCR", "TDRA", "TDOSA", *(("TPMS",) if k.traps_profiling else ()))
     return Implies(
         Not(s.at(Phase.NEW, Phase.CREATED)),
         And(
@@ -1535,13 +1541,13 @@ def _user_access(s: State) -> Term:
     return s.hw_pmuserenr_el0.same(PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
 
 
-@lemma(lambda k: not k.vhe or k.guards_pmuserenr)
+@lemma(lambda k: not k.traps_at_load or k.guards_pmuserenr)
 def pmuserenr_lets_traps_through(s: State, k: Kernel) -> Term:
     """PMUSERENR_EL0 has the guest's value while the traps are active."""
-    return Implies(s.here if k.vhe else s.in_guest, _user_access(s))
+    return Implies(s.here if k.traps_at_load else s.in_guest, _user_access(s))
 
 
-@lemma(lambda k: k.vhe, given=(PERF_KEEPS_OFF,))
+@lemma(lambda k: k.traps_at_load, given=(PERF_KEEPS_OFF,))
 def pmuserenr_undisturbed(s: State, k: Kernel) -> Term:
     """As above, if perf keeps off."""
     return Implies(s.here, _user_access(s))
@@ -1556,7 +1562,9 @@ def hpmn_is_everywhere_the_same(s: State, k: Kernel) -> Term:
         Eq(s.hw_mdcr_el2.HPMN, ours),
         Implies(s.kvm_ready, Eq(s.percpu_mdcr_el2.HPMN, ours)),
         Implies(Not(s.at(Phase.NEW, Phase.CREATED)), Eq(s.mdcr_el2.HPMN, ours)),
-        Implies(s.here if k.vhe else s.in_guest, Eq(s.mdcr_el2_host.HPMN, ours)) if k.saves_host_mdcr else TRUE,
+        Implies(s.here if k.traps_at_load else s.in_guest, Eq(s.mdcr_el2_host.HPMN, ours))
+        if k.saves_host_mdcr
+        else TRUE,
     )
 
 
@@ -1640,7 +1648,7 @@ def boot_gave_all(s: State, k: Kernel) -> Term:
     return And(
         Eq(s.boot_mdcr_el2.HPMN, s.event_counters),
         s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"),
-        Implies(s.here if k.vhe else s.in_guest, s.mdcr_el2_host.same(s.boot_mdcr_el2, "HPMN")),
+        Implies(s.here if k.traps_at_load else s.in_guest, s.mdcr_el2_host.same(s.boot_mdcr_el2, "HPMN")),
     )
 
 

@@ -292,7 +292,7 @@ def setup_mdcr_el2(s: State, k: Kernel) -> State:
     return s.but(
         mdcr_el2=MDCR_EL2.of(
             TTRF=k.traps_trace_filter,
-            TPMS=True,
+            TPMS=k.traps_profiling,
             TDRA=True,
             TDOSA=True,
             TDA=debug_trap,
@@ -345,6 +345,8 @@ def deactivate_traps(s: State, k: Kernel) -> State:
         mdcr = s.hw_mdcr_el2
     elif k.saves_host_mdcr:
         mdcr = s.mdcr_el2_host
+    elif not k.traps_profiling:  # v4.9 and before: HPMN and nothing else
+        mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN)
     elif k.vhe:  # deactivate_traps_vhe_put: the guest's value without its traps, except TPMS
         keep = t.const(MDCR_EL2.mask("HPMN", "E2PB", "TPMS"), 64)
         mdcr = MDCR_EL2(s.hw_mdcr_el2.raw & keep)
@@ -358,14 +360,14 @@ def load(s: State, k: Kernel) -> State:
     """What vcpu_load does to the debug registers and the traps."""
     if k.tracks_debug_owner:
         s = load_debug(s, k)
-    return activate_traps(s, k) if k.vhe else s
+    return activate_traps(s, k) if k.traps_at_load else s
 
 
 def put(s: State, k: Kernel) -> State:
     """What vcpu_put does to them."""
     if k.tracks_debug_owner:
         s = put_debug(s, k)
-    return deactivate_traps(s, k) if k.vhe else s
+    return deactivate_traps(s, k) if k.traps_at_load else s
 
 
 _LOADS = (
@@ -558,7 +560,7 @@ def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     s = save_host_mdscr(s)
     skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(lent, Not(s.adjust_pc))))
     s = restore_owned_mdscr(skipped) if k.tracks_debug_owner else restore_guest_mdscr(skipped)
-    if not k.vhe:
+    if not k.traps_at_load:
         s = activate_traps(s, k)
     s = switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
     return _eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
@@ -594,7 +596,7 @@ def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
         guest_pstate_ss=If(ss_is_the_guests(s, k), s.hw_pstate.SS, s.guest_pstate_ss),
     )
     s = save_owned_mdscr(s) if k.tracks_debug_owner else s.but(mdscr_el1=s.hw_mdscr_el1)
-    if not k.vhe:
+    if not k.traps_at_load:
         s = deactivate_traps(s, k)
     s = s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1)
     return switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)

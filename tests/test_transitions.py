@@ -266,7 +266,8 @@ def test_the_value_of_mdcr_el2(epoch: str, dirty: bool, flags: int, locked: bool
     k = EPOCHS[epoch].kernel(Mode.VHE)
     s = System(k).state()
     env = concrete(k, debug_dirty=dirty, guest_debug=flags, oslsr_el1=2 if locked else 0, percpu_mdcr_el2=0xFE5)
-    wanted = ALWAYS | 5 | (1 << 19 if k.traps_trace_filter else 0) | (1 << 8 if flags else 0)
+    constant = ALWAYS if k.traps_profiling else ALWAYS & ~MDCR_EL2.mask("TPMS")
+    wanted = constant | 5 | (1 << 19 if k.traps_trace_filter else 0) | (1 << 8 if flags else 0)
     if not dirty or flags == HARDWARE or (locked and k.emulates_os_lock):
         wanted |= 1 << 9
     after = setup_mdcr_el2(s, k)
