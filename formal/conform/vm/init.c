@@ -231,7 +231,10 @@ static void command(char **words, int n) {
         vcpu_mp_state(vcpu, true);
     else if (!strcmp(what, "start") && (n == 1 || n == 2)) {
         thread_runs = n == 2 ? (long)number(words[1]) : LONGEST_RUN;
+        runs_in[vcpu->number] = 0;
         pthread_create(&threads[vcpu->number], NULL, run_until_done, vcpu);
+        while (!runs_in[vcpu->number])
+            usleep(100);
     } else if (!strcmp(what, "move") && n == 2)
         move_thread(vcpu->number, runs_in[vcpu->number], number(words[1]));
     else if (!strcmp(what, "join") && n == 1)
