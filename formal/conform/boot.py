@@ -18,7 +18,7 @@ from formal.conform.build import build_init
 from formal.conform.emulator import EmulatorError, EmulatorTimeoutError, Qemu
 from formal.epochs import Mode
 
-CPUS: Mapping[Mode, str] = {Mode.VHE: "cortex-a76", Mode.NVHE: "cortex-a72"}  # with and without FEAT_VHE
+CPUS: Mapping[Mode, str] = {Mode.VHE: "cortex-a76", Mode.NVHE: "cortex-a53"}  # with and without FEAT_VHE
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def build_init(directory: Path) -> Path:
         BuildError: if it does not compile.
     """
     init = directory / "init"
-    sources = [str(_INIT / name) for name in ("init.c", "vm.c", "guest.S")]
+    sources = [str(_INIT / name) for name in ("init.c", "vm.c", "host.c", "guest.S")]
     _compile([*linux_compiler(), *_INIT_FLAGS, "-o", str(init), *sources], "the first process")
     return init
 

@@ -148,9 +148,9 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         _BOTH,
         "The step of an SMC that turns the vCPU off is lost when CPU_ON resets it; that of an HVC is not.",
         "vcpu turns_off_by_smc\nvcpu turns_on\nselect 1\nset X9 0x40000010\nselect 0\ndebug ENABLE|SINGLESTEP\nrun 3\n"
-        "start\nsleep 20000\nselect 1\ncpu 1\nrun 2\nselect 0\njoin",
+        "start\nsleep 200000\nselect 1\ncpu 1\nrun 2\nselect 0\njoin",
         "vcpu turns_off_by_hvc\nvcpu turns_on\nselect 1\nset X9 0x40000010\nselect 0\ndebug ENABLE|SINGLESTEP\nrun 3\n"
-        "start\nsleep 20000\nselect 1\ncpu 1\nrun 2\nselect 0\njoin",
+        "start\nsleep 200000\nselect 1\ncpu 1\nrun 2\nselect 0\njoin",
         _first_step_of("0"),
         "0 instructions",
         "1 instruction",
@@ -162,9 +162,9 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         (*_CURRENT, "newest"),
         _BOTH,
         "A step that is pending when SINGLESTEP is switched off is reported once it is switched on again, much later.",
-        "vcpu suspends_then_spins\ndebug ENABLE|SINGLESTEP\nrun 4\ninterrupt 3000\ndebug ENABLE|USE_SW_BP\n"
+        "vcpu suspends_then_spins\ndebug ENABLE|SINGLESTEP\nrun 4\ninterrupt 50000\ndebug ENABLE|USE_SW_BP\n"
         "interrupt 20000\nget X3\ndebug ENABLE|SINGLESTEP\nrun 1\nget X3",
-        "vcpu suspends_then_spins\ndebug ENABLE|SINGLESTEP\nrun 4\ninterrupt 3000\ndebug none\n"
+        "vcpu suspends_then_spins\ndebug ENABLE|SINGLESTEP\nrun 4\ninterrupt 50000\ndebug none\n"
         "interrupt 20000\nget X3\ndebug ENABLE|SINGLESTEP\nrun 1\nget X3",
         _after_interruption,
         "1 instruction",
@@ -216,7 +216,7 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         ("5.10",),
         _BOTH,
         "Known, fixed in v6.1: a step that is pending when KVM_RUN returns is lost.",
-        "vcpu suspends\ndebug ENABLE|SINGLESTEP\nrun 4\ninterrupt 3000\nrun 1",
+        "vcpu suspends\ndebug ENABLE|SINGLESTEP\nrun 4\ninterrupt 50000\nrun 1",
         "vcpu suspends\ndebug ENABLE|SINGLESTEP\nrun 4",
         _after_call,
         "1 instruction",

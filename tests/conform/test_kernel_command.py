@@ -1,5 +1,8 @@
 """The command ``formal.conform kernel``: misuse, what is missing, and what it prints, without an emulator."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from formal.conform import boot, emulator, kernel
@@ -7,22 +10,28 @@ from formal.conform.__main__ import main
 from formal.conform.debian import Image
 from tests.conform.test_command import errors
 
-TRACE = "# head\n x: conform: scenario name=plain\n y: kvm_entry: PC: 0x1\n"
+GOLDEN = (Path(__file__).parent / "golden" / "6.1-vhe.txt").read_text()
+GOOD = boot.Recording("6.1.0-1", "v", "vhe", 2, GOLDEN, (), ())
+RECORDINGS = {
+    "complaint": replace(GOOD, errors=("KVM_RUN: Bad address",)),
+    "wrong": replace(GOOD, trace=GOLDEN.replace("MDCR_EL2: 0x84e66", "MDCR_EL2: 0x84e26")),
+    "empty": replace(GOOD, trace="# tracer: nop\n#\n"),
+    "new": replace(GOOD, release="7.3.4", trace="# nothing\n", missing=("kvm_arm_setup_debug", "trap_reg")),
+}
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """Boots that take no time; what was booted."""
+    """Boots that take no time, by the name of the kernel; what was booted."""
     booted = []
 
     def fake(path, mode, script, qemu, *, timeout):
         booted.append((path.name, mode.value, script))
-        complaints = ("KVM_RUN: Bad address",) if "bad" in path.name else ()
-        return boot.Recording("6.1.0-1", "v", mode.value, 2, TRACE, ("trap_reg",), complaints)
+        return RECORDINGS.get(path.name, GOOD)
 
     monkeypatch.setattr(kernel, "boot", fake)
     monkeypatch.setattr(kernel.emulator, "find", lambda path: emulator.Qemu("q", (8, 0, 0), "8.0.0"))
-    monkeypatch.setattr(kernel, "image", lambda series, folder: Image(series, tmp_path / f"vmlinuz-{series}"))
+    monkeypatch.setattr(kernel, "image", lambda series, folder: Image(series, tmp_path / series))
     return booted
 
 
@@ -58,26 +67,49 @@ def test_what_is_missing(capsys, monkeypatch, tmp_path):
 
 def test_kernels_and_modes(machine, capsys):
     assert main(["kernel", "--scenario", "plain"]) == 0
-    assert [(name, mode) for name, mode, _ in machine] == [("vmlinuz-6.1", "vhe"), ("vmlinuz-6.1", "nvhe")]
+    assert [(name, mode) for name, mode, _ in machine] == [("6.1", "vhe"), ("6.1", "nvhe")]
     assert machine[0][2].startswith("scenario plain\n")
-    out = capsys.readouterr().out
-    assert "6.1.0-1 vhe: 1 scenarios, 2 events in 0.0 s\n" in out
-    assert "  events this kernel does not have: trap_reg\n" in out
     machine.clear()
     assert main(["kernel", "6.12", "--all", "--mode", "nvhe"]) == 0
-    assert [name for name, _, _ in machine] == ["vmlinuz-6.12", "vmlinuz-6.1", "vmlinuz-5.10", "vmlinuz-newest"]
+    assert [name for name, _, _ in machine] == ["6.12", "6.1", "5.10", "newest"]
+
+
+def test_what_is_printed(machine, capsys):
+    assert main(["kernel", "--mode", "vhe"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(f"6.1.0-1 vhe: {GOOD.scenarios} scenarios, {GOOD.events:,} events in 0.")
+    assert out[1].startswith("  a run of E8 vhe: ")
+    assert any(line.startswith("operations of the model taken: ") for line in out)
+
+
+def test_an_event_that_is_none_of_the_models_fails(machine, capsys):
+    assert main(["kernel", "wrong", "--mode", "vhe"]) == 1
+    out = capsys.readouterr().out
+    assert "  not a run of E8 vhe (v6.1 to v6.13)\n" in out
+    assert "kvm_arm_set_dreg32" in out
+
+
+def test_a_complaint_fails(machine, capsys):
+    assert main(["kernel", "complaint", "--mode", "vhe"]) == 1
+    assert "  COMPLAINT: KVM_RUN: Bad address\n" in capsys.readouterr().out
+
+
+def test_a_kernel_that_is_not_modelled(machine, capsys):
+    assert main(["kernel", "new", "--mode", "vhe"]) == 0
+    out = capsys.readouterr().out
+    assert "  not compared: 7.3.4 is not modelled; it has no kvm_arm_setup_debug, trap_reg\n" in out
+    assert "operations of the model" not in out
+
+
+def test_nothing_to_compare_is_no_success(machine, capsys):
+    assert main(["kernel", "empty", "--mode", "vhe"]) == 3
+    assert "formal.conform kernel: no event" in capsys.readouterr().err
 
 
 def test_recordings_are_kept(machine, tmp_path, capsys):
     assert main(["kernel", "--mode", "vhe", "--output", str(tmp_path / "kept")]) == 0
-    assert (tmp_path / "kept" / "6.1.0-1-vhe.txt").read_text() == TRACE
+    assert (tmp_path / "kept" / "6.1.0-1-vhe.txt").read_text() == GOLDEN
     (tmp_path / "file").touch()
     capsys.readouterr()
-    code, err = errors(capsys, "kernel", "--mode", "vhe", "--output", str(tmp_path / "file"))
-    assert code == 2
-    assert "file" in err
-
-
-def test_a_complaint_fails(machine, capsys):
-    assert main(["kernel", "bad", "--mode", "vhe"]) == 1
-    assert "  COMPLAINT: KVM_RUN: Bad address\n" in capsys.readouterr().out
+    assert main(["kernel", "--mode", "vhe", "--output", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("formal.conform kernel: ")

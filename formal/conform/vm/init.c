@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -43,14 +42,6 @@ void fail(const char *format, ...) {
     va_end(args);
 }
 
-static bool write_file(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY | O_APPEND);
-    bool done = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-    if (fd >= 0)
-        close(fd);
-    return done;
-}
-
 static void print_file(const char *name, const char *path) {
     char text[4096];
     int fd = open(path, O_RDONLY);
@@ -66,7 +57,7 @@ static void print_file(const char *name, const char *path) {
 
 static const char *const events[] = {
     "kvm_entry", "kvm_exit", "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_set_dreg32", "kvm_arm_set_regset",
-    "kvm_set_guest_debug", "trap_reg", "kvm_sys_access",
+    "kvm_set_guest_debug", "trap_reg", "kvm_sys_access", "kvm_hvc_arm64",
 };
 
 // From v6.14 the debug events are gone; these read the same values through the kernel's type information.
@@ -156,14 +147,19 @@ static const char *const controls[] = {"none", "ENABLE", "SINGLESTEP", "USE_SW_B
 static const uint32_t control_bits[] = {0, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_SW_BP,
                                         KVM_GUESTDBG_USE_HW};
 
-static void run_times(struct vcpu *mine, uint64_t most) {
+static volatile pid_t runs_in[VCPUS]; // the thread that runs a vCPU, as the kernel numbers it
+static long thread_runs = LONGEST_RUN; // microseconds, of the thread that is started next
+
+static void run_times(struct vcpu *mine, uint64_t most, long microseconds) {
     bool on = true;
     for (uint64_t i = 0; on && i < most && !mine->done; i++)
-        on = vcpu_run(mine, false, LONGEST_RUN);
+        on = vcpu_run(mine, false, microseconds);
 }
 
 static void *run_until_done(void *argument) {
-    run_times(argument, 100);
+    struct vcpu *mine = argument;
+    runs_in[mine->number] = gettid();
+    run_times(mine, 100, thread_runs);
     return NULL;
 }
 
@@ -177,15 +173,6 @@ static void set_debug(char **words, int n) { // debug FLAGS [b NUMBER VALUE CONT
         control[at] = number(words[i + 3]);
     }
     vcpu_debug(vcpu, &debug);
-}
-
-static void on_cpu(unsigned cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    mark("cpu cpu=%u", cpu);
-    if (sched_setaffinity(0, sizeof set, &set))
-        fail("cannot go to CPU %u: %s", cpu, strerror(errno));
 }
 
 static void new_scenario(const char *name) {
@@ -216,6 +203,10 @@ static void command(char **words, int n) {
         on_cpu(number(words[1]));
     else if (!strcmp(what, "sleep") && n == 2)
         usleep(number(words[1]));
+    else if ((!strcmp(what, "offline") || !strcmp(what, "online")) && n == 2)
+        hotplug(number(words[1]), what[1] == 'n');
+    else if ((!strcmp(what, "arm") || !strcmp(what, "disarm")) && n == 1)
+        watch_host(*what == 'a');
     else if (!vcpu)
         fail("%s before the first vcpu", what);
     else if (!strcmp(what, "select") && n == 2 && number(words[1]) < (uint64_t)vm.count)
@@ -227,7 +218,7 @@ static void command(char **words, int n) {
     else if (!strcmp(what, "get") && n == 2)
         vcpu_get(vcpu, words[1]);
     else if (!strcmp(what, "run") && n == 2)
-        run_times(vcpu, number(words[1]));
+        run_times(vcpu, number(words[1]), LONGEST_RUN);
     else if (!strcmp(what, "interrupt") && n == 2)
         vcpu_run(vcpu, false, number(words[1]));
     else if (!strcmp(what, "immediate") && n == 1)
@@ -238,8 +229,14 @@ static void command(char **words, int n) {
         vcpu_mp_state(vcpu, false);
     else if (!strcmp(what, "wake") && n == 1)
         vcpu_mp_state(vcpu, true);
-    else if (!strcmp(what, "start") && n == 1)
+    else if (!strcmp(what, "start") && (n == 1 || n == 2)) {
+        thread_runs = n == 2 ? (long)number(words[1]) : LONGEST_RUN;
+        runs_in[vcpu->number] = 0;
         pthread_create(&threads[vcpu->number], NULL, run_until_done, vcpu);
+        while (!runs_in[vcpu->number])
+            usleep(100);
+    } else if (!strcmp(what, "move") && n == 2)
+        move_thread(vcpu->number, runs_in[vcpu->number], number(words[1]));
     else if (!strcmp(what, "join") && n == 1)
         pthread_join(threads[vcpu->number], NULL);
     else

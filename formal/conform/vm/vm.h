@@ -48,3 +48,10 @@ void vcpu_get(struct vcpu *vcpu, const char *reg);
 void vcpu_mp_state(struct vcpu *vcpu, bool runnable);
 // One KVM_RUN; a signal interrupts it after so many microseconds. Whether it was not interrupted.
 bool vcpu_run(struct vcpu *vcpu, bool immediate, long microseconds);
+
+// The host's side (host.c).
+bool write_file(const char *path, const char *text);
+void on_cpu(unsigned cpu);              // the calling thread goes to a CPU
+void move_thread(int vcpu, int thread, unsigned cpu); // another one, which may be inside KVM_RUN
+void hotplug(unsigned cpu, bool online);
+void watch_host(bool armed);            // a watchpoint of the host on a word of this process
