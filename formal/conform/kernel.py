@@ -15,6 +15,11 @@ from formal.conform.boot import Recording, boot
 from formal.conform.build import BuildError, MissingToolError
 from formal.conform.debian import NEWEST, MissingKernelError, default_directory, image
 from formal.conform.scenarios import UnknownScenarioError, choose
+from formal.conform.tracecheck import Result
+from formal.conform.tracecommand import check_recording
+from formal.conform.tracecoverage import coverage
+from formal.conform.tracecoverage import lines as coverage_lines
+from formal.conform.tracefile import TraceFormatError
 from formal.epochs import Mode
 from formal.evidence.traces import write_atomically
 
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         script = choose(args.scenario)
         qemu = emulator.find(args.qemu)
         failed = False
+        results: list[Result] = []
         for series in dict.fromkeys([*args.kernel, *(EVERY if args.all else ())] or [DEFAULT]):
             kernel = image(series, args.kernels or default_directory())
             for mode in modes(args):
@@ -81,13 +87,21 @@ def run(args: argparse.Namespace) -> int:
                 recording = boot(kernel.path, mode, script, qemu, timeout=args.timeout)
                 kept = _keep(recording, args.output)
                 _print(recording, time.monotonic() - started, kept)
-                failed |= bool(recording.errors)
+                code, lines, result = check_recording(recording.trace, recording.release)
+                print("".join(f"  {line}\n" for line in lines), end="", flush=True)
+                results += [result] if result is not None else []
+                failed |= bool(recording.errors) or code == 1
     except (UnknownScenarioError, OSError) as e:
         sys.stderr.write(f"formal.conform kernel: {e}\n")
         return 2
     except CANNOT_RUN as e:
         sys.stderr.write(f"formal.conform kernel: {e}\n")
         return 3
+    except TraceFormatError as e:
+        sys.stderr.write(f"formal.conform kernel: what was recorded is not understood: {e}\n")
+        return 3
+    if results:
+        print("\n".join(coverage_lines(coverage(results))))
     return int(failed)
 
 
