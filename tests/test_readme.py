@@ -41,7 +41,7 @@ def test_the_claim_table_is_the_manifests() -> None:
 
 
 def test_the_commands_are_the_known_ones() -> None:
-    assert len(COMMANDS) == 10, COMMANDS
+    assert len(COMMANDS) == 12, COMMANDS
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--explain" in c or "formal.traps" in c])
@@ -65,6 +65,28 @@ def test_the_kernel_command_and_its_last_line() -> None:
     done = _run(f"{sys.executable} -m formal.prove --kernel {trees}/linux-source-6.1")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert done.stdout.splitlines()[-1] in README
+
+
+def test_the_trace_command_and_what_it_prints(tmp_path: Path) -> None:
+    command = next(c for c in COMMANDS if "conform trace" in c)
+    good, bad = re.findall(r"\n\n```\n(.*?\n)```\n", README.partition("## Traces of your")[2], re.S)[:2]
+    done = _run(command)
+    assert done.returncode == 0, done.stderr
+    assert set(good.splitlines()) <= set(done.stdout.splitlines())
+    path = command.split()[-1]
+    text = (ROOT / path).read_text(encoding="utf-8").replace("MDCR_EL2: 0x84c66", "MDCR_EL2: 0x84866", 1)
+    (tmp_path / "bad.txt").write_text(text, encoding="utf-8")
+    done = _run(command.replace(path, str(tmp_path / "bad.txt")))
+    assert done.returncode == 1
+    assert bad in done.stdout
+
+
+def test_the_monitor_command(tmp_path: Path) -> None:
+    command = next(c for c in COMMANDS if "conform monitor" in c)
+    done = _run(re.sub(r"debug\.(dot|bt)", rf"{tmp_path}/debug.\1", command))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "debug.dot").read_text().startswith("digraph state_automaton {")
+    assert "tracepoint:kvm:kvm_entry" in (tmp_path / "debug.bt").read_text()
 
 
 def test_options_and_exit_codes_are_all_documented() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from formal.configuration import Configuration
 from formal.conform.tracecheck import Check, Result, TooManyRunsError, Unexplained, missing
 from formal.conform.tracecoverage import coverage, lines
-from formal.conform.tracefile import TraceFormatError, TraceText, read
+from formal.conform.tracefile import TraceFormatError, TraceText, parse, read
 from formal.conform.traceparts import Grouping
-from formal.conform.tracerun import FIELDS
+from formal.conform.tracerun import FIELDS, TRACED
 from formal.epochs import EPOCHS, Mode
 from formal.evidence.traces import TraceBook, TraceError
 
@@ -38,9 +38,7 @@ class InconclusiveError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
-    parser.add_argument(
-        "--epoch", choices=[name for name, *_ in _RELEASES], help="the release; default: every one that explains it"
-    )
+    parser.add_argument("--epoch", choices=TRACED, help="the release; default: every one that explains it")
     parser.add_argument("--mode", choices=[m.value for m in Mode], help="the host mode; default: both")
     parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
 
@@ -48,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command; its exit code: 0 conforms, 1 does not, 2 no readable trace, 3 nothing can be concluded."""
     try:
-        report = examine(args.file, args.epoch, args.mode)
+        report = examine(read(args.file), args.file.name, args.epoch, args.mode)
     except TraceFormatError as e:
         sys.stderr.write(f"formal.conform trace: {e}\n")
         return 2
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 class Report:
     """What there is to say about one file."""
 
-    path: Path
+    name: str
     text: TraceText
     grouping: Grouping
     results: dict[Configuration, Result]
@@ -85,14 +83,12 @@ class Report:
         return 3 if self.cut else 0
 
 
-def examine(path: Path, epoch: str | None, mode: str | None) -> Report:
-    """Reads and checks a file.
+def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | None = None) -> Report:
+    """Checks a trace; ``name`` is what the report calls it.
 
     Raises:
-        TraceFormatError: if it is no trace.
         InconclusiveError: if there is nothing in it that could be checked, or too much is left open.
     """
-    text = read(path)
     cut = None
     if text.lost is not None:
         line, says = text.lost
@@ -112,7 +108,7 @@ def examine(path: Path, epoch: str | None, mode: str | None) -> Report:
         r.unexplained is None or r.unexplained.event is None for r in results.values()
     ):
         raise InconclusiveError("no value could be compared")
-    report = Report(path, text, grouping, results, list(_warnings(text)), cut, {})
+    report = Report(name, text, grouping, results, list(_warnings(text)), cut, {})
     for configuration in report.explaining[:1]:
         watch = results[configuration].watch
         assert watch is not None
@@ -125,7 +121,9 @@ def _relevant(text: TraceText, cut: str | None) -> None:
     if not text.events and not text.others:
         raise InconclusiveError(f"no event{f'; {cut}' if cut else ''}")
     if {"load_debug", "vcpu_run"} & text.others.keys() and "kvm_arm_setup_debug" not in text.names:
-        raise InconclusiveError("recorded on v6.14 or later, where debug.c was rewritten: that is not modelled")
+        raise InconclusiveError(
+            "recorded on v6.14 or later, which has none of these trace points; dynamic events are not read"
+        )
     if absent := missing(text):
         others = ", ".join(f"{n} {name}" for name, n in text.others.most_common(3))
         raise InconclusiveError(
@@ -140,11 +138,10 @@ def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterato
         if event.name == "marker" and event.fields["verb"] == "recording":
             epoch = epoch or _epoch_of(str(event.fields.get("release", "")))
             mode = mode or event.fields.get("mode")
-    for name in reversed(EPOCHS):
+    for name in reversed(TRACED):
         for m in Mode:
-            found = Configuration(name, m.value)
-            if epoch in (None, name) and mode in (None, m.value) and not found.kernel().tracks_debug_owner:
-                yield found
+            if epoch in (None, name) and mode in (None, m.value):
+                yield Configuration(name, m.value)
 
 
 _RELEASES = (
@@ -183,6 +180,24 @@ def _known_false(configuration: Configuration) -> set[str]:
         raise InconclusiveError(f"stored counterexamples: {e}") from e
 
 
+def check_recording(text: str, name: str) -> tuple[int, list[str], Result | None]:
+    """A recording of our own: the exit code of ``run``, what to print, and the run that explains it if one does.
+
+    Raises:
+        TraceFormatError: if the text is no trace.
+    """
+    try:
+        report = examine(parse(text), name)
+    except InconclusiveError as e:
+        return 3, [f"not compared with the model: {e}"], None
+    if not report.explaining:
+        return report.code, list(_failure(report)), None
+    result = report.results[report.explaining[0]]
+    says = f"a run of {report.explaining[0]}: {result.explained} events explained, {result.values} values compared"
+    broken = [f"BROKEN at line {line}: {claim}" for claim, line in report.unexpected.items()]
+    return report.code, [says, *broken], result
+
+
 # ---- as text
 
 
@@ -197,7 +212,7 @@ def show(report: Report, verbose: bool) -> Iterator[str]:
     cpus = ", ".join(map(str, sorted({e.cpu for e in text.events})))
     markers = sum(e.name == "marker" for e in text.events)
     yield (
-        f"{report.path.name}: {len(text.events) - markers} events of KVM"
+        f"{report.name}: {len(text.events) - markers} events of KVM"
         + (f", {markers} markers" if markers else "")
         + (f", {sum(text.others.values())} others" if text.others else "")
         + f"; {len(tasks)} thread{'s'[: len(tasks) > 1]}, CPUs {cpus}"

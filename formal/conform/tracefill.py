@@ -4,6 +4,9 @@ Choices that no event decides at once are all tried: ``Fill`` returns every cont
 the caller keeps those that show what the trace has. Values that the guest or user space is free to choose (MDSCR_EL1,
 PSTATE, breakpoints) are taken from where the trace shows them next; if they cannot have been chosen, the model shows
 something else there. Steps of user space are only filled in where the trace does not say what user space did.
+
+Not all that is possible is tried, so that a legal trace may be called unexplained: under VHE before v5.15 HPMN may be
+read again from what a vCPU left (tried for vCPUs that rest), and before v5.6 a guest may reach registers of the host.
 """
 
 from __future__ import annotations
@@ -295,7 +298,7 @@ class Fill:
         line, cpu = part.first.line, part.cpu
         loaded = self.load(run, vcpu, cpu, line)
         if loaded is not None and loaded.value(vcpu, "exit") == Exit.NONE:
-            for ready in (self._turned_on(loaded, vcpu, part), self._read_again(loaded, vcpu, part)):
+            for ready in (self._turned_on(loaded, vcpu, part), *self._read_again(loaded, vcpu, part)):
                 yield from () if ready is None else self.set_up(ready, vcpu, part)
         for user in self.in_user_space(run, vcpu, line):
             for acted in self._user_acts(user, vcpu, part):
@@ -308,14 +311,19 @@ class Fill:
         off = self.machine.step(run, "PSCI CPU_OFF", vcpu, part.cpu, part.first.line, True)
         return None if off is None else self.machine.step(off, "kvm_reset_vcpu", vcpu, part.cpu, part.first.line, True)
 
-    def _read_again(self, run: Run, vcpu: Key, part: Part) -> Run | None:
-        """Hyp initialisation has read MDCR_EL2 again, where the kernel leaves the guest's value in it."""
+    def _read_again(self, run: Run, vcpu: Key, part: Part) -> Iterator[Run]:
+        """Hyp initialisation has read MDCR_EL2 again, where the kernel leaves the value of the vCPU that was there."""
         if self.kernel.saves_host_mdcr or not self.kernel.vhe:
-            return None
+            return
         line, cpu = part.first.line, part.cpu
-        put = self.machine.step(run, "kvm_arch_vcpu_put", vcpu, cpu, line)
-        read = None if put is None else self.machine.step(put, "kvm_arm_init_debug", vcpu, cpu, line, True)
-        return self.load(read, vcpu, cpu, line)
+        resting = (u for u in run.vcpus if run.phase(u) is Phase.READY and run.value(u, "in_run"))
+        for other in (vcpu, *resting):
+            there = self.load(run, other, cpu, line)
+            put = None if there is None else self.machine.step(there, "kvm_arch_vcpu_put", other, cpu, line)
+            read = None if put is None else self.machine.step(put, "kvm_arm_init_debug", other, cpu, line, True)
+            again = self.load(read, vcpu, cpu, line)
+            if again is not None:
+                yield again
 
     # ---- vCPUs that were there before the trace began
 

@@ -14,13 +14,15 @@ from typing import Any
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
 from formal.conform.tracefile import Event
 from formal.conform.traceparts import Key
-from formal.epochs import Kernel
+from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.replay import zero
 from formal.state import REGISTER_OF_BANK, Exit, Phase, State
 from formal.system import System
 from formal.terms import ArrayValue, Term, Value
 from formal.transitions import tweaks_guest
 from formal.walk import evaluate, support
+
+TRACED = tuple(name for name, e in EPOCHS.items() if not e.kernel(Mode.VHE).tracks_debug_owner)  # v6.14 has none
 
 Values = dict[str, Value]  # the variables of one vCPU (``v0.mdcr_el2``) or one CPU (``p0.hw_mdcr_el2``)
 HERE, ELSEWHERE = 0, 1  # how the acting CPU, and any other, are named in the variables ``cpu`` and ``vcpu``
@@ -142,10 +144,10 @@ class Machine:
         where["p0.vcpu"] = HERE if run.on.get(vcpu) == cpu else ELSEWHERE
         for key, term in open_inputs.items():
             where[str(term.data)] = inputs.get(key, zero(term.sort))
-        if inputs.keys() - open_inputs.keys():
-            raise TypeError(f"{name} has no input {sorted(inputs.keys() - open_inputs.keys())[0]}")
         if not guard(where)["guard"]:
             return None
+        if inputs.keys() - open_inputs.keys():
+            raise TypeError(f"{name} has no input {sorted(inputs.keys() - open_inputs.keys())[0]}")
         new = changes(where)
         v = {**v, **{n: x for n, x in new.items() if n[0] == "v"}}
         p = {**p, **{n: x for n, x in new.items() if n[0] == "p"}}

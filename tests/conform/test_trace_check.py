@@ -162,6 +162,14 @@ def test_a_trace_may_begin_anywhere(first):
     assert grouping.skipped < 12
 
 
+@pytest.mark.parametrize("first", [60, 211, 333])
+def test_a_trace_of_an_older_kernel_may_begin_anywhere(first):
+    text = "".join(text_of("5.10-nvhe", markers=False).splitlines(True)[first:])
+    result = checked(text, "E4s", "nvhe")
+    assert result.unexplained is None
+    assert result.conforms
+
+
 @pytest.mark.parametrize(
     "off",
     [
@@ -183,7 +191,7 @@ def test_trace_points_may_be_off(off):
 
 
 @pytest.mark.parametrize(
-    ("epoch", "mode"), [("E8", "vhe"), ("E8", "nvhe"), ("E4s", "vhe"), ("E4", "vhe"), ("E3a", "nvhe")]
+    ("epoch", "mode"), [("E8", "vhe"), ("E8", "nvhe"), ("E7", "vhe"), ("E5", "nvhe"), ("E4s", "nvhe"), ("E3a", "nvhe")]
 )
 def test_walks_of_the_model_are_explained(epoch, mode):
     """Two vCPUs on two CPUs, as the kernel would print what they do; preempted and moved at any time."""
