@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.report", "formal.mutate"),
     ("formal.check",),
     ("formal.audit", "formal.runfiles"),
-    ("formal.treefiles",),
+    ("formal.treefiles", "formal.export"),
     ("formal.command",),
     ("formal.prove",),
 )
@@ -64,6 +64,7 @@ PRINTS = (
     "formal.prove",
     "formal.command",
     "formal.check",
+    "formal.export",
     "formal.traps",
     "formal.conform.command",
     "formal.conform.finding",
