@@ -97,6 +97,7 @@ class TreeReport:
     system: System | None = None
     counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
     binding: Binding | None = None
+    cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
 
 
@@ -132,7 +133,9 @@ def run(job: TreeJob) -> list[TreeReport]:
     program = load(job.tree, [DEBUG_C, SYSREG_SR_C, ARM_C])
     binding = Binding(flags_of(job.tree))
     signs = read(job.tree)
-    return [_run_mode(job, program, binding, signs, mode) for mode in job.modes]
+    reports = [_run_mode(job, program, binding, signs, mode) for mode in job.modes]
+    job.tree.opened |= {name for name in program.opened() if name.startswith(f"{job.tree.path}/")}
+    return reports
 
 
 def _run_mode(job: TreeJob, program: Program, binding: Binding, signs: tuple[Sign, ...], mode: Mode) -> TreeReport:
