@@ -47,10 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=7, help="rounds")
     parser.add_argument("--kernel", help="a kernel tree, to time --kernel on as well")
+    parser.add_argument("--base", help="another tree, to time the proof diff as well")
     args = parser.parse_args()
     commands = dict(COMMANDS)
     if args.kernel:
-        commands["--kernel, cold"] = ([*PROVE, "--kernel", args.kernel], "at most 10 s")
+        commands["--kernel, cold"] = ([*PROVE, "--kernel", args.kernel, "--no-cache"], "at most 15 s")
+        commands["--kernel, unchanged"] = ([*PROVE, "--kernel", args.kernel], "at most 2 s")  # the first round proves
+    if args.kernel and args.base:
+        commands["proof diff of two trees"] = ([*PROVE, "--kernel", args.kernel, "--base", args.base], "at most 30 s")
     rounds: list[dict[str, float]] = []
     for _ in range(args.n + 1):  # the first round warms caches and does not count
         rounds.append({name: seconds(command) for name, (command, _) in commands.items()})

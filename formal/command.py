@@ -71,6 +71,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--json", metavar="FILE", type=Path, help="write the results as JSON")
     p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
     p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
+    p.add_argument("--no-cache", action="store_true", help="prove a tree anew that has not changed")
     p.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds for one solver question (60)")
     p.add_argument("-j", dest="workers", metavar="N", type=int, help="parallel processes (default: all processors)")
     p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
@@ -299,7 +300,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _tree(args: argparse.Namespace) -> int:
-    from formal import treefiles, treejob  # libclang and the front end are loaded only where a tree is given
+    from formal import treecache, treefiles, treejob  # the front end is loaded only where a tree is given
     from formal.kernel.behaviours import DEBUG_C
     from formal.kernel.errors import NotUnderstoodError, TreeError
     from formal.kernel.signs import read
@@ -310,7 +311,8 @@ def _tree(args: argparse.Namespace) -> int:
 
     try:
         tree = KernelTree(args.kernel, args.config)
-        reports = treejob.run(_tree_job(args, tree))
+        shows_runs = args.no_cache or args.explain or args.spec or args.sarif  # of C lines, which are not kept
+        reports = treecache.prove(_tree_job(args, tree), use=not shows_runs)
         signs = read(tree)
     except TreeError as error:
         raise UsageError(str(error)) from error

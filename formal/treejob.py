@@ -104,12 +104,14 @@ class TreeReport:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     misdescribed: list[str] = field(default_factory=list)  # hypervisor functions that the hand-written part is not
+    lifted: tuple[str, ...] = ()  # operations that are C functions of the tree
     rules: int = 0  # what was asked of the calls around the lifted functions
     notes: tuple[str, ...] = ()
     system: System | None = None
     replaced: Mapping[str, Operation] = field(default_factory=dict)  # operations that the C does differently
     counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
     binding: Binding | None = None
+    cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
 
 
@@ -150,6 +152,7 @@ def run(job: TreeJob) -> list[TreeReport]:
         report, invariant = compare(program, binding, signs, mode, {}, job.timeout)
         _check_claims(job, report, invariant if not report.replaced else None)
         reports.append(report)
+    job.tree.opened |= {name for name in program.opened() if name.startswith(f"{job.tree.path}/")}
     return reports
 
 
@@ -186,6 +189,7 @@ def compare(
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
     report.binding = binding
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
+    report.lifted = tuple(report.counterparts)
     report.replaced = _compare_operations(report, by_hand, invariant)
     _compare_components(report, lifted, binding, by_hand, invariant)
     _check_frames(report, lifted, binding, by_hand, invariant)

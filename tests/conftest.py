@@ -24,6 +24,12 @@ ROOT = Path(__file__).parents[1]
 PROOFS = ROOT / "proofs"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees verdicts that another one, or the user, has kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @cache
 def checker_of(configuration: Configuration) -> Checker:
     """A checker of a configuration with its stored traces; lemmas are proved once and kept."""

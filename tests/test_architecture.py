@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.engines",),
     ("formal.job", "formal.witness"),
     ("formal.gate", "formal.treejob", "formal.series"),
-    ("formal.functiondiff",),
+    ("formal.functiondiff", "formal.treecache"),
     ("formal.treediff",),
     ("formal.report", "formal.mutate"),
     ("formal.check",),

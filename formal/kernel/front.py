@@ -151,6 +151,11 @@ class Program:
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.resolver.unit, files))
 
+    def opened(self) -> set[str]:
+        """The files that libclang has opened so far, by path."""
+        handles = [handle for unit in self.resolver.units() for handle in unit.handles]
+        return {str(found.include.name) for handle in dict.fromkeys(handles) for found in handle.get_includes()}
+
     def layout(self, unit: TranslationUnit) -> Layout:
         """Names for the types of a file."""
         return Layout(unit.enums)

@@ -77,8 +77,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def autoconf(tree: Path, config: Path) -> str:
+def autoconf(tree: Path, config: Path, files: list[str] | None = None) -> str:
     """The text of ``generated/autoconf.h`` for a ``.config`` or defconfig file.
+
+    ``files`` is given the names of the Kconfig files that were read.
 
     Raises:
         NotUnderstoodError: if the Kconfig files cannot be read.
@@ -93,6 +95,8 @@ def autoconf(tree: Path, config: Path) -> str:
             kconfig.load_config(str(config))
             enabled = str(kconfig.syms["KVM"].str_value) == "y" if "KVM" in kconfig.syms else False
             text = str(kconfig._autoconf_contents(""))
+            if files is not None:
+                files += dict.fromkeys(map(str, kconfig.kconfig_filenames))
     except (kconfiglib.KconfigError, OSError, UnicodeDecodeError) as error:
         message = " ".join(str(error).split())
         place = re.match(r"(\S+?):(\d+): (?:error: )?(.*)", message)

@@ -55,6 +55,8 @@ class KernelTree:
         self.config = Path(config).expanduser().resolve() if config is not None else self.path / _DEFCONFIG
         self.config_name = str(config) if config is not None else _DEFCONFIG
         self.version = self._check()
+        self.kconfig_files: list[str] = []  # that were read
+        self.opened: set[str] = set()  # files of the tree that the compiler opened, by path
 
     def _check(self) -> tuple[int, int, int]:
         if not self.path.exists():
@@ -85,7 +87,7 @@ class KernelTree:
     @cached_property
     def autoconf(self) -> str:
         """``generated/autoconf.h`` for the configuration."""
-        return kconfig.autoconf(self.path, self.config)
+        return kconfig.autoconf(self.path, self.config, self.kconfig_files)
 
     @cached_property
     def _directory(self) -> tempfile.TemporaryDirectory[str]:

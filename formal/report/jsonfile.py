@@ -52,6 +52,7 @@ def tree(release: str, reports: Sequence[Any], exit_code: int) -> str:
         "schema_version": SCHEMA_VERSION,
         "exit_code": exit_code,
         "kernel": release,
+        "cached": any(r.cached for r in reports),
         "results": [_row(row) for r in reports for row in r.rows],
         "functions": [
             {

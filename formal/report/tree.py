@@ -19,13 +19,18 @@ from formal.treejob import TreeReport, better, worse
 def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Sign]) -> list[str]:
     """What the tree is, what was lifted from it, and what the verdicts rest on besides."""
     first = reports[0]
-    by_hand = [op.name for op in OPERATIONS if op.name not in first.counterparts]
+    by_hand = [op.name for op in OPERATIONS if op.name not in first.lifted]
     lines = [
         f"tree: v{tree.release} by its Makefile, configuration {tree.config_name}",
         *(
             f"{r.mode.value}: nearest epoch {r.resolved.epoch.name} ({r.resolved.epoch.releases})"
             + (f", but {', '.join(r.resolved.differs)}" if r.resolved.differs else "")
             for r in reports
+        ),
+        *(
+            ["nothing has changed since an earlier run: traces replayed, proofs taken from there"]
+            if first.cached
+            else []
         ),
         "lifted from the C, with the tree's own headers:",
     ]
