@@ -21,7 +21,7 @@ TRUSTED: tuple[tuple[str, str], ...] = (
     ("system obligations evidence/totality evidence/catalogue configuration", "what must be shown, and is enough"),
     ("terms evidence/smtlib", "formulas, and their text"),
     ("evidence/arraycheck evidence/encoder evidence/lrat evidence/recheck", "PROVED: checks text and proof"),
-    ("walk evidence/traces evidence/replay engines/sanity witness", "VIOLATED, and PROVED of something: replays runs"),
+    ("walk evidence/traces evidence/replay engines/sanity engines/graph witness", "VIOLATED, and PROVED of something: replays runs"),
     ("manifest evidence/archive check", "nothing is left out, nothing is left over"),
 )
 
