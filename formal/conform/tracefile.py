@@ -118,6 +118,22 @@ _READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, A
         ("kvm_userspace_exit", r"reason (\w+) \((\d+)\)", _fields("reason", "number:d")),
     )
 }
+# What a marker of our own has to have; the values of all but ``_TEXTS`` are numbers.
+_KEYS: dict[str, tuple[str, ...]] = {
+    "create_vcpu": ("vcpu",),
+    "vcpu_init": ("vcpu", "features"),
+    "result": ("error",),
+    "set_guest_debug": ("vcpu", "control"),
+    "breakpoint": ("n", "dbgbvr", "dbgbcr"),
+    "watchpoint": ("n", "dbgwvr", "dbgwcr"),
+    "set_one_reg": ("vcpu", "reg", "value"),
+    "get_one_reg": ("vcpu", "reg", "value", "error"),
+    "set_mp_state": ("vcpu", "runnable"),
+    "run": ("vcpu",),
+    "returned": ("vcpu", "error"),
+    "exit": ("vcpu", "reason"),
+}
+_TEXTS = ("reg", "reason")
 REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said
 _POINTER_NAME = re.compile(r"(?:0x)?[0-9a-f]{6,}: ")
 
@@ -168,6 +184,7 @@ def _read_line(found: TraceText, number: int, line: str) -> None:
             found.others[name] += 1
             return
         keys = dict(pair.split("=", 1) for pair in marker[2].split())
+        _check_marker(number, marker[1], keys)
         found.events.append(Event(number, task, cpu, "marker", text, {"verb": marker[1], **keys}))
         return
     reader = _READERS.get(name)
@@ -184,6 +201,17 @@ def _read_line(found: TraceText, number: int, line: str) -> None:
         found.events.append(Event(number, task, cpu, name, text, reader[1](read)))
     except ValueError as error:
         raise TraceFormatError(f"line {number}: {name}: {error}: {text[:80]!r}") from error
+
+
+def _check_marker(number: int, verb: str, keys: Mapping[str, str]) -> None:
+    """Raises TraceFormatError for a marker of a known verb that lacks a key or has no number where one belongs."""
+    needed = _KEYS.get(verb, ())
+    optional = ("pstate", "mdscr_el1") if verb == "returned" else ()
+    for key in (*needed, *(k for k in optional if k in keys)):
+        if key not in keys:
+            raise TraceFormatError(f"line {number}: the marker {verb} has no {key}")
+        if key not in _TEXTS and not re.fullmatch(r"0x[0-9a-f]+|0|[1-9]\d*", keys[key]):
+            raise TraceFormatError(f"line {number}: the marker {verb} has no number for {key}: {keys[key]!r}")
 
 
 def read(path: Path) -> TraceText:

@@ -73,10 +73,14 @@ class Markers:
             after = self._destroy(run)
             if after is not None:
                 yield Attempt(after, shown)
-        elif handler is None or part.vcpu is None or self._failed.get(part.first.line):
+        elif handler is None or part.vcpu is None or self._failed.get(part.first.line) or self._unknown(run, part):
             yield Attempt(run, shown)
         else:
             yield from handler(run, part.vcpu, part, shown)
+
+    def _unknown(self, run: Run, part: Part) -> bool:
+        """Whether the vCPU was created before the trace began, and has not been seen to run."""
+        return part.vcpu not in run.vcpus and part.first.fields["verb"] != "create_vcpu"
 
     def _destroy(self, run: Run) -> Run | None:
         """The file descriptors are closed: all vCPUs are gone."""
@@ -155,7 +159,8 @@ class Markers:
             return
         shown = [shows_set_debug(_number(marker.first.fields, "control"))]
         # The kernel prints the flags before it refuses unknown ones; the model takes no step then.
-        after = run if self._failed.get(marker.first.line) else self._give(run, vcpu, marker, part.first.line)
+        idle = self._failed.get(marker.first.line) or vcpu not in run.vcpus
+        after = run if idle else self._give(run, vcpu, marker, part.first.line)
         if after is not None:
             yield Attempt(after, shown)
 

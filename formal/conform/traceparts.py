@@ -147,7 +147,7 @@ def _in_window(part: Part | None, names: frozenset[str]) -> bool:
 
 def _name_vcpus(parts: list[Part]) -> None:
     """Says which vCPU each part is about: by the markers where there are some, else by the pointers."""
-    marked = any(p.kind is Kind.MARKER and p.first.fields["verb"] == "create_vcpu" for p in parts)
+    marked = any(p.kind is Kind.MARKER and "vcpu" in p.first.fields for p in parts)
     if marked:
         scenario = 0
         running: dict[str, Key] = {}
@@ -158,7 +158,8 @@ def _name_vcpus(parts: list[Part]) -> None:
                 if "vcpu" in fields:
                     part.vcpu = running[part.first.task] = (scenario, f"vCPU {fields['vcpu']}")
             else:
-                part.vcpu = running.get(part.first.task)
+                task = part.first.task  # before its first marker, a thread has a vCPU that is not named
+                part.vcpu = running.setdefault(task, (scenario, f"vCPU of {task}"))
         return
     current: dict[str, str] = {}  # the pointer of each thread's vCPU
     life: dict[str, int] = {}
