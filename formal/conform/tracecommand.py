@@ -180,11 +180,6 @@ def _known_false(configuration: Configuration) -> set[str]:
         raise InconclusiveError(f"stored counterexamples: {e}") from e
 
 
-def comparable(release: str) -> bool:
-    """Whether a release is modelled and has the trace points, so that a recording of it must not stay uncompared."""
-    return _epoch_of(release) is not None
-
-
 def check_recording(text: str, name: str) -> tuple[int, list[str], Result | None]:
     """A recording of our own: the exit code of ``run``, what to print, and the run that explains it if one does.
 
