@@ -27,6 +27,7 @@ from formal.terms import BOOL, FALSE, TRUE, And, Not, Term
 
 _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
 _JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
+_PLAIN = (Kind.COMPOUND_STMT, *_JUMPS)  # their parts are looked at one by one
 _EXACT = ("has_vhe", "is_kernel_in_hyp_mode", "vcpu_has_nv", "get_current")  # answered as the lifter answers them
 _ACCESSORS = ("__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_cpsr")  # executed: they give the place of something modelled
 
@@ -246,7 +247,7 @@ class _Walker(_Lifter):
         if cursor.kind == Kind.CONTINUE_STMT and self.loops:
             self.continued.append(self.leave())
             return
-        if any(inner.kind in _JUMPS for inner in cursor.walk_preorder()):
+        if cursor.kind in _PLAIN or any(inner.kind in _JUMPS for inner in cursor.walk_preorder()):
             super().execute(cursor)
             return
         with self._tolerant(cursor):

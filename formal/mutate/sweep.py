@@ -84,7 +84,8 @@ class Sweep:
     """A copy of a tree in which one edit at a time is made and compared. A context manager: it removes its copy."""
 
     def __init__(self, tree: Path, mode: Mode) -> None:
-        self.mode, self._original = mode, tree
+        self.mode = mode
+        KernelTree(tree)  # refuses what is no kernel tree before anything is copied
         self._directory = TemporaryDirectory(prefix="mutants-")
         self.tree = KernelTree(_copied(tree, Path(self._directory.name)))
         scan.check(self.tree, writers.KNOWN)
