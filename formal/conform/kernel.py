@@ -74,7 +74,7 @@ def modes(args: argparse.Namespace) -> list[Mode]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command; its exit code: 0 all went well, 1 a complaint of the first process, 2 usage, 3 it cannot be run."""
+    """The command; its exit code: 0 all went well, 1 an unexplained event or a complaint, 2 usage, 3 it cannot run."""
     try:
         script = choose(args.scenario)
         qemu = emulator.find(args.qemu)
