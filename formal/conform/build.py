@@ -16,7 +16,7 @@ _FLAGS = (
 
 
 _INIT = Path(__file__).parent / "vm"
-_INIT_FLAGS = "-O1 -Wall -Wextra -Werror -static -pthread".split()
+_INIT_FLAGS = "-O1 -Wall -Wextra -Werror -static -pthread -Wl,--no-gc-sections".split()
 
 
 class MissingToolError(Exception):

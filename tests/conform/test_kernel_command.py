@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from formal.conform import boot, emulator, kernel
+from formal.conform import boot, build, emulator, kernel
 from formal.conform.__main__ import main
+from formal.conform.build import MissingToolError
 from formal.conform.debian import Image
 from tests.conform.test_command import errors
 
@@ -113,3 +114,13 @@ def test_recordings_are_kept(machine, tmp_path, capsys):
     capsys.readouterr()
     assert main(["kernel", "--mode", "vhe", "--output", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.startswith("formal.conform kernel: ")
+
+
+def test_missing_compiler_and_libc(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(build, "_has_header", lambda command, header: False)
+    with pytest.raises(MissingToolError, match="install gcc-aarch64-linux-gnu and libc6-dev-arm64-cross"):
+        build.linux_compiler()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingToolError, match=r"or ziglang \(PyPI\)"):
+        build.linux_compiler()

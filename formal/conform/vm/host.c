@@ -1,4 +1,4 @@
-// What scenarios do to the host below the guests: threads on CPUs, CPUs on and off, the host's own watchpoints.
+// What scenarios do to the host below the guests: threads on CPUs, the host's own watchpoints.
 #define _GNU_SOURCE
 #include "vm.h"
 
@@ -37,16 +37,6 @@ void on_cpu(unsigned cpu) {
 void move_thread(int vcpu, int thread, unsigned cpu) {
     mark("move vcpu=%d thread=%d cpu=%u", vcpu, thread, cpu);
     set_affinity(thread, cpu);
-}
-
-void hotplug(unsigned cpu, bool online) {
-    char path[64];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/online", cpu);
-    mark("hotplug cpu=%u online=%d", cpu, online);
-    bool done = write_file(path, online ? "1" : "0");
-    mark("result error=%d", done ? 0 : errno);
-    if (!done)
-        fail("cannot switch CPU %u: %s", cpu, strerror(errno));
 }
 
 static volatile uint64_t watched;

@@ -203,8 +203,6 @@ static void command(char **words, int n) {
         on_cpu(number(words[1]));
     else if (!strcmp(what, "sleep") && n == 2)
         usleep(number(words[1]));
-    else if ((!strcmp(what, "offline") || !strcmp(what, "online")) && n == 2)
-        hotplug(number(words[1]), what[1] == 'n');
     else if ((!strcmp(what, "arm") || !strcmp(what, "disarm")) && n == 1)
         watch_host(*what == 'a');
     else if (!vcpu)

@@ -53,5 +53,4 @@ bool vcpu_run(struct vcpu *vcpu, bool immediate, long microseconds);
 bool write_file(const char *path, const char *text);
 void on_cpu(unsigned cpu);              // the calling thread goes to a CPU
 void move_thread(int vcpu, int thread, unsigned cpu); // another one, which may be inside KVM_RUN
-void hotplug(unsigned cpu, bool online);
 void watch_host(bool armed);            // a watchpoint of the host on a word of this process
