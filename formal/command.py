@@ -266,12 +266,13 @@ def _audit(args: argparse.Namespace) -> int:
     return code
 
 
-def _tree_job(args: argparse.Namespace, tree: KernelTree) -> TreeJob:
+def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) -> TreeJob:
     from formal.treejob import TreeJob
 
     modes = (Mode(args.mode),) if args.mode else tuple(Mode)
     names = tuple(args.claim) + ((args.explain,) if args.explain else ())
-    return TreeJob(tree, modes, names, args.proofs, Manifest.read(args.proofs / "manifest.toml"), args.timeout)
+    manifest = Manifest.read(args.proofs / "manifest.toml")
+    return TreeJob(tree, modes, names, args.proofs, manifest, args.timeout, processes)
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -311,8 +312,9 @@ def _tree(args: argparse.Namespace) -> int:
 
     try:
         tree = KernelTree(args.kernel, args.config)
-        shows_runs = args.no_cache or args.explain or args.spec or args.sarif  # of C lines, which are not kept
-        reports = treecache.prove(_tree_job(args, tree), use=not shows_runs)
+        runs = bool(args.explain or args.spec or args.sarif)  # shown with their C lines, which are not plain data
+        processes = 1 if runs else args.workers or gate.default_workers()
+        reports = treecache.prove(_tree_job(args, tree, processes), use=not (runs or args.no_cache))
         signs = read(tree)
     except TreeError as error:
         raise UsageError(str(error)) from error

@@ -24,16 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from formal import treejob
+from formal.beside import Beside
 from formal.configuration import Configuration, checks
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.replay import Replay, ReplayError
 from formal.evidence.traces import TraceBook, TraceError, from_json, to_json, write_atomically
 from formal.job import Row, book_path
 from formal.kernel.behaviours import Resolved
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KernelTree
 from formal.properties import CLAIMS
 from formal.system import System
-from formal.treejob import Compared, TreeJob, TreeReport, worse
+from formal.treejob import Compared, Source, TreeJob, TreeReport, worse
 
 FORMAT = 1
 KEPT = 64  # entries; the oldest go first
@@ -54,15 +56,39 @@ def prove(job: TreeJob, use: bool, folder: Path | None = None) -> list[TreeRepor
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
     if not use:
-        return treejob.run(job)
+        return _run(job)
     path = (folder or default_folder()) / f"{_key(job)}.json"
     try:
         return _load(path, job)
     except (_StaleError, OSError, ValueError, KeyError, TypeError, AttributeError, TraceError, ReplayError):
         before = dict(_files(job.tree))
-        reports = treejob.run(job)
+        reports = _run(job)
         _store(path, job, before, reports)
         return reports
+
+
+def _run(job: TreeJob) -> list[TreeReport]:
+    """As ``treejob.run``, two modes side by side; a report that is not all green comes from this process, whole."""
+    if len(job.modes) != 2 or job.processes < 2:
+        return treejob.run(job)
+    source = treejob.source(job)
+    here, there = job.modes
+    with Beside(lambda: _plain_report(job, source, there), fork=True) as beside:
+        first = treejob.prove(job, source, here)
+        plain, opened = beside.result()
+    if plain is None:
+        return [first, treejob.prove(job, source, there)]
+    job.tree.opened |= opened
+    return [first, replace(_report(plain), cached=False)]
+
+
+def _plain_report(job: TreeJob, source: Source, mode: Mode) -> tuple[dict[str, Any] | None, set[str]]:
+    """A report as plain data, if it may be kept as such, and the files that were opened; refused is not green."""
+    try:
+        report = treejob.prove(job, source, mode)
+    except NotUnderstoodError:  # so that the first mode's reason is shown first
+        return None, set()
+    return (_report_data(report) if _may_be_kept(report) else None), set(job.tree.opened)
 
 
 def default_folder() -> Path:

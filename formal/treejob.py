@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, OSLSR_EL1, PSTATE
 from formal.configuration import Configuration
 from formal.engines.induction import Invariant
 from formal.engines.verdict import Checker, Result, Verdict
@@ -21,6 +20,7 @@ from formal.kernel.calls import HYP_CALL
 from formal.kernel.compare import Counterpart, counterparts, equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
+from formal.kernel.literals import LITERALS
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
@@ -58,19 +58,6 @@ COMPONENTS: dict[str, Callable[[State, Kernel], State]] = {
     "restore_guest_debug_regs": restore_guest_debug_regs,
     "kvm_arm_setup_mdcr_el2": setup_mdcr_el2,
     "kvm_arm_reset_debug_ptr": _reset_debug_ptr,
-}
-# header constant: its value in the Arm ARM (or, for KVM's own ABI, in formal/arch/registers.py)
-LITERALS: dict[str, int] = {
-    **{f"MDCR_EL2_{n}": MDCR_EL2.mask(n) for n in "TTRF TPMS TDRA TDOSA TDA TDE TPM TPMCR HPME".split()},
-    "MDCR_EL2_HPMN_MASK": MDCR_EL2.mask("HPMN"),
-    **{f"DBG_MDSCR_{n}": MDSCR_EL1.mask(n) for n in ("SS", "KDE", "MDE")},
-    "DBG_SPSR_SS": PSTATE.mask("SS"),
-    **{f"KVM_GUESTDBG_{n}": KVM_GUESTDBG.mask(n) for n in ("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW")},
-    "KVM_GUESTDBG_VALID_MASK": KVM_GUESTDBG.mask(),
-    "SYS_OSLSR_OSLK": OSLSR_EL1.mask("OSLK"),
-    "OSLSR_EL1_OSLK": OSLSR_EL1.mask("OSLK"),
-    "SYS_OSLAR_OSLK": OSLAR_EL1.mask("OSLK"),
-    "OSLAR_EL1_OSLK": OSLAR_EL1.mask("OSLK"),
 }
 
 
@@ -125,6 +112,7 @@ class TreeJob:
     proofs: Path
     manifest: Manifest
     timeout: float | None
+    processes: int = 1
 
 
 def worse(row: Row) -> bool:
@@ -137,23 +125,45 @@ def better(row: Row) -> bool:
     return RANK[row.verdict] > RANK[row.expected or "PROVED"]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What was read of a tree, whatever the mode."""
+
+    program: Program
+    binding: Binding
+    signs: tuple[Sign, ...]
+
+
+def source(job: TreeJob) -> Source:
+    """Reads a tree.
+
+    Raises:
+        NotUnderstoodError: if anything in the tree that matters is not understood.
+    """
+    scan.check(job.tree, writers.KNOWN)
+    return Source(load(job.tree, FILES), Binding(flags_of(job.tree)), read(job.tree))
+
+
 def run(job: TreeJob) -> list[TreeReport]:
     """Proves a tree, mode by mode.
 
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
-    scan.check(job.tree, writers.KNOWN)
-    program = load(job.tree, FILES)
-    binding = Binding(flags_of(job.tree))
-    signs = read(job.tree)
-    reports = []
-    for mode in job.modes:
-        report, invariant = compare(program, binding, signs, mode, {}, job.timeout)
-        _check_claims(job, report, invariant if not report.replaced else None)
-        reports.append(report)
-    job.tree.opened |= {name for name in program.opened() if name.startswith(f"{job.tree.path}/")}
-    return reports
+    tree = source(job)
+    return [prove(job, tree, mode) for mode in job.modes]
+
+
+def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
+    """Proves a tree in one mode; the files that were opened for it are added to the tree's.
+
+    Raises:
+        NotUnderstoodError: if anything in the tree that matters is not understood.
+    """
+    report, invariant = compare(tree.program, tree.binding, tree.signs, mode, {}, job.timeout)
+    _check_claims(job, report, invariant if not report.replaced else None)
+    job.tree.opened |= {name for name in tree.program.opened() if name.startswith(f"{job.tree.path}/")}
+    return report
 
 
 def compare(

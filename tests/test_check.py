@@ -305,7 +305,7 @@ def edit_manifest(proofs: Proofs, change_line: Callable[[str], str]) -> None:
         ("VIOLATED", "PROVED", "is expected to be PROVED, but the index has no certificate for it"),
         ("PROVED", "VIOLATED", "the index has a certificate for"),
         ("n/a", "PROVED", "is expected to be PROVED, but does not apply"),
-        ("[E3a.vhe]", "[E9.vhe]", "nothing is expected of E3a vhe"),
+        ("[E3a.vhe]", "[E99.vhe]", "nothing is expected of E3a vhe"),
     ],
 )
 def test_verdicts_without_certificates(
@@ -420,7 +420,7 @@ def test_verdicts_that_no_trace_shows(
     assert code == check.WRONG and message in said
 
 
-@pytest.mark.parametrize("name", ["certificates/B5-vhe.tar.xz", "certificates/README", "traces/E9-vhe.json"])
+@pytest.mark.parametrize("name", ["certificates/B5-vhe.tar.xz", "certificates/README", "traces/E99-vhe.json"])
 def test_files_that_belong_to_nothing(name: str, proofs: Proofs, capsys: pytest.CaptureFixture[str]) -> None:
     (proofs.root / name).write_text("")
     assert check.main([str(proofs.root), "--jobs", "1"]) == check.WRONG
@@ -454,9 +454,9 @@ def test_a_missing_manifest(proofs: Proofs, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_configuration_that_nothing_is_expected_of(proofs: Proofs, capsys: pytest.CaptureFixture[str]) -> None:
-    write_index(proofs.folder, {NAME: proofs.entry, "E9-vhe": proofs.entry})
+    write_index(proofs.folder, {NAME: proofs.entry, "E99-vhe": proofs.entry})
     assert check.main([str(proofs.root), "--jobs", "1"]) == check.WRONG
-    assert "E9-vhe is in the index, but nothing is expected" in capsys.readouterr().err
+    assert "E99-vhe is in the index, but nothing is expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
