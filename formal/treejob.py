@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from formal.configuration import Configuration
-from formal.engines.induction import Invariant
 from formal.engines.verdict import Checker, Result, Verdict
 from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.epochs import Kernel, Mode
@@ -24,7 +23,7 @@ from formal.kernel.literals import LITERALS
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
-from formal.properties import CLAIMS, LEMMAS, Claim, Point
+from formal.properties import CLAIMS, Claim, Point
 from formal.state import VARIABLES, State
 from formal.system import System
 from formal.terms import TRUE, Not, Or, Term
@@ -61,12 +60,29 @@ COMPONENTS: dict[str, Callable[[State, Kernel], State]] = {
 }
 
 
-class Lemmas(Invariant):
-    """The lemmas of a kernel, and what was asked under them: (guard, conclusion), and whether it follows."""
+class Questions:
+    """Which equalities hold in every state that satisfies a guard; answers are remembered.
 
-    def __init__(self, kernel: Kernel, timeout: float | None) -> None:
-        super().__init__(System(kernel), LEMMAS, timeout=timeout)
-        self.valid: dict[tuple[Term, Term], bool] = {}
+    No lemma helps: lemmas are proved of the hand-written operations, and a function that differs may break them.
+    """
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._valid: dict[tuple[Term, Term], bool] = {}
+
+    def differing(self, same: Iterable[tuple[str, Term]], guard: Term = TRUE) -> list[str]:
+        """The names of the equalities that do not hold."""
+        solver = Z3Solver(shared_terms(), self.timeout)
+        solver.add(guard)
+        found = []
+        for name, equal in same:
+            if equal is TRUE:
+                continue
+            if (guard, equal) not in self._valid:
+                self._valid[guard, equal] = not solver.satisfiable(Not(equal))
+            if not self._valid[guard, equal]:
+                found.append(name)
+        return found
 
 
 @dataclass
@@ -160,8 +176,8 @@ def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
-    report, invariant = compare(tree.program, tree.binding, tree.signs, mode, {}, job.timeout)
-    _check_claims(job, report, invariant if not report.replaced else None)
+    report = compare(tree.program, tree.binding, tree.signs, mode, Questions(job.timeout))
+    _check_claims(job, report)
     job.tree.opened |= {name for name in tree.program.opened() if name.startswith(f"{job.tree.path}/")}
     return report
 
@@ -171,13 +187,9 @@ def compare(
     binding: Binding,
     signs: tuple[Sign, ...],
     mode: Mode,
-    invariants: dict[Kernel, Lemmas],
-    timeout: float | None,
-) -> tuple[TreeReport, Lemmas]:
+    ask: Questions,
+) -> TreeReport:
     """The C of a tree against the specification, in one mode; no claim is checked.
-
-    Args:
-        invariants: the lemmas of kernels that were met before; a new one is added.
 
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
@@ -191,38 +203,35 @@ def compare(
     resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel
     by_hand = System(k)
-    if k not in invariants:
-        invariants[k] = Lemmas(k, timeout)
-    invariant = invariants[k]
     outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
     report.binding = binding
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     report.lifted = tuple(report.counterparts)
-    report.replaced = _compare_operations(report, by_hand, invariant)
-    _compare_components(report, lifted, binding, by_hand, invariant)
-    _check_frames(report, lifted, binding, by_hand, invariant)
-    _compare_hypervisor(report, program, binding, by_hand, invariant)
+    report.replaced = _compare_operations(report, by_hand, ask)
+    _compare_components(report, lifted, binding, by_hand, ask)
+    _check_frames(report, lifted, binding, by_hand, ask)
+    _compare_hypervisor(report, program, binding, by_hand, ask)
     reviewed.check(program, mode.value, k.defers_pc_adjustment)
     report.problems += _check_constants(program)
     report.misdescribed += tables.check(program, k)
-    _check_rules(report, program, binding, k, invariant)
+    _check_rules(report, program, binding, k, ask)
     report.system = by_hand.replacing(report.replaced)
-    return report, invariant
+    return report
 
 
 # ---- the C against the specification
 
 
-def _compare_operations(report: TreeReport, system: System, invariant: Lemmas) -> dict[str, Operation]:
+def _compare_operations(report: TreeReport, system: System, ask: Questions) -> dict[str, Operation]:
     """Compares operation by operation; returns those that the C does differently, as the C does them."""
     replaced: dict[str, Operation] = {}
     s, k = system.state(), system.kernel
     for name, c in report.counterparts.items():
         inputs = Inputs(f"in.{name}", k.breakpoints)
         guard = c.operation.enabled(s, k, inputs)
-        differs = _differing(c.differences(s, k, inputs), invariant, guard)
+        differs = ask.differing(c.differences(s, k, inputs), guard)
         sides = [d for d in differs if d not in VARIABLES]
         if sides:
             raise NotUnderstoodError(c.lifted.file, c.lifted.line, f"{c.lifted.name}: not proved that {sides[0]}")
@@ -232,51 +241,28 @@ def _compare_operations(report: TreeReport, system: System, invariant: Lemmas) -
     return replaced
 
 
-def _differing(same: Iterable[tuple[str, Term]], invariant: Lemmas, guard: Term = TRUE) -> list[str]:
-    """Which equalities do not hold: asked without the lemmas first, which is quicker and most often enough."""
-    quick = Z3Solver(shared_terms(), invariant.timeout)
-    quick.add(guard)
-    found = []
-    for name, equal in same:
-        if equal is TRUE:
-            continue
-        if (guard, equal) not in invariant.valid:
-            invariant.valid[guard, equal] = not quick.satisfiable(Not(equal)) or _follows(invariant, guard, equal)
-        if not invariant.valid[guard, equal]:
-            found.append(name)
-    return found
-
-
-def _follows(invariant: Lemmas, guard: Term, equal: Term) -> bool:
-    with invariant.lemmas_hold() as solver:
-        solver.add(guard)
-        return not solver.satisfiable(Not(equal))
-
-
 def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) -> Compared:
     place = f"{lifted.file.rpartition('/')[2]}:{lifted.line}"
     return Compared(lifted.name, place, not differs, tuple(differs), besides, lifted)
 
 
 def _compare_components(
-    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Lemmas
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, ask: Questions
 ) -> None:
     s, k = system.state(), system.kernel
     for name, by_hand in COMPONENTS.items():
         if name not in lifted:
             continue
         c_function, after = lifted[name], by_hand(s, k)
-        differs = _differing(equalities(binding.after(c_function, s), binding, s, after), invariant)
+        differs = ask.differing(equalities(binding.after(c_function, s), binding, s, after))
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
-def _compare_hypervisor(
-    report: TreeReport, program: Program, binding: Binding, system: System, invariant: Lemmas
-) -> None:
+def _compare_hypervisor(report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions) -> None:
     s, k = system.state(), system.kernel
     for component, function in hypervisor.lifted(program, k):
         hypervisor.refuse_unfit(function)
-        differs = _differing(hypervisor.conditions(component, function, binding, s, k), invariant)
+        differs = ask.differing(hypervisor.conditions(component, function, binding, s, k))
         found = _compared(function, differs, ())
         report.compared.append(found)
         if differs:
@@ -284,7 +270,7 @@ def _compare_hypervisor(
 
 
 def _check_frames(
-    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, invariant: Lemmas
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, ask: Questions
 ) -> None:
     """Every other function of debug.c must leave the modelled variables alone."""
     s = system.state()
@@ -292,7 +278,7 @@ def _check_frames(
     for name, function in lifted.items():
         if name in known:
             continue
-        moved = _differing(equalities(binding.after(function, s), binding, s, s), invariant)
+        moved = ask.differing(equalities(binding.after(function, s), binding, s, s))
         if moved:
             raise NotUnderstoodError(
                 function.file,
@@ -302,12 +288,12 @@ def _check_frames(
         report.compared.append(_compared(function, (), binding.stores(function)[1]))
 
 
-def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, invariant: Lemmas) -> None:
+def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     flags = {**binding.flags, **flags_of(program.tree, UNMODELLED)}
     for rule in (*runloop.rules(program, k, flags), *handlers.rules(program, k, binding)):
         report.rules += 1
-        if _differing([(rule.says, rule.holds)], invariant):
+        if ask.differing([(rule.says, rule.holds)]):
             report.misdescribed.append(f"{rule.file}:{rule.line}: not so: {rule.says}")
 
 
@@ -346,7 +332,7 @@ def _obligation_claim(c: Counterpart, text: str) -> Claim:
     return Claim(text.rpartition("/")[2], says, text.partition(": ")[0], Point.HANDLED, when, then, lambda k: None)
 
 
-def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None) -> None:
+def _check_claims(job: TreeJob, report: TreeReport) -> None:
     assert report.system is not None
     c = Configuration(report.resolved.epoch.name, report.mode.value)
     book = TraceBook.read(book_path(job.proofs / "traces", c))
@@ -358,8 +344,6 @@ def _check_claims(job: TreeJob, report: TreeReport, invariant: Invariant | None)
         pool=_pool(job.proofs / "traces", report.mode),
         budget=SEARCH_SECONDS,
     )
-    if invariant is not None:  # the C is equal to the hand-written operations: what is proved of them holds for it
-        checker.adopt(invariant)
     expected = job.manifest.expected(c)
     wanted = [(n, claim) for n, claim in checks(CLAIMS) if " without " not in n]
     wanted += [(claim.name, claim) for claim in _obligation_claims(report)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from formal import terms as t
@@ -50,7 +51,14 @@ class Emulation(Reader):
         if not self.k.guards_pmuserenr:
             return
         register = "percpu.kvm_host_data.host_ctxt.sys_regs[PMUSERENR_EL0]"
-        f = skeleton(self.program, "kvm_set_pmuserenr", self.mode, WATCHED, f"{KVM}/pmu.c", lambda s: s == register)
+        f = skeleton(
+            self.program,
+            "kvm_set_pmuserenr",
+            self.mode,
+            WATCHED,
+            f"{KVM}/pmu.c",
+            re.compile(f"^{re.escape(register)}$"),
+        )
         saved = f.named(f"= {register}")
         done = Ne(f.result, t.const(0, t.width(f.result))) if f.result is not None else FALSE
         if not self.k.vhe:

@@ -64,7 +64,7 @@ class Reader:
         self.mode: Mode = "vhe" if k.vhe else "nvhe"
 
     def read(self, name: str, file: str | None = None, more: tuple[str, ...] = ()) -> Skeleton:
-        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, lambda s: bool(_MODELLED.search(s)))
+        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, _MODELLED)
 
     def exactly(self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = ()) -> Iterator[Rule]:
         """A function makes these watched calls and modelled stores in this order, and no others."""
@@ -75,8 +75,8 @@ class Reader:
             at = next((i for i, (a, b) in enumerate(zip(found, names, strict=False)) if a != b), len(names))
             line = wanted[at].line if at < len(wanted) else f.line
             here = wanted[at].file if at < len(wanted) else f.file
-            shown = [", ".join(x) or "nothing" for x in (found, names)]
-            yield Rule(f"{f.function}() calls {shown[0]}, expected {shown[1]}", here, line, FALSE)
+            shown = [", ".join(x) or "nothing" for x in (names, found)]
+            yield Rule(f"{f.function}() calls {shown[0]}; it calls {shown[1]}", here, line, FALSE)
 
     def _keeps_flags(self, f: Skeleton, c: Call) -> Rule:
         """A store to a word of flags leaves those that are modelled alone."""
@@ -85,18 +85,19 @@ class Reader:
         kept = [flag for name, flag in self.flags.items() if not (resets and name in PENDING)]
         bits = sum(1 << flag.bit for flag in kept if flag.lvalue == lvalue)
         value = c.result
+        says = f"{f.function}() leaves the modelled bits of {lvalue} alone"
         if bits == 0 or value is None:
-            return Rule("", c.file, c.line, t.boolean(value is not None))
+            return Rule(says, c.file, c.line, t.boolean(value is not None))
         before = [v for v in nodes((value,)) if v.op == "var" and str(v.data).startswith(lvalue)]
         mask = t.const(bits, t.width(value))
         same = Eq(value & mask, before[0] & mask) if len(before) == 1 else FALSE
-        return Rule(f"{f.function}() changes modelled bits of {lvalue}", c.file, c.line, same)
+        return Rule(says, c.file, c.line, same)
 
     def when(self, f: Skeleton, name: str, expected: Term, only_if: Term = TRUE) -> Iterator[Rule]:
         """A call happens exactly then; ``only_if`` restricts the question."""
         for call in f.named(name):
             same = Not(differ(call.guard, expected))
-            says = f"{f.function}() calls {name}() under another condition than the specification"
+            says = f"{f.function}() calls {name}() under the condition of the specification"
             yield Rule(says, call.file, call.line, Or(Not(only_if), same))
 
 

@@ -30,7 +30,7 @@ from formal.kernel.reading import (
     Rule,
     truth,
 )
-from formal.kernel.skeleton import Skeleton
+from formal.kernel.skeleton import Call, Skeleton
 from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
 from formal.walk import nodes
 
@@ -50,10 +50,13 @@ class RunLoop(Reader):
         if [c.name for c in f.calls if c.name in chain] != chain:
             return
         setup, entered, clear, handled = (f.named(name)[0] for name in chain)
+        for call in (setup, entered, clear):
+            right = call.arguments[:1] == (f.place("vcpu"),)
+            yield Rule(f"{call.name}() is called with vcpu", call.file, call.line, t.boolean(right))
         for call in (entered, clear, handled):
             yield from self.when(f, call.name, setup.guard)
             if call.loops != setup.loops or len(call.loops) != 1:
-                yield Rule(f"{call.name}() is not called in the run loop", call.file, call.line, FALSE)
+                yield Rule(f"{call.name}() is called in the run loop", call.file, call.line, FALSE)
         requests = [c for c in f.named(*REQUESTS) if c.loops == setup.loops]
         refused = Or(*(Not(And(c.guard, Not(truth(c)))) for c in requests)) if requests else TRUE
         yield Rule(f"{SETUP}() is called only when no request is pending", setup.file, setup.line,
@@ -64,10 +67,7 @@ class RunLoop(Reader):
                 goes_on = t.slt(zero, call.result) if call.name == WORK[0] else t.sle(zero, call.result)
                 yield Rule(f"{SETUP}() is called only when {call.name}() says so", setup.file, setup.line,
                            Not(And(setup.guard, call.guard, Not(goes_on))))  # fmt: skip
-        order = [c.name for c in f.calls if c.name in (IRQ_ON, IRQ_OFF, SETUP, CLEAR)]
-        at, to = order.index(SETUP), order.index(CLEAR)
-        safe = IRQ_ON not in order[at:to] and IRQ_OFF in order[:at]
-        yield Rule(f"interrupts are off from {SETUP}() to {CLEAR}()", setup.file, setup.line, t.boolean(safe))
+        yield from self._interrupts(f, setup, clear)
         load, put = f.named("vcpu_load"), f.named("vcpu_put")
         if load and put:
             yield from self.when(f, "vcpu_put", load[0].guard)
@@ -82,6 +82,17 @@ class RunLoop(Reader):
             g = self.read(entry, ARM_C)
             yield from self.exactly(g, ["__kvm_vcpu_run"])
             yield from self.when(g, "__kvm_vcpu_run", TRUE)
+
+    def _interrupts(self, f: Skeleton, setup: Call, clear: Call) -> Iterator[Rule]:
+        """Interrupts are switched off before setup, and whatever switches them on again first does not get there."""
+        at, to = f.calls.index(setup), f.calls.index(clear)
+        off = [n for n, c in enumerate(f.calls[:at]) if c.name == IRQ_OFF and c.loops == setup.loops]
+        since = f.calls[off[-1] :] if off else ()
+        on = [c for c in since if c.name == IRQ_ON and f.calls.index(c) < to]
+        between = any(f.calls.index(c) > at for c in on)
+        reached = Or(Not(f.calls[off[-1]].guard), *(c.guard for c in on)) if off and not between else TRUE
+        yield Rule(f"interrupts are off from {SETUP}() to {CLEAR}()", setup.file, setup.line,
+                   Not(And(setup.guard, reached)))  # fmt: skip
 
     def _pending_adjustment(self, f: Skeleton) -> Iterator[Rule]:
         """A pending change of PC is committed before user space sees the vCPU."""
@@ -125,7 +136,8 @@ class RunLoop(Reader):
                 yield Rule(says, call.file, call.line, And(t.boolean(right), call.guard))
             looped = name in ("__guest_enter", "fixup_guest_exit")
             if bool(call.loops) != looped:
-                yield Rule(f"{name}() is called in another loop", call.file, call.line, FALSE)
+                where = "in" if looped else "outside"
+                yield Rule(f"{name}() is called {where} the loop around the guest", call.file, call.line, FALSE)
         yield from self._fixup()
 
     def _fixup(self) -> Iterator[Rule]:

@@ -10,6 +10,7 @@ a watched call, a store to a watched member or a jump is inside; that is refused
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from formal.kernel.units import TranslationUnit
 from formal.kernel.values import Address, Object, Pointer, Value, from_truth, guarded
 from formal.terms import BOOL, FALSE, TRUE, And, Not, Term
 
+NOTHING = re.compile(r"(?!)")
 _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
 _JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
 _PLAIN = (Kind.COMPOUND_STMT, *_JUMPS)  # their parts are looked at one by one
@@ -72,24 +74,24 @@ def skeleton(
     mode: Mode,
     watched: Collection[str],
     file: str | None = None,
-    stores: Callable[[str], bool] = lambda lvalue: False,
+    stores: re.Pattern[str] = NOTHING,
 ) -> Skeleton:
     """The watched calls and stores of a function.
 
     Args:
         watched: names of functions; a call through a pointer is named ``*`` and the member that holds the pointer.
-        stores: whether stores to an lvalue are wanted.
+        stores: found in the lvalues to which stores are wanted.
 
     Raises:
         NotUnderstoodError: if a watched call cannot be placed.
     """
-    key = ("skeleton", name, mode, file, frozenset(watched))
+    key = ("skeleton", name, mode, file, frozenset(watched), stores)
     make = partial(_skeleton, program, name, mode, watched, file, stores)
     return program.keep(key, make, lambda found: frozenset((name, *_ACCESSORS)))
 
 
 def _skeleton(
-    program: Program, name: str, mode: Mode, watched: Collection[str], file: str | None, stores: Callable[[str], bool]
+    program: Program, name: str, mode: Mode, watched: Collection[str], file: str | None, stores: re.Pattern[str]
 ) -> Skeleton:
     unit, function = program.resolver.find(name, mode, file)
     machine = _Walker(program, unit, mode, watched, stores)
@@ -112,7 +114,7 @@ class _Walker(_Lifter):
         unit: TranslationUnit,
         mode: Mode,
         watched: Collection[str],
-        stores: Callable[[str], bool],
+        stores: re.Pattern[str],
     ) -> None:
         super().__init__(program, unit, mode, POINTERS, {})
         self.watched, self.stores = watched, stores
@@ -160,7 +162,7 @@ class _Walker(_Lifter):
     def _observe(self, guard: Term, key: Cell, value: Value) -> None:
         super()._observe(guard, key, value)
         lvalue = self.names[key]
-        if self.stores(lvalue):
+        if self.stores.search(lvalue):
             place = self.scopes[-1].frame
             exported = self.exported(key, value)
             file = self.program.tree.relative(place.file)
@@ -218,15 +220,17 @@ class _Walker(_Lifter):
             if inner.kind == Kind.CALL_EXPR and inner.referenced is not None:
                 if inner.referenced.spelling in self.watched:
                     return True
-            elif inner.kind == Kind.MEMBER_REF_EXPR and self.stores(f"->{inner.spelling}"):
+            elif inner.kind == Kind.MEMBER_REF_EXPR and self.stores.search(f"->{inner.spelling}"):
                 return True
         return False
 
     def _assigned(self, cursor: Cursor) -> Iterator[Cell]:
-        """The cells of local variables that are named in a piece of source."""
+        """The cells of local variables that are named in a piece of source; of pointers, those that are assigned."""
         named = {c.referenced.hash for c in cursor.walk_preorder() if c.kind == Kind.DECL_REF_EXPR and c.referenced}
-        objects = {v for scope in self.scopes for h, v in scope.variables.items() if h in named}
-        return (key for key in self.initial if key[0] in objects and not clang.is_pointer(self.types[key]))
+        moved = {h for c in cursor.walk_preorder() if (h := _target(c)) is not None}
+        objects = {v: h in moved for scope in self.scopes for h, v in scope.variables.items() if h in named}
+        pointer = clang.is_pointer
+        return (k for k in self.initial if k[0] in objects and (objects[k[0]] or not pointer(self.types[k])))
 
     def value(self, cursor: Cursor) -> Value | None:
         result: Value | None = None
@@ -285,6 +289,16 @@ class _Walker(_Lifter):
         live = And(start.live, *(Not(one) for one in gone)) if self.escapes != escapes else start.live
         self.state = State(live, dict(start.memory))
         self._forget([*self._reachable(), *self._assigned(cursor)])
+
+
+def _target(cursor: Cursor) -> int | None:
+    """The variable that an expression changes, or whose address it takes, by the hash of its declaration."""
+    unary = cursor.kind == Kind.UNARY_OPERATOR and clang.unary_operator(cursor) in ("&", "++", "--", "p++", "p--")
+    binary = cursor.kind == Kind.BINARY_OPERATOR and clang.binary_operator(cursor) == "="
+    if not (unary or binary or cursor.kind == Kind.COMPOUND_ASSIGNMENT_OPERATOR):
+        return None
+    target = clang.strip_casts(children(cursor)[0])
+    return int(target.referenced.hash) if target.kind == Kind.DECL_REF_EXPR and target.referenced else None
 
 
 def _spelled(address: Address) -> str:

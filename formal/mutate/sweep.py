@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Literal, Self
 
-from formal.epochs import Kernel, Mode
+from formal.epochs import Mode
 from formal.kernel import scan, writers
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.errors import NotUnderstoodError
@@ -26,7 +26,7 @@ from formal.kernel.front import load
 from formal.kernel.signs import read
 from formal.kernel.tree import KVM, KernelTree
 from formal.mutate.operators import Edit, edits
-from formal.treejob import FILES, Lemmas, TreeReport, compare
+from formal.treejob import FILES, Questions, TreeReport, compare
 
 TIMEOUT = 60.0  # seconds for a solver question
 # file: the functions that the specification describes, and tables (in brackets)
@@ -90,7 +90,7 @@ class Sweep:
         self.tree = KernelTree(_copied(tree, Path(self._directory.name)))
         scan.check(self.tree, writers.KNOWN)
         self.program = load(self.tree, FILES)
-        self._lemmas: dict[Kernel, Lemmas] = {}
+        self._questions = Questions(TIMEOUT)
         self._unchanged = self._compared()
 
     def __enter__(self) -> Self:
@@ -135,7 +135,7 @@ class Sweep:
         if scanned:
             scan.check(self.tree, writers.KNOWN)
         binding, signs = Binding(flags_of(self.tree)), read(self.tree)
-        return compare(self.program, binding, signs, self.mode, self._lemmas, TIMEOUT)[0]
+        return compare(self.program, binding, signs, self.mode, self._questions)
 
     def _told(self, report: TreeReport) -> Outcome:
         if report.resolved.kernel != self._unchanged.resolved.kernel:
