@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from formal.bugs import BUGS
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.properties import CLAIMS, Claim
+from formal.properties import CLAIMS
+from formal.vocabulary import Claim
 
 
 @dataclass(frozen=True, order=True)

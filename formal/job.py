@@ -20,8 +20,9 @@ from formal.engines.z3backend import SolverTimeoutError
 from formal.evidence.replay import ReplayError
 from formal.evidence.traces import Trace, TraceBook, TraceError
 from formal.explain.shrink import renumber, shrink
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim, Precondition
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.system import System
+from formal.vocabulary import Claim, Precondition
 
 SEARCH_DEPTH = 11  # fused steps; every violation and witness known needs fewer
 

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from formal.properties import Claim, Lemma, Precondition
 from formal.state import State
 from formal.system import OBSERVED, Pair, System
 from formal.terms import TRUE, And, Not, Term
 from formal.transitions import Applied
+from formal.vocabulary import Claim, Lemma, Precondition
 from formal.walk import support
 
 

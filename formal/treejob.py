@@ -23,7 +23,7 @@ from formal.kernel.literals import LITERALS
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
-from formal.properties import CLAIMS, Claim, Point
+from formal.properties import CLAIMS
 from formal.state import VARIABLES, State
 from formal.system import System
 from formal.terms import TRUE, Not, Or, Term
@@ -36,6 +36,7 @@ from formal.transitions import (
     save_guest_debug_regs,
     setup_mdcr_el2,
 )
+from formal.vocabulary import Claim, Point
 from formal.walk import support
 
 FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longest first

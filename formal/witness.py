@@ -17,8 +17,9 @@ from formal.engines.graph import dead_ends, may_follow
 from formal.engines.sanity import cover
 from formal.evidence.replay import Replay, ReplayError
 from formal.evidence.traces import TraceBook, TraceError
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.system import System
+from formal.vocabulary import Claim
 
 CREATES, ENTERS = "kvm_arch_vcpu_create", "__kvm_vcpu_run enters"
 

@@ -24,6 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.ownership",),
     ("formal.transitions",),
     ("formal.system",),
+    ("formal.vocabulary",),
+    ("formal.lemmas",),
     ("formal.properties",),
     ("formal.obligations", "formal.configuration", "formal.findings", "formal.document", "formal.assumptions"),
     ("formal.evidence",),
@@ -41,7 +43,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.prove",),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
-SPEC = ("formal.state", "formal.epochs", "formal.transitions", "formal.properties")
+SPEC = (
+    "formal.state",
+    "formal.epochs",
+    "formal.transitions",
+    "formal.vocabulary",
+    "formal.lemmas",
+    "formal.properties",
+)
 WITHOUT_SOLVER = (  # formal.check builds certificates and compares solvers as well, but imports them by name only then
     "formal.walk",
     "formal.obligations",
@@ -58,7 +67,8 @@ LONG = {  # why these may be longer
     "formal.terms": "the logic: one constructor beside the other, read as a table",
     "formal.state": "the spec: every state variable, read from top to bottom",
     "formal.transitions": "the spec: operations in the order a vCPU meets them",
-    "formal.properties": "the spec: claims and lemmas side by side",
+    "formal.lemmas": "the spec: why the claims hold, in the order in which a reader needs it",
+    "formal.properties": "the spec: what is promised, side by side",
 }
 PRINTS = (
     "formal.prove",

@@ -10,8 +10,9 @@ from formal.engines.induction import Invariant
 from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Mode
 from formal.findings import FINDINGS
+from formal.lemmas import LEMMAS
 from formal.manifest import Manifest
-from formal.properties import CLAIMS, LEMMAS
+from formal.properties import CLAIMS
 from formal.system import System
 from tests.conftest import checker_of
 

@@ -21,8 +21,8 @@ from formal.evidence import cross
 from formal.evidence.archive import Entry, archive_path, packed, read_index, sha256, unpacked, write_index
 from formal.evidence.catalogue import Plan
 from formal.evidence.totality import never, total
+from formal.lemmas import LEMMAS
 from formal.obligations import Induction
-from formal.properties import LEMMAS
 from formal.system import System
 from tests.conftest import PROOFS, ROOT
 

@@ -178,7 +178,8 @@ def test_no_guard_and_no_real_variable_depends_on_a_ghost(configuration: Configu
 
 def test_every_variable_is_used() -> None:
     """A variable that no operation changes, or that nothing reads, says nothing (boot values do not change)."""
-    from formal.properties import CLAIMS, LEMMAS
+    from formal.lemmas import LEMMAS
+    from formal.properties import CLAIMS
 
     changed, read = set(), set()
     for configuration in EPOCH_CONFIGURATIONS:

@@ -12,11 +12,13 @@ from formal.configuration import Configuration
 from formal.engines.induction import Invariant
 from formal.engines.z3backend import Z3Solver, check, shared_terms
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.properties import CLAIMS, LEMMAS, NON_PROPERTIES, Claim, Lemma, Precondition
+from formal.lemmas import LEMMAS
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.state import ID_BITS, Phase, State, init
 from formal.system import ACTING, OBSERVED, Pair, System
 from formal.terms import And, Eq, Ne, Not, Or, Term
 from formal.transitions import OPERATIONS, Operation
+from formal.vocabulary import Claim, Lemma, Precondition
 from formal.walk import substitute, support
 from tests.conftest import checker_of
 from tests.walks import Predicate, Walk, Watched

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from formal import terms as t
 from formal.epochs import Kernel
-from formal.properties import CLAIMS, Point
+from formal.properties import CLAIMS
 from formal.state import Phase
 from formal.system import System
 from formal.terms import FALSE, TRUE, Term
+from formal.vocabulary import Point
 from formal.walk import nodes, substitute, support
 
 PASSES = {  # operation -> trace point

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from formal.conform.traceparts import Key
 from formal.conform.tracerun import HERE, Did, Known, Machine, Run
 from formal.epochs import Kernel
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim, Point
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.state import Phase, State
 from formal.terms import Not, Term
+from formal.vocabulary import Claim, Point
 from formal.walk import support
 
 SHOWN_OF_VCPU = (

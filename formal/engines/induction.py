@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.obligations import Induction
-from formal.properties import Claim, Lemma, Precondition
 from formal.system import ACTING, OBSERVED, System
 from formal.terms import And, Implies, Not
 from formal.transitions import Applied
+from formal.vocabulary import Claim, Lemma, Precondition
 
 
 @dataclass(frozen=True)

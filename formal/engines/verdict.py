@@ -13,8 +13,9 @@ from formal.engines.z3backend import SolverTimeoutError
 from formal.evidence.replay import Replay, ReplayError
 from formal.evidence.traces import Trace, TraceBook, TraceError
 from formal.explain.shrink import shrink
-from formal.properties import LEMMAS, Claim, Lemma, Precondition
+from formal.lemmas import LEMMAS
 from formal.system import System
+from formal.vocabulary import Claim, Lemma, Precondition
 
 
 class Verdict(Enum):

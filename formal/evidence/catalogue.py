@@ -16,9 +16,10 @@ from typing import Any
 
 from formal.configuration import Configuration, checks
 from formal.evidence.totality import never, total
+from formal.lemmas import LEMMAS
 from formal.obligations import Induction, Obligation
-from formal.properties import LEMMAS, Claim, Precondition
 from formal.system import System
+from formal.vocabulary import Claim, Precondition
 
 BY_LEMMAS, BY_INDUCTION = "lemmas", "induction"
 Given = tuple[Precondition, ...]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import product
 
 from formal import terms as t
-from formal.properties import Claim, Lemma
 from formal.system import Pair, System
 from formal.terms import BOOL, And, Eq, If, Not, Or, Term
+from formal.vocabulary import Claim, Lemma
 from formal.walk import nodes, rebuild
 
 PAIRS: tuple[Pair, ...] = tuple(product((0, 1), (0, 1)))

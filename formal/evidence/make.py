@@ -18,8 +18,8 @@ from formal.evidence.catalogue import BY_INDUCTION, BY_LEMMAS, Catalogue, Catalo
 from formal.evidence.certify import NotUnsatisfiableError, refute, satisfiable
 from formal.evidence.smtlib import flattened
 from formal.obligations import Induction, Obligation
-from formal.properties import Claim
 from formal.terms import And
+from formal.vocabulary import Claim
 
 
 @dataclass(frozen=True)

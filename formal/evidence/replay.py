@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from formal.evidence.traces import Step, Trace, TraceError
-from formal.properties import Claim, Precondition, Predicate
 from formal.state import ID_BITS, State
 from formal.system import Pair, System
 from formal.terms import ArrayValue, Sort, Term, Value
 from formal.transitions import Applied
+from formal.vocabulary import Claim, Precondition, Predicate
 from formal.walk import evaluate
 
 Env = dict[str, Value]

@@ -9,10 +9,10 @@ from enum import IntEnum
 from formal.arch.bits import Register
 from formal.evidence.replay import Replay, Seen
 from formal.evidence.traces import Trace
-from formal.properties import Claim
 from formal.state import REGISTER_OF_BANK, VARIABLES
 from formal.system import Pair
 from formal.terms import ArrayValue, Value
+from formal.vocabulary import Claim
 
 
 @dataclass(frozen=True)

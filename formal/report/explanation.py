@@ -6,9 +6,10 @@ from formal.configuration import Configuration, checks
 from formal.evidence.replay import Replay
 from formal.explain.show import final_values, shown
 from formal.job import Row
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report import spec, text
 from formal.system import System
+from formal.vocabulary import Claim
 
 
 def lines(c: Configuration, row: Row, breakpoints: int = 16) -> list[str]:

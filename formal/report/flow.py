@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from formal.evidence.replay import Replay, Seen
 from formal.evidence.traces import Trace
 from formal.explain.show import shown
-from formal.properties import Claim
+from formal.vocabulary import Claim
 from formal.walk import support
 
 if TYPE_CHECKING:  # the C front end is loaded only where a tree is given

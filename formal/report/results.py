@@ -10,9 +10,10 @@ from formal.configuration import checks
 from formal.evidence.replay import Replay
 from formal.job import Report, Row
 from formal.kernel.errors import NotUnderstoodError
-from formal.properties import CLAIMS, NON_PROPERTIES, Claim
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report.flow import Flow, Place, flow
 from formal.system import System
+from formal.vocabulary import Claim
 
 
 class Outcome(Enum):

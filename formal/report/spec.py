@@ -10,7 +10,8 @@ from formal.configuration import Configuration
 from formal.document import DOCUMENT
 from formal.findings import FINDINGS
 from formal.job import Report, Row
-from formal.properties import CLAIMS, Claim
+from formal.properties import CLAIMS
+from formal.vocabulary import Claim
 
 _BY_NAME = {c.name: c for c in CLAIMS}
 

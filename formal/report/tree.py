@@ -9,11 +9,12 @@ from formal.explain.show import final_values, shown
 from formal.job import Row
 from formal.kernel.signs import Sign
 from formal.kernel.tree import KernelTree
-from formal.properties import CLAIMS, Claim
+from formal.properties import CLAIMS
 from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
 from formal.transitions import OPERATIONS
 from formal.treejob import TreeReport, better, worse
+from formal.vocabulary import Claim
 
 
 def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Sign]) -> list[str]:

@@ -16,10 +16,12 @@ from formal.engines.z3backend import SolverTimeoutError, Z3Solver, shared_terms
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import TraceBook
-from formal.properties import CLAIMS, CPUS_BOOT_ALIKE, LEMMAS, NON_PROPERTIES, Claim, Lemma, Precondition, claim
+from formal.lemmas import LEMMAS
+from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.state import State
 from formal.system import System
 from formal.terms import FALSE, TRUE, Eq, Not, Term
+from formal.vocabulary import CPUS_BOOT_ALIKE, Claim, Lemma, Precondition, claim
 from tests.conftest import checker_of
 from tests.engines.mutants import BOOK, BY_NAME, CLAIM, HARMLESS, MUTANTS, Mutant, key, system
 

@@ -21,7 +21,8 @@ from formal.evidence.peers import FAILS, HOLDS, UNKNOWN, Answer
 from formal.evidence.replay import Replay, ReplayError, Seen
 from formal.evidence.traces import Trace, TraceBook, TraceError
 from formal.evidence.verilog import verilog
-from formal.properties import CLAIMS, LEMMAS
+from formal.lemmas import LEMMAS
+from formal.properties import CLAIMS
 from formal.system import System
 from formal.terms import BOOL, ArrayValue, Term, Value
 from formal.walk import evaluate, nodes

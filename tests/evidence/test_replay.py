@@ -15,10 +15,11 @@ from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Mode
 from formal.evidence.replay import Replay, ReplayError
 from formal.evidence.traces import Step, Trace, TraceBook, TraceError
-from formal.properties import CLAIMS, CPUS_BOOT_ALIKE, INIT_ONLY_AT_BOOT, PERF_KEEPS_OFF, Claim
+from formal.properties import CLAIMS
 from formal.state import Phase
 from formal.system import System
 from formal.terms import ArrayValue
+from formal.vocabulary import CPUS_BOOT_ALIKE, INIT_ONLY_AT_BOOT, PERF_KEEPS_OFF, Claim
 from tests.conftest import checker_of
 
 CLAIM = {c.name: c for c in CLAIMS}
