@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration
 from formal.evidence import cross as crossing
@@ -25,6 +25,7 @@ from formal.evidence.export import export
 from formal.evidence.make import Made, make, write
 from formal.evidence.recheck import Outcome, Work, recheck
 from formal.manifest import Manifest, ManifestError
+from formal.options import Parser, UsageError
 from formal.witness import Witnessed, witnessed
 
 OK, WRONG, USAGE, UNKNOWN, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -36,22 +37,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-class UsageError(Exception):
-    """Something that the user asked for does not exist."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
         UsageError: with one line that says what is wrong.
     """
-    p = _Parser(
+    p = Parser(
         prog="python -m formal.check",
         description="Checks the evidence of every expected verdict in proofs/, without Z3 or a SAT solver.",
         epilog=EPILOG,

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from formal import gate, runfiles
 from formal.bugs import BUGS, OUT_OF_SCOPE
@@ -23,6 +23,7 @@ from formal.epochs import EPOCHS, Mode
 from formal.evidence.traces import TraceError, write_atomically
 from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
+from formal.options import Parser, UsageError
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report import explanation, jsonfile, spec, text
 from formal.report.files import check_writable
@@ -40,22 +41,13 @@ EPILOG = """exit codes: 0 all verdicts as expected; 1 a verdict differs (with --
 With --bisect, UNKNOWN is 125, usage 128 and an internal error 129, as `git bisect run` wants."""
 
 
-class UsageError(Exception):
-    """Something that the user asked for does not exist."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
         UsageError: with one line that says what is wrong and, where it can, what was meant.
     """
-    p = _Parser(
+    p = Parser(
         prog="python -m formal.prove",
         description="Proves the debug-trap claims of KVM/arm64, for the modelled kernels or for a kernel tree.",
         epilog=EPILOG,

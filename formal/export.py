@@ -12,9 +12,8 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from formal.check import PROOFS, Goals, UsageError
+from formal.check import PROOFS, Goals
 from formal.configuration import Configuration
 from formal.evidence import peers
 from formal.evidence.aiger import aiger
@@ -24,16 +23,12 @@ from formal.evidence.catalogue import Catalogue, CatalogueError, proved
 from formal.evidence.flat import Flat, flat, only
 from formal.evidence.verilog import verilog
 from formal.manifest import ManifestError
+from formal.options import Parser, UsageError
 from formal.system import System
 
 OK, WRONG, USAGE, UNKNOWN, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EPILOG = """exit codes: 0 written, and no peer disagrees; 1 a peer disagrees; 2 usage; 3 a peer gave up;
 4 internal error; 130 interrupted."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -42,7 +37,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: with one line that says what is wrong.
     """
-    p = _Parser(
+    p = Parser(
         prog="python -m formal.export",
         description="Writes the transition systems as BTOR2, AIGER and Verilog, with lemmas and claims.",
         epilog=EPILOG,

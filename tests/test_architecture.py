@@ -15,7 +15,7 @@ from tests.conftest import PROOFS, ROOT
 
 # From the bottom up. A unit is a package or a module; it imports units below it, and itself, but no neighbour.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("formal.beside",),
+    ("formal.beside", "formal.options"),
     ("formal.terms",),
     ("formal.walk",),
     ("formal.arch",),

@@ -9,27 +9,18 @@ from pathlib import Path
 from formal.conform import show
 from formal.conform.blob import ProbeError
 from formal.conform.build import BuildError, MissingToolError
-from formal.conform.cpu import UsageError, conform
+from formal.conform.cpu import conform
 from formal.conform.emulator import EmulatorError
+from formal.options import UsageError, seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--cpu", action="append", default=[], metavar="MODEL", help="a CPU model of QEMU (repeatable)")
     parser.add_argument("--qemu", metavar="PATH", help="the emulator; default: qemu-system-aarch64")
-    parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for each run of the probe")
+    parser.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="for each run of the probe")
     parser.add_argument("--json", metavar="FILE", help="write what was found to a file; - is the standard output")
     parser.add_argument("--verbose", action="store_true", help="list what could not be tested, and every difference")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait, in seconds")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

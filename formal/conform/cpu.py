@@ -24,12 +24,9 @@ from formal.conform.deviations import Book
 from formal.conform.identify import ID_REGISTERS, NOT_IDENTIFIED, Cpu, identify
 from formal.conform.points import Point, points, selected
 from formal.conform.settings import Setting, settings
+from formal.options import UsageError
 
 DEFAULT_MODELS = ("cortex-a57", "neoverse-n1", "neoverse-v1", "max")  # those that the emulator has
-
-
-class UsageError(Exception):
-    """A wrong command line; the message is one line."""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from formal.conform.tracecoverage import lines as coverage_lines
 from formal.conform.tracefile import TraceFormatError
 from formal.epochs import Mode
 from formal.evidence.traces import write_atomically
+from formal.options import seconds
 
 DEFAULT = "6.1"
 EVERY = ("6.1", "5.10", "6.12", NEWEST)
@@ -51,21 +52,6 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--qemu", metavar="PATH", help="the emulator; default: qemu-system-aarch64")
     parser.add_argument("--timeout", type=seconds, default=120.0, metavar="SECONDS", help="for each boot")
-
-
-def seconds(text: str) -> float:
-    """A time to wait, as an option spells it.
-
-    Raises:
-        argparse.ArgumentTypeError: if it is none.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait, in seconds")
-    return value
 
 
 def modes(args: argparse.Namespace) -> list[Mode]:

@@ -38,7 +38,11 @@ def equalities(effect: Effect, binding: Binding, s: State, wanted: State) -> Ite
         yield bank, t.And(*(Eq(value, t.select(after, index)) for value, index in zip(got, indices, strict=True)))
 
 
-def _nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+Given = Callable[[Lifted, State, Inputs], Mapping[str, Term]]  # the operation's inputs by the names of C variables
+
+
+def nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    """No input has a name in the C."""
     return {}
 
 
@@ -65,7 +69,7 @@ class Counterpart:
     lifted: Lifted
     binding: Binding
     owns: frozenset[str] | None = None
-    given: Callable[[Lifted, State, Inputs], Mapping[str, Term]] = _nothing
+    given: Given = nothing
     demands: tuple[tuple[str, Term], ...] = ()
 
     def lifted_operation(self) -> Operation:

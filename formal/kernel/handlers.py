@@ -16,7 +16,7 @@ from formal.arch.registers import KVM_GUESTDBG
 from formal.epochs import Kernel
 from formal.kernel.binding import KINDS, Binding
 from formal.kernel.calls import USER_COPY_FAILS
-from formal.kernel.compare import Counterpart
+from formal.kernel.compare import Counterpart, Given, nothing
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program
 from formal.kernel.front import Mode as FrontMode
@@ -33,12 +33,6 @@ EC_SOFTSTP_LOW, EC_SHIFT = 0x32, 26  # ESR_EL2.EC (Arm ARM D24): software step f
 EC_OTHERS = (0x30, 0x34, 0x38, 0x3C)  # breakpoint, watchpoint, BKPT and BRK
 _ELEMENT = re.compile(r"dbg->arch\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
 
-Given = Callable[[Lifted, State, Inputs], Mapping[str, Term]]
-
-
-def _nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
-    return {}
-
 
 @dataclass(frozen=True)
 class Handler:
@@ -48,7 +42,7 @@ class Handler:
     functions: tuple[str, ...]
     file: str
     owns: frozenset[str]
-    given: Given = _nothing
+    given: Given = nothing
     memory: Mapping[str, int | str] = field(default_factory=dict)
     result: int | None = None
     finds: Mapping[str, int] = field(default_factory=dict)  # lvalues that are not modelled: what they must hold after

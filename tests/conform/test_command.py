@@ -8,8 +8,9 @@ from formal.conform import command, emulator, show
 from formal.conform.__main__ import main
 from formal.conform.build import MissingToolError, compiler
 from formal.conform.compare import Difference
-from formal.conform.cpu import CpuReport, Report, UsageError, choose
+from formal.conform.cpu import CpuReport, Report, choose
 from formal.conform.deviations import Book
+from formal.options import UsageError
 from tests.conform.conftest import FINE, PLAIN
 
 WRONG = Difference("MRS MDRAR_EL1 at EL1", "MDCR_EL2.TDE", "EL2", "MDCR_EL2.TDE", "EXECUTED", "MDRAR_EL1")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from formal import terms as t
 from formal.arch.registers import MDCR_EL2, PSTATE
-from formal.engines.verdict import Checker
+from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.traces import Step, Trace, TraceBook
 from formal.properties import CLAIMS
@@ -304,6 +304,18 @@ def key(one: Mutant, claim: str) -> str:
 def system(one: Mutant) -> System:
     """The system with the mutant in it."""
     return System(EPOCHS[one.epoch].kernel(Mode(one.mode))).replacing({one.operation.name: one.operation})
+
+
+def check_breaks(one: Mutant, name: str, checker: Checker, fixed: Checker) -> None:
+    """A claim is no longer proved with the fault, and the stored run breaks it: with the fault, not without."""
+    broken = CLAIM[name]
+    invariant = checker.invariant(broken.given)
+    assert not invariant.implies(broken), f"{name} is still implied by the lemmas"
+    assert not invariant.keeps(broken), f"{name} is still inductive"
+    result = checker.check(broken, known_as=key(one, name))
+    assert result.verdict is Verdict.VIOLATED, f"{name}: no stored run breaks it; the modules of mutants search one"
+    assert result.trace is not None
+    assert fixed._breaks(result.trace, broken) is None, f"{name}: the trace breaks it without the fault as well"
 
 
 def search(mutants: Iterable[Mutant], known: Iterable[Trace] = BY_HAND) -> TraceBook:

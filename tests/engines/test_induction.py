@@ -23,7 +23,7 @@ from formal.system import System
 from formal.terms import FALSE, TRUE, Eq, Not, Term
 from formal.vocabulary import CPUS_BOOT_ALIKE, Claim, Lemma, Precondition, claim
 from tests.conftest import checker_of
-from tests.engines.mutants import BOOK, BY_NAME, CLAIM, HARMLESS, MUTANTS, Mutant, key, system
+from tests.engines.mutants import BOOK, BY_NAME, CLAIM, HARMLESS, MUTANTS, Mutant, check_breaks, system
 
 E8 = EPOCHS["E8"].kernel(Mode.VHE)
 
@@ -44,14 +44,7 @@ def test_a_fault_breaks_its_claims(one: Mutant, book: TraceBook) -> None:
     checker = Checker(faulty, book)
     fixed = checker_of(Configuration("E8", one.mode))
     for name in one.breaks:
-        broken = CLAIM[name]
-        invariant = checker.invariant(broken.given)
-        assert not invariant.implies(broken), f"{name} is still implied by the lemmas"
-        assert not invariant.keeps(broken), f"{name} is still inductive"
-        result = checker.check(broken, known_as=key(one, name))
-        assert result.verdict is Verdict.VIOLATED, f"{name}: python -m tests.engines.mutants searches a counterexample"
-        assert result.trace is not None
-        assert fixed._breaks(result.trace, broken) is None, f"{name}: the trace breaks it without the fault as well"
+        check_breaks(one, name, checker, fixed)
 
 
 def test_there_are_faults_in_most_operations() -> None:

@@ -10,7 +10,7 @@ from formal.epochs import EPOCHS, Mode
 from formal.evidence.traces import TraceBook
 from formal.properties import CLAIMS
 from tests.conftest import checker_of
-from tests.engines.mutants import CLAIM, Mutant, key, system
+from tests.engines.mutants import CLAIM, Mutant, check_breaks, system
 from tests.engines.owner_mutants import BOOK, HARMLESS_OF_OWNER, OWNER_MUTANTS
 
 
@@ -27,13 +27,7 @@ def test_a_fault_breaks_its_claims(one: Mutant, book: TraceBook) -> None:
     for name in one.breaks:
         broken = CLAIM[name]
         assert fixed.invariant(broken.given).implies(broken) or fixed.invariant(broken.given).keeps(broken)
-        invariant = checker.invariant(broken.given)
-        assert not invariant.implies(broken), f"{name} is still implied by the lemmas"
-        assert not invariant.keeps(broken), f"{name} is still inductive"
-        result = checker.check(broken, known_as=key(one, name))
-        assert result.verdict is Verdict.VIOLATED, f"{name}: python -m tests.engines.owner_mutants searches a run"
-        assert result.trace is not None
-        assert fixed._breaks(result.trace, broken) is None, f"{name}: the trace breaks it without the fault as well"
+        check_breaks(one, name, checker, fixed)
 
 
 @pytest.mark.parametrize("one", HARMLESS_OF_OWNER, ids=lambda m: m.says)
