@@ -78,9 +78,9 @@ class Invariant(Induction):
         k = self.system.kernel
         with self.lemmas_hold() as solver:
             if not claim.actors:
-                return not solver.satisfiable(Not(claim.holds(self.system.state(), k)))
-            return not any(
-                solver.satisfiable(self.allowed(step), Not(claim.holds_between(step.before, step.after, k)))
+                return solver.implies(claim.holds(self.system.state(), k))
+            return all(
+                solver.implies(Implies(self.allowed(step), claim.holds_between(step.before, step.after, k)))
                 for step in self.system.applied
                 if step.operation.actor.value in claim.actors
             )
@@ -97,12 +97,12 @@ class Invariant(Induction):
             return False
         with self.lemmas_hold() as solver:
             initial = Implies(self.initially(), claim.holds(self.system.state(ACTING), k))
-            if solver.satisfiable(Not(initial)):
+            if not solver.implies(initial):
                 return False
-            solver.add(*(claim.holds(self.system.state(pair), k) for pair in OBSERVED))
+            solver.suppose(*(claim.holds(self.system.state(pair), k) for pair in OBSERVED))
             for step in self.system.applied:
                 goals = And(*(claim.holds(self.system.after(step, pair), k) for pair in OBSERVED))
-                if solver.satisfiable(self.allowed(step), Not(goals)):
+                if not solver.implies(Implies(self.allowed(step), goals)):
                     return False
         return True
 
@@ -113,12 +113,12 @@ class Invariant(Induction):
         """A solver in which the lemmas hold before an operation; the base has it already, but for these lemmas."""
         if self.base:
             with self.base.lemmas_hold() as solver:
-                solver.add(*self.own_facts())
+                solver.suppose(*self.own_facts())
                 yield solver
             return
         if self._solver is None:
             self._solver = Z3Solver(shared_terms(), self.timeout)
-            self._solver.add(*self.facts())
+            self._solver.suppose(*self.facts())
         with self._solver.scope():
             yield self._solver
 
@@ -128,7 +128,7 @@ class Invariant(Induction):
         solver.add(self.initially())
         if not solver.satisfiable():
             raise VacuousError(" and ".join(["Init", *(p.name for p in self.given)]) + " cannot hold together")
-        if not solver.satisfiable(Not(And(*(m.holds(s, k) for m in self.lemmas)))):
+        if solver.implies(*(m.holds(s, k) for m in self.lemmas)):
             return
         lost = [m for m in self.lemmas if solver.satisfiable(Not(m.holds(s, k)))]
         self.dropped += [Dropped(m.name, "Init") for m in lost]
@@ -141,8 +141,8 @@ class Invariant(Induction):
                 if not goals:
                     continue
                 with solver.scope():
-                    solver.add(self.allowed(step))
-                    if solver.satisfiable(Not(And(*(goal for _, goal in goals)))):
+                    solver.suppose(self.allowed(step))
+                    if not solver.implies(*(goal for _, goal in goals)):
                         lost = {m.name for m, goal in goals if solver.satisfiable(Not(goal))}
                         return [Dropped(name, step.operation.name) for name in sorted(lost)]
         return []

@@ -17,7 +17,7 @@ import z3
 from z3 import z3core as c
 
 from formal import terms as t
-from formal.terms import BOOL, ArrayValue, Sort, Term, Value
+from formal.terms import BOOL, And, ArrayValue, Not, Sort, Term, Value
 from formal.walk import support
 
 _BINARY: dict[str, Callable[..., Any]] = {
@@ -41,11 +41,12 @@ class Z3Terms:
         self._ref = self.context.ref()
         self._done: dict[Term, Any] = {}
         self._sorts: dict[Sort, Any] = {}
-        self.refuted: set[frozenset[Term]] = set()  # formulas that cannot hold together
+        self.cores: dict[Term, list[frozenset[Term]]] = {}  # by goal: formulas that were found to imply it
+        self._markers: dict[Term, Any] = {}
 
     def __del__(self) -> None:
         if self.context.ref() is not None and c is not None:
-            for ast in self._done.values():
+            for ast in (*self._done.values(), *self._markers.values()):
                 c.Z3_dec_ref(self._ref, ast)
 
     def sort(self, sort: Sort) -> Any:
@@ -112,6 +113,15 @@ class Z3Terms:
             return c.Z3_mk_const_array(ref, self.sort(node.sort[0]), args[0])
         raise TypeError(f"no translation for {op}")
 
+    def marker(self, term: Term) -> Any:
+        """A Boolean variable that stands for a term among the assumptions of a question (owned by this object)."""
+        found = self._markers.get(term)
+        if found is None:
+            symbol = c.Z3_mk_string_symbol(self._ref, f"!{len(self._markers)}")  # no variable of ours begins with !
+            found = self._markers[term] = c.Z3_mk_const(self._ref, symbol, self.sort(BOOL))
+            c.Z3_inc_ref(self._ref, found)
+        return found
+
     def expr(self, term: Term) -> Any:
         """The term as a z3py expression."""
         return z3.z3._to_expr_ref(self.ast(term), self.context)
@@ -126,8 +136,9 @@ def shared_terms() -> Z3Terms:
 class Z3Solver:
     """One incremental solver over terms; times out after ``timeout`` seconds a question.
 
-    What was found unsatisfiable is remembered by its exact formulas, for all solvers over the same ``terms``: kernels
-    that differ little have many questions in common. Z3 is given formulas only when it is asked.
+    Goals that were implied before are remembered with the formulas that it took (an unsatisfiable core), for all
+    solvers over the same ``terms``: kernels that differ little have many of them in common. Z3 is given formulas only
+    when it is asked.
     """
 
     def __init__(self, terms: Z3Terms, timeout: float | None = None) -> None:
@@ -138,10 +149,17 @@ class Z3Solver:
         self._ref = terms.context.ref()
         self._asserted: list[list[Term]] = [[]]  # by scope, the outermost first
         self._given = [0]  # how many of each Z3 has; it has as many scopes
+        self._hypotheses: dict[Term, int] = {}  # those of them that may be spared, and their scopes
 
     def add(self, *facts: Term) -> None:
         """Asserts Boolean terms."""
         self._asserted[-1] += facts
+
+    def suppose(self, *facts: Term) -> None:
+        """Asserts Boolean terms of which a proof is likely to need few: which it needs is recorded."""
+        known = {fact for facts in self._asserted for fact in facts}  # as it is, perhaps: then it is no hypothesis
+        self._hypotheses |= {fact: len(self._asserted) for fact in facts if fact not in known}
+        self.add(*facts)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -150,19 +168,25 @@ class Z3Solver:
         try:
             yield
         finally:
-            self._asserted.pop()
-            if len(self._given) > len(self._asserted):
+            depth = len(self._asserted)
+            for fact in self._asserted.pop():
+                if self._hypotheses.get(fact) == depth:
+                    del self._hypotheses[fact]
+            if len(self._given) >= depth:
                 self._given.pop()
                 self._solver.pop()
 
     def _give(self) -> None:
-        """Gives Z3 what it does not have yet."""
+        """Gives Z3 what it does not have yet; hypotheses only under their markers."""
         for depth, facts in enumerate(self._asserted):
             if depth == len(self._given):
                 self._solver.push()
                 self._given.append(0)
             for fact in facts[self._given[depth] :]:
-                c.Z3_solver_assert(self._ref, self._solver.solver, self.terms.ast(fact))
+                ast = self.terms.ast(fact)
+                if fact in self._hypotheses:
+                    ast = c.Z3_mk_implies(self._ref, self.terms.marker(fact), ast)
+                c.Z3_solver_assert(self._ref, self._solver.solver, ast)
             self._given[depth] = len(facts)
 
     def satisfiable(self, *extra: Term) -> bool:
@@ -177,6 +201,25 @@ class Z3Solver:
                 return self._check()
         return self._check()
 
+    def implies(self, *goals: Term) -> bool:
+        """Whether what is asserted implies every goal.
+
+        Raises:
+            SolverTimeoutError: if the solver cannot tell.
+        """
+        facts = {fact for facts in self._asserted for fact in facts}
+        left = [g for g in goals if not any(core <= facts for core in self.terms.cores.get(g, ()))]
+        if not left:
+            return True
+        with self.scope():
+            self.add(Not(And(*left)))
+            if self._check():
+                return False
+            core = self._core() & facts
+        for goal in left:
+            self.terms.cores.setdefault(goal, []).append(core)
+        return True
+
     def model(self, wanted: Iterable[Term], *extra: Term) -> dict[str, Value] | None:
         """Values of variables that satisfy what is asserted and ``extra``; ``None`` if there are none."""
         with self.scope():
@@ -186,19 +229,26 @@ class Z3Solver:
             return self._values(wanted)
 
     def _check(self) -> bool:
-        question = frozenset(fact for facts in self._asserted for fact in facts)
-        if question in self.terms.refuted:
-            return False
         self._give()
-        answer = self._solver.check()
+        markers = [self.terms.marker(fact) for fact in self._hypotheses]
+        array = (z3.Ast * len(markers))(*markers)
+        answer = z3.CheckSatResult(c.Z3_solver_check_assumptions(self._ref, self._solver.solver, len(markers), array))
         if answer == z3.unknown:
             reason = self._solver.reason_unknown()
             if "interrupt" in reason or "Interrupt" in reason:
                 raise KeyboardInterrupt
             raise SolverTimeoutError(reason)
-        if answer == z3.unsat:
-            self.terms.refuted.add(question)
         return bool(answer == z3.sat)
+
+    def _core(self) -> frozenset[Term]:
+        """What is asserted, without the hypotheses that the last answer, unsatisfiable, did not need."""
+        needed = {marker.get_id() for marker in self._solver.unsat_core()}
+        return frozenset(
+            fact
+            for facts in self._asserted
+            for fact in facts
+            if fact not in self._hypotheses or c.Z3_get_ast_id(self._ref, self.terms.marker(fact)) in needed
+        )
 
     def _values(self, wanted: Iterable[Term]) -> dict[str, Value]:
         model = self._solver.model()
