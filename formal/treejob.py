@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def source(job: TreeJob) -> Source:
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
-    scan.check(job.tree, writers.KNOWN)
+    scan.check(job.tree, writers.KNOWN, (DEBUG_C,))
     return Source(load(job.tree, FILES), Binding(flags_of(job.tree)), read(job.tree))
 
 
@@ -212,7 +212,7 @@ def compare(
     report.lifted = tuple(report.counterparts)
     report.replaced = _compare_operations(report, by_hand, ask)
     _compare_components(report, lifted, binding, by_hand, ask)
-    _check_frames(report, lifted, binding, by_hand, ask)
+    _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     _compare_hypervisor(report, program, binding, by_hand, ask)
     reviewed.check(program, mode.value, k.defers_pc_adjustment)
     report.problems += _check_constants(program)
@@ -271,11 +271,16 @@ def _compare_hypervisor(report: TreeReport, program: Program, binding: Binding, 
 
 
 def _check_frames(
-    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, ask: Questions
+    report: TreeReport,
+    lifted: Mapping[str, Lifted],
+    binding: Binding,
+    system: System,
+    ask: Questions,
+    helpers: Collection[str],
 ) -> None:
-    """Every other function of debug.c must leave the modelled variables alone."""
+    """Every other function of debug.c leaves the modelled variables alone, but for helpers of those compared."""
     s = system.state()
-    known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys()
+    known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys() | helpers
     for name, function in lifted.items():
         if name in known:
             continue

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from formal.kernel.callers import Mentions
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lexer import Token, closing, opening, tokens
 from formal.kernel.tree import KVM, Sources
@@ -30,6 +31,7 @@ _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _WRITERS = frozenset(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"))
 _CHANGERS = frozenset(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"))
 _ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "vcpu_sys_reg"))
+_CALLING = ("virt/kvm", "arch/arm64/include/asm")  # where else KVM's functions are called
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,40 @@ class Store:
     how: str  # store, address, register, assembly
 
 
-def scan(tree: Sources) -> list[Store]:
-    """Every such place in the files below arch/arm64/kvm, in order of file and line."""
+def scan(tree: Sources, mentions: Mentions | None = None) -> list[Store]:
+    """Every such place in the files below arch/arm64/kvm, in order of file and line.
+
+    Args:
+        mentions: takes in the same files, and those that call KVM's functions from outside.
+
+    Raises:
+        NotUnderstoodError: at a mention that is not known.
+    """
     found: list[Store] = []
-    for path in sorted((tree.path / KVM).rglob("*")):
-        if path.suffix not in (".c", ".h", ".S") or not path.is_file():
-            continue
-        name = tree.relative(str(path))
-        text = tree.read(name)
-        found += scan_assembly(name, text) if path.suffix == ".S" else scan_text(name, text)
+    for folder in (KVM, *(_CALLING if mentions else ())):
+        for path in sorted((tree.path / folder).rglob("*")):
+            if path.suffix not in (".c", ".h", ".S") or not path.is_file():
+                continue
+            name = tree.relative(str(path))
+            text = tree.read(name)
+            if path.suffix == ".S":
+                found += scan_assembly(name, text) if folder == KVM else []
+                continue
+            words = tokens(text)
+            if mentions:
+                mentions.add(name, words)
+            if folder == KVM:
+                found += scan_tokens(name, words)
     return found
 
 
 def scan_text(file: str, text: str) -> list[Store]:
+    """The places in the text of one C file."""
+    return scan_tokens(file, tokens(text))
+
+
+def scan_tokens(file: str, words: list[Token]) -> list[Store]:
     """The places in one C file."""
-    words = tokens(text)
     found: dict[Store, None] = {}
     for i, word in enumerate(words):
         for lvalue, how in _at(words, i):
@@ -234,14 +255,40 @@ def unknown(stores: list[Store], known: Collection[str] | Callable[[Store], bool
     return [store for store in stores if not accept(store)]
 
 
-def check(tree: Sources, known: Collection[str]) -> list[Store]:
-    """All places, if each lies in a known function.
+def helpers(text: str) -> frozenset[str]:
+    """The static functions of a C file that are only ever called, and only by functions of the file."""
+    words = tokens(text)
+    named: dict[str, list[int]] = {word.function: [] for word in words if word.function.isidentifier()}
+    for i, word in enumerate(words):
+        if word.text in named:
+            named[word.text].append(i)
+    return frozenset(name for name, at in named.items() if all(_called_or_static(words, i) for i in at))
+
+
+def _called_or_static(words: list[Token], i: int) -> bool:
+    """A call inside a function; or, outside, part of a static declaration or definition."""
+    if words[i + 1 : i + 2] and words[i + 1].text != "(":
+        return False
+    if words[i].function:
+        return not words[i].function.startswith("macro ")
+    start = next((j for j in range(i, -1, -1) if words[j].function or words[j].text in (";", "}")), -1)
+    return any(word.text == "static" for word in words[start + 1 : i])
+
+
+def check(tree: Sources, known: Collection[str], whole: Collection[str] = ()) -> list[Store]:
+    """All places, if each lies in a known function, and each of those is called by known functions only.
+
+    Args:
+        whole: files whose every function is lifted: what their helpers write is seen in the functions that call them.
 
     Raises:
         NotUnderstoodError: at the first that does not.
     """
-    stores = scan(tree)
-    for store in unknown(stores, known):
+    mentions = Mentions(whole)
+    stores = scan(tree, mentions)
+    mentions.check()
+    private = {(file, name) for file in whole for name in helpers(tree.read(file))}
+    for store in unknown(stores, lambda s: s.function in known or (s.file, s.function) in private):
         place = f"in {store.function}()" if store.function else "outside a function"
         reason = f"{store.lvalue} may be written ({store.how}) {place}, which the specification does not know"
         raise NotUnderstoodError(store.file, store.line, reason)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from formal.kernel.callers import CALLERS, Mentions
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Program
-from formal.kernel.scan import check, scan_assembly, scan_text
-from formal.kernel.writers import KNOWN
+from formal.kernel.lexer import tokens
+from formal.kernel.scan import check, helpers, scan_assembly, scan_text
+from formal.kernel.writers import KNOWN, OPERATION
 
 STORES = {
     "vcpu->arch.mdcr_el2 = 0;": ("mdcr_el2", "store"),
@@ -76,3 +81,59 @@ def test_assembler_files() -> None:
 def test_every_store_of_a_real_tree_is_accounted_for(program: Program) -> None:
     stores = check(program.tree, KNOWN)
     assert {s.function for s in stores} > {"kvm_arm_setup_debug", "kvm_arm_clear_debug", "trap_debug_regs"}
+
+
+@pytest.mark.parametrize("name", [name for name, reason in KNOWN.items() if reason == OPERATION])
+def test_the_callers_of_an_operation_are_known(name: str) -> None:
+    assert name in CALLERS
+
+
+CALLS = {
+    "a new caller": ("static void g(struct kvm_vcpu *v)\n{\n\tkvm_arm_clear_debug(v);\n}\n", "in g()"),
+    "a pointer": ("void (*f)(struct kvm_vcpu *) = kvm_arm_setup_mdcr_el2;\n", "outside a function"),
+    "a macro": ("#define UNTRAP(v) kvm_arm_reset_debug_ptr(v)\n", "in macro UNTRAP()"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_a_new_call_of_an_operation_is_refused(case: str) -> None:
+    text, where = CALLS[case]
+    with pytest.raises(NotUnderstoodError, match=re.escape(f"may be called {where}, which the specification")):
+        Mentions().add("f.c", tokens(text))
+    Mentions(whole=("f.c",)).add("f.c", tokens(text))
+
+
+def test_declarations_and_known_calls_are_no_new_ones() -> None:
+    Mentions().add("f.h", tokens("void kvm_arm_clear_debug(struct kvm_vcpu *vcpu);\n"))
+    Mentions().add("f.c", tokens("int kvm_arch_vcpu_ioctl_run(void)\n{\n\tkvm_arm_clear_debug(v);\n}\n"))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_the_run_loop_calls_must_not_lead_to_an_operation(deep: bool) -> None:
+    """check_vcpu_requests() may reset a vCPU, and the rules know when; another function that calls it may not."""
+    mentions = Mentions()
+    inner = "int check_vcpu_requests(void)\n{\n\tkvm_reset_vcpu(v);\n}\n"
+    text = inner + "void g(void)\n{\n\tcheck_vcpu_requests();\n}\nvoid h(void)\n{\n\tg();\n}\n"
+    called = "h" if deep else "check_vcpu_requests"
+    mentions.add("f.c", tokens(text + f"int kvm_arch_vcpu_ioctl_run(void)\n{{\n\t{called}();\n}}\n"))
+    if not deep:
+        mentions.check()
+        return
+    with pytest.raises(NotUnderstoodError, match=r"^f.c:15: kvm_arch_vcpu_ioctl_run\(\) calls h\(\), which may change"):
+        mentions.check()
+
+
+HELPERS = {
+    "static void g(int x)\n{\n}\nvoid f(void)\n{\n\tg(1);\n}\n": {"g"},
+    "static void g(int x);\nvoid f(void)\n{\n\tg(1);\n}\nstatic void g(int x)\n{\n}\n": {"g"},
+    "void g(int x)\n{\n}\nvoid f(void)\n{\n\tg(1);\n}\n": set(),
+    "static void g(int x)\n{\n}\nvoid (*p)(int) = g;\n": set(),
+    "static void g(int x)\n{\n}\nvoid f(void)\n{\n\tcall(g);\n}\n": set(),
+    "static void g(int x)\n{\n}\n#define G(x) g(x)\n": set(),
+    "static void g(int x)\n{\n}\nEXPORT_SYMBOL_GPL(g);\n": set(),
+}
+
+
+@pytest.mark.parametrize("text", HELPERS)
+def test_helpers_are_static_and_only_called(text: str) -> None:
+    assert helpers(text) == HELPERS[text]

@@ -1,0 +1,185 @@
+"""Who calls what changes modelled state: any other call would be a step that the specification does not have.
+
+``formal.kernel.scan`` finds every store, and ``writers`` the functions that may make it. Those, and the functions in
+which operations are read by their calls, are called by the functions listed here in the kernels known (5.10, 6.1, 6.12
+and 7.3); a mention elsewhere refuses the tree. So does a function that is read by its calls if it newly calls something
+that leads to one of these. Mentions are searched for by tokens, whatever the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.lexer import Token
+
+TABLE = "-"  # an initializer, or another mention outside functions: formal.kernel.tables reads those that matter
+_BANKS = "macro DBG_BCR_BVR_WCR_WVR_EL1"
+_COPROCESSOR = f"{_BANKS}, macro DBG_BCR_BVR_WCR_WVR"
+_RUN = "__kvm_vcpu_run, __kvm_vcpu_run_vhe"
+_EMULATED = "handle_smc, handle_trap_exceptions, kvm_handle_guest_abort, kvm_handle_mmio_return, kvm_handle_wfx"
+_MOVES = "kvm_emulate_nested_eret, kvm_inject_nested, kvm_reset_vcpu"
+
+CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) for callee, callers in {
+    # debug.c
+    "kvm_arm_init_debug": "cpu_hyp_init_features, cpu_hyp_reinit",
+    "kvm_arm_vcpu_init_debug": "kvm_arch_vcpu_run_pid_change, kvm_vcpu_first_run_init",
+    "kvm_arm_reset_debug_ptr": "kvm_arch_vcpu_create, kvm_arm_clear_debug",
+    "kvm_arm_setup_debug": "kvm_arch_vcpu_ioctl_run, -",
+    "kvm_arm_clear_debug": "kvm_arch_vcpu_ioctl_run, -",
+    "kvm_arm_setup_mdcr_el2":
+        "kvm_arm_setup_debug, kvm_arm_vcpu_init_debug, kvm_debug_set_guest_ownership, kvm_vcpu_load_debug",
+    "save_guest_debug_regs": "kvm_arm_setup_debug",
+    "restore_guest_debug_regs": "kvm_arm_clear_debug",
+    "kvm_init_host_debug_data": "cpu_hyp_init_context",
+    "kvm_vcpu_load_debug": "kvm_arch_vcpu_load",
+    "kvm_vcpu_put_debug": "kvm_arch_vcpu_put",
+    "kvm_debug_set_guest_ownership": "trap_dbg_wb_reg, trap_debug_regs",
+    "kvm_debug_handle_oslar": "trap_oslar_el1",
+    "setup_external_mdscr": "kvm_vcpu_load_debug",
+    # a CPU's initialisation, a vCPU's life
+    "cpu_hyp_init_features": "cpu_hyp_reinit, do_pkvm_init",
+    "cpu_hyp_init_context": "cpu_hyp_reinit, do_pkvm_init",
+    "cpu_hyp_reinit": "_kvm_arch_hardware_enable, cpu_hyp_init, hyp_init_cpu_pm_notifier",
+    "kvm_vcpu_first_run_init": "kvm_arch_vcpu_ioctl_run",
+    "kvm_reset_vcpu": "__kvm_vcpu_set_target, check_vcpu_requests, kvm_arch_vcpu_ioctl, kvm_vcpu_set_target",
+    "kvm_reset_sys_regs": "kvm_reset_vcpu",
+    "vcpu_load": "kvm_arch_vcpu_ioctl_run, kvm_vcpu_pre_fault_memory, kvm_vcpu_ioctl, -",
+    "vcpu_put": "kvm_arch_vcpu_ioctl_run, kvm_vcpu_pre_fault_memory, kvm_vcpu_ioctl, -",
+    "kvm_arch_vcpu_load": f"{_MOVES}, kvm_debug_handle_oslar, kvm_sched_in, post_fault_synchronize, vcpu_load",
+    "kvm_arch_vcpu_put": f"{_MOVES}, kvm_debug_handle_oslar, kvm_sched_out, pre_fault_synchronize, vcpu_put",
+    "kvm_vcpu_load_sysregs_vhe": "kvm_arch_vcpu_load",
+    "kvm_vcpu_put_sysregs_vhe": "kvm_arch_vcpu_put",
+    "kvm_vcpu_load_vhe": "kvm_arch_vcpu_load",
+    "kvm_vcpu_put_vhe": "kvm_arch_vcpu_put",
+    "__vcpu_load_activate_traps": "kvm_vcpu_load_vhe",
+    "__vcpu_put_deactivate_traps": "kvm_vcpu_put_vhe",
+    "deactivate_traps_vhe_put": "kvm_vcpu_put_sysregs_vhe",
+    # the run loop and the world switch
+    "kvm_arm_vcpu_enter_exit": "kvm_arch_vcpu_ioctl_run",
+    "handle_exit": "kvm_arch_vcpu_ioctl_run",
+    "__kvm_vcpu_run": "handle___kvm_vcpu_run, handle_host_hcall, kvm_arch_vcpu_ioctl_run, kvm_arm_vcpu_enter_exit, -",
+    "__kvm_vcpu_run_vhe": "__kvm_vcpu_run, -",
+    "__guest_enter": _RUN,
+    "fixup_guest_exit": _RUN,
+    "__fixup_guest_exit": "fixup_guest_exit",
+    "synchronize_vcpu_pstate": "fixup_guest_exit",
+    "__activate_traps": f"{_RUN}, -",
+    "__deactivate_traps": f"{_RUN}, __hyp_call_panic, hyp_panic, -",
+    "__activate_traps_common": "__activate_traps, __vcpu_load_activate_traps, activate_traps_vhe_load",
+    "__deactivate_traps_common": "__deactivate_traps, __vcpu_put_deactivate_traps, deactivate_traps_vhe_put",
+    "__debug_switch_to_guest": _RUN,
+    "__debug_switch_to_host": _RUN,
+    "__debug_switch_to_guest_common": "__debug_switch_to_guest",
+    "__debug_switch_to_host_common": "__debug_switch_to_host",
+    "__debug_save_state": "__debug_switch_to_guest_common, __debug_switch_to_host_common",
+    "__debug_restore_state": "__debug_switch_to_guest_common, __debug_switch_to_host_common",
+    "__sysreg_save_state_nvhe": "__kvm_vcpu_run",
+    "__sysreg_restore_state_nvhe": "__kvm_vcpu_run, hyp_panic",
+    "__sysreg_save_el2_return_state": "__sysreg_save_state_nvhe, sysreg_save_guest_state_vhe",
+    "__sysreg_save_common_state": "__sysreg_save_state_nvhe, sysreg_save_guest_state_vhe, sysreg_save_host_state_vhe",
+    "__sysreg_restore_common_state":
+        "__sysreg_restore_state_nvhe, sysreg_restore_guest_state_vhe, sysreg_restore_host_state_vhe",
+    "sysreg_save_host_state_vhe": "__kvm_vcpu_run_vhe, -",
+    "sysreg_restore_host_state_vhe": "__kvm_vcpu_run_vhe, __hyp_call_panic, -",
+    "sysreg_save_guest_state_vhe": "__kvm_vcpu_run_vhe, -",
+    "sysreg_restore_guest_state_vhe": "__kvm_vcpu_run_vhe, -",
+    # skipping instructions, exceptions
+    "kvm_incr_pc": f"{_EMULATED}, perform_access",
+    "kvm_skip_instr": f"{_EMULATED}, perform_access, __kvm_adjust_pc, __kvm_skip_instr",
+    "__kvm_skip_instr":
+        "__vgic_v2_perform_cpuif_access, __vgic_v3_perform_cpuif_access, handle_ampere1_tcr, handle_tx2_tvm,"
+        " kvm_handle_cntxct, kvm_handle_pvm_sysreg, kvm_hyp_handle_cntpct, kvm_hyp_handle_cpacr_el1,"
+        " kvm_hyp_handle_timer, kvm_hyp_handle_tlbi_el2",
+    "__kvm_adjust_pc":
+        f"{_RUN}, commit_pending_events, handle___kvm_adjust_pc, inject_sync64, inject_undef64,"
+        " kvm_arch_vcpu_ioctl_run, kvm_inject_nested, -",
+    "kvm_inject_exception": "__kvm_adjust_pc",
+    "enter_exception64": "inject_abt64, inject_undef64, kvm_inject_exception",
+    "kvm_handle_mmio_return": "io_mem_abort, kvm_arch_vcpu_ioctl_run",
+    "kvm_hyp_handle_mops": TABLE,
+    # handlers and ioctls
+    "kvm_handle_guest_debug": TABLE,
+    "trap_debug_regs": TABLE,
+    "trap_oslar_el1": TABLE,
+    "set_oslsr_el1": TABLE,
+    "kvm_arch_vcpu_ioctl_set_guest_debug": "kvm_vcpu_ioctl",
+    "kvm_sys_reg_set_user": "kvm_arm_sys_reg_set_reg, vgic_v3_cpu_sysregs_uaccess",
+    "kvm_arm_sys_reg_get_reg": "kvm_arm_get_reg",
+    "kvm_arm_sys_reg_set_reg": "kvm_arm_set_reg",
+    "core_reg_addr": "get_core_reg, set_core_reg",
+    "reg_to_dbg": "trap_bcr, trap_bvr, trap_dbg_wb_reg, trap_wcr, trap_wvr",
+    "trap_dbg_wb_reg": f"{_COPROCESSOR}, macro DBGBXVR",
+    **{f"trap_{bank}": _COPROCESSOR for bank in ("bcr", "wcr", "wvr")},
+    "trap_bvr": f"{_COPROCESSOR}, macro DBGBXVR",
+    "trap_xvr": "macro DBGBXVR",
+    **{f"{does}_{bank}": _BANKS for does in ("set", "get", "reset") for bank in ("bvr", "bcr", "wvr", "wcr")},
+    "reset_val": "macro EL2_REG_VNCR_FILT, macro TIMER_REG, -",
+    "reset_unknown":
+        "macro MTE_REG, macro PMU_PMEVCNTR_EL0, macro PMU_PMEVTYPER_EL0, macro __PTRAUTH_KEY, reset_pmevcntr,"
+        " reset_pmevtyper, reset_pmselr, reset_pmu_reg, -",
+}.items()}  # fmt: skip
+# Functions read by their calls, and what each may call that leads to one of the above: rules say when it does.
+READ: Mapping[str, frozenset[str]] = {reader: frozenset(callees.split()) for reader, callees in {
+    "kvm_arch_vcpu_ioctl_run":
+        "check_vcpu_requests handle_exit_early kvm_nested_flush_hwstate kvm_nested_sync_hwstate",
+    "kvm_arm_vcpu_enter_exit": "",
+    "__kvm_vcpu_run": "",
+    "__kvm_vcpu_run_vhe": "",
+    "fixup_guest_exit": "__vgic_v2_perform_cpuif_access __vgic_v3_perform_cpuif_access handle_tx2_tvm",
+    "kvm_arch_vcpu_load": "",
+    "kvm_arch_vcpu_put": "",
+    "kvm_vcpu_load_vhe": "",
+    "kvm_vcpu_put_vhe": "",
+    "kvm_reset_vcpu": "kvm_vcpu_set_be kvm_reset_vcpu_psci",
+    "kvm_arch_vcpu_create": "",
+    "cpu_hyp_reinit": "",
+    "cpu_hyp_init_features": "",
+    "kvm_arch_vcpu_run_pid_change": "pkvm_create_hyp_vcpu",
+    "kvm_vcpu_first_run_init": "",
+    "__kvm_adjust_pc": "",
+    "handle_trap_exceptions": "",
+    "perform_access": "kvm_inject_undefined bad_trap",
+}.items()}  # fmt: skip
+
+
+@dataclass
+class Mentions:
+    """Which functions mention which others, by name."""
+
+    whole: Collection[str] = ()  # files whose every function is lifted: what they call is seen
+    bodies: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)  # by function or macro
+
+    def add(self, file: str, words: Iterable[Token]) -> None:
+        """Takes in a file.
+
+        Raises:
+            NotUnderstoodError: at a mention in a function that is not among the callers known.
+        """
+        before = Token("", 0, "")
+        for word in (*words, Token("", 0, "")):
+            name, inside = before.text, before.function
+            silent = (not inside and word.text == "(") or inside == name or file in self.whole
+            if name in CALLERS and not silent and (inside or TABLE) not in CALLERS[name]:
+                place = f"in {inside}()" if inside else "outside a function"
+                reason = f"{name}() may be called {place}, which the specification does not know"
+                raise NotUnderstoodError(file, before.line, reason)
+            if inside and name.isidentifier():
+                self.bodies.setdefault(inside.removeprefix("macro "), {}).setdefault(name, (file, before.line))
+            before = word
+
+    def check(self) -> None:
+        """Refuses a function that is read by its calls and calls more that leads to modelled state.
+
+        Raises:
+            NotUnderstoodError: at the first such call.
+        """
+        leading = set(CALLERS)
+        while more := {f for f, body in self.bodies.items() if f not in leading and not leading.isdisjoint(body)}:
+            leading |= more
+        for reader, allowed in READ.items():
+            for name, (file, line) in self.bodies.get(reader, {}).items():
+                if name in leading and name in self.bodies and name not in allowed and name not in CALLERS:
+                    reason = f"{reader}() calls {name}(), which may change modelled state"
+                    raise NotUnderstoodError(file, line, reason)
