@@ -280,7 +280,7 @@ def _check_frames(
 ) -> None:
     """Every other function of debug.c leaves the modelled variables alone, but for helpers of those compared."""
     s = system.state()
-    known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys() | helpers
+    known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys() | set(helpers)
     for name, function in lifted.items():
         if name in known:
             continue

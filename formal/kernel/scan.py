@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from formal.kernel.callers import Mentions
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lexer import Token, closing, opening, tokens
+from formal.kernel.regnames import modelled, written
 from formal.kernel.tree import KVM, Sources
 
 MEMBERS = frozenset((
@@ -23,14 +24,20 @@ MEMBERS = frozenset((
 BANKS = frozenset(("dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr"))
 GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1"))
 FLAGS = frozenset(("DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY"))
-_HARDWARE = re.compile(
-    r"(?:sys_)?(?:mdcr_el2|mdscr_el1|oslar_el1|osdlr_el1|pmuserenr_el0|dbg[bw][cv]r\w*)(?:_el1)?", re.I
-)
 _ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
-_WRITERS = frozenset(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"))
-_CHANGERS = frozenset(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"))
+_REGISTER_WRITERS = {  # and which argument is the register
+    **dict.fromkeys(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"), 1),
+    **dict.fromkeys(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"), 0),
+}
 _ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "vcpu_sys_reg"))
+_ELEMENT_WRITERS = {
+    "vcpu_write_sys_reg": 2,
+    "__vcpu_assign_sys_reg": 1,
+    "__vcpu_rmw_sys_reg": 1,
+}  # which is the register
+_WHOLE = frozenset(("arch", "ctxt", "host_ctxt", "regs", "user_pt_regs"))  # structures with modelled members
+_FILLERS = frozenset(("memset", "memcpy", "memmove", "__memcpy", "__memset", "copy_from_user", "__copy_from_user"))
 _CALLING = ("virt/kvm", "arch/arm64/include/asm")  # where else KVM's functions are called
 
 
@@ -92,24 +99,29 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     following = words[i + 1].text if i + 1 < len(words) else ""
     if text in MEMBERS | BANKS and before in (".", "->"):
         yield from _member(words, i)
+    elif text in _WHOLE | {"sys_regs"} and before in (".", "->") and following != "(":
+        yield from _container(words, i)
+    elif text in ("asm", "__asm__"):
+        yield from (("hw." + name, "assembly") for name in _assembly(words, i))
     elif following == "(":
         arguments = _arguments(words, i + 1)
-        if text in _WRITERS and len(arguments) > 1 and _names_register(arguments[1]):
-            yield f"hw.{_spelled(arguments[1])}", "register"
-        elif text in _CHANGERS and arguments and _names_register(arguments[0]):
-            yield f"hw.{_spelled(arguments[0])}", "register"
+        if text in _REGISTER_WRITERS and len(arguments) > _REGISTER_WRITERS[text]:
+            if name := modelled(_spelled(arguments[_REGISTER_WRITERS[text]])):
+                yield f"hw.{name}", "register"
+        elif text in _FILLERS and words[i].function and arguments[0]:
+            yield from _filled(arguments[0])
+        elif text in ("offsetof", "host_data_ptr") and words[i].function:
+            yield from _placed(words, i, arguments[-1])
         elif text in _ELEMENTS:
             yield from _element(words, i, arguments[-1])
-        elif text == "vcpu_write_sys_reg" and len(arguments) == 3:
-            register = _spelled(arguments[2])
+        elif text in _ELEMENT_WRITERS and len(arguments) > _ELEMENT_WRITERS[text]:
+            register = _spelled(arguments[_ELEMENT_WRITERS[text]])
             if words[i].function and (register in GUEST_REGISTERS or not register.isupper()):
                 yield _register(register), "store"
         elif text in ("vcpu_set_flag", "vcpu_clear_flag") and len(arguments) == 2 and _spelled(arguments[1]) in FLAGS:
             yield _spelled(arguments[1]), "store"
         elif text in ("vcpu_cpsr", "vcpu_gp_regs"):
             yield from _accessor(words, i)
-    elif text in ("asm", "__asm__"):
-        yield from (("hw." + name, "assembly") for name in _assembly(words, i))
     elif text in _FLAG_WORDS and before == "." and words[i - 2].text == "arch" and words[i - 4].text != "kvm":
         yield from _flags(words, i)
 
@@ -137,6 +149,34 @@ def _member(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
         yield name, "store"
     elif (before == "&" and not _ends_operand(words, start - 2)) or (name in BANKS and words[i + 1].text != "["):
         yield name, "address"
+
+
+def _container(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+    """A structure with modelled members assigned as a whole; an element of the guest's System registers."""
+    end = _chain_end(words, i)
+    following = words[end + 1].text if end + 1 < len(words) else ""
+    if words[i].text == "sys_regs":
+        register = _spelled(words[i + 2 : end]) if end > i else "*"
+        if following in _ASSIGN and (register in GUEST_REGISTERS or not register.isupper()):
+            yield _register(register), "store"
+    elif end == i and following == "=" and words[i + 2].text != "&" and words[i].function:
+        yield words[i].text, "store"
+
+
+def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
+    """The destination of a copy: a structure with modelled members, or a pointer that is named like one."""
+    last = target[-1].text
+    if last in _WHOLE | {"sys_regs"} or (len(target) == 1 and re.fullmatch(r"\w*(vcpu|ctxt|regs)", last)):
+        yield last, "store"
+
+
+def _placed(words: list[Token], i: int, member: list[Token]) -> Iterator[tuple[str, str]]:
+    """The place of a modelled member: its offset, or a pointer to it that is written through or kept."""
+    named = [word.text for word in member if word.text in MEMBERS | BANKS]
+    following = words[closing(words, i + 1) + 1 :][:1]
+    written_to = bool(following) and following[0].text in _ASSIGN
+    if named and (words[i].text == "offsetof" or written_to or i == 0 or words[i - 1].text != "*"):
+        yield named[-1], "store" if written_to else "address"
 
 
 def _chain_end(words: list[Token], i: int) -> int:
@@ -189,11 +229,6 @@ def _spelled(argument: list[Token]) -> str:
     return "".join(word.text for word in argument)
 
 
-def _names_register(argument: list[Token]) -> bool:
-    spelled = _spelled(argument)
-    return bool(_HARDWARE.fullmatch(spelled)) or "##" in spelled or bool(re.search(r"DBG[BW][CV]R", spelled, re.I))
-
-
 def _register(spelled: str) -> str:
     return f"sys_regs[{spelled if spelled in GUEST_REGISTERS else '*'}]"
 
@@ -229,10 +264,7 @@ def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
 
 def _assembly(words: list[Token], i: int) -> Iterator[str]:
     start = next((j for j in range(i, min(i + 4, len(words))) if words[j].text == "("), i)
-    text = " ".join(word.text for word in words[start : closing(words, start) + 1])
-    for name in re.findall(r"\bmsr\w*\s+(\w+)", text, re.I):
-        if _HARDWARE.fullmatch(name):
-            yield name.lower()
+    yield from written(" ".join(word.text for word in words[start : closing(words, start) + 1]))
 
 
 def scan_assembly(file: str, text: str) -> list[Store]:
@@ -243,9 +275,7 @@ def scan_assembly(file: str, text: str) -> list[Store]:
         label = re.match(r"\s*(?:SYM_\w+START\w*\(|\.macro\s+)?([\w$.]+)(?:\)|:|\s|$)", line)
         if label and re.match(r"\s*(SYM_\w+START|\.macro)|^\w+:", line):
             function = label.group(1)
-        for name in re.findall(r"\bmsr\w*\s*\(?\s*(\w+)", line, re.I):
-            if _HARDWARE.fullmatch(name):
-                found.append(Store(file, number, function, f"hw.{name.lower()}", "assembly"))
+        found += [Store(file, number, function, f"hw.{name}", "assembly") for name in written(line)]
     return found
 
 

@@ -9,15 +9,20 @@ from formal.kernel.tree import KernelTree
 
 
 def linked_copy(tree: Path, copy: Path, file: str) -> Path:
-    """A copy of ``tree`` in which only ``file`` is a file of its own; returns that file."""
+    """A copy of ``tree`` in which ``file``, and what was copied before, are files of their own; returns that file."""
     source, target = tree, copy
     for part in Path(file).parts:
+        if target.is_symlink():
+            target.unlink()  # never written through: it leads into the tree itself
         target.mkdir(parents=True, exist_ok=True)
         for entry in source.iterdir():
-            if entry.name != part and not (target / entry.name).exists():
+            if not (target / entry.name).exists():
                 (target / entry.name).symlink_to(entry)
         source, target = source / part, target / part
-    target.write_bytes(source.read_bytes())
+    if target.is_symlink():
+        target.unlink()
+    if not target.exists():
+        target.write_bytes(source.read_bytes())
     return target
 
 
