@@ -141,3 +141,13 @@ def test_a_real_copy_is_as_good_as_the_original(tree: Path, tmp_path: Path) -> N
     shutil.copy(tree / KVM / "debug.c", target)
     target.write_text(target.read_text(encoding="utf-8") + "\n/* the end */\n", encoding="utf-8")
     assert main(["--kernel", str(new), "--mode", "nvhe"]) == 0
+
+
+def test_a_run_is_shown_though_the_c_has_variables_that_it_does_not(
+    changed: Callable[[str, str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trap handler of OSLAR_EL1 is equal and in the trace; of what it reads, the run has one bit."""
+    tree = changed("arch/arm64/include/asm/kvm_host.h", r"(?<=\()!!\(__vcpu_sys_reg\(vcpu, OSLSR_EL1\)", r"0 && \g<0>")
+    code = main(["--kernel", str(tree), "--mode", "vhe", "--claim", "saved_before_modified_in_32_bits"])
+    assert code == 1
+    assert "trap_oslar_el1" in capsys.readouterr().out

@@ -139,11 +139,13 @@ class Counterpart:
         """The stores that the C function makes in one step of a run, in program order."""
         mapping = self._mapping(s, Inputs(f"in.{self.operation.name}", k.breakpoints))
         env: dict[str, Value] = {**seen.before, **seen.inputs}
-        for lvalue, v in self.lifted.reads.items():
-            env.setdefault(lvalue, False if v.sort == BOOL else 0)
         for event in self.lifted.events:
-            if evaluate(substitute(event.guard, mapping), env):
-                value = evaluate(substitute(event.value, mapping), env)
+            guard, stored = substitute(event.guard, mapping), substitute(event.value, mapping)
+            for v in nodes((guard, stored)):
+                if v.op == "var":  # what the run leaves open (C variables that the operation does not have) is 0 here
+                    env.setdefault(str(v.data), False if v.sort == BOOL else 0)
+            if evaluate(guard, env):
+                value = evaluate(stored, env)
                 shown = ("true" if value else "false") if isinstance(value, bool) else f"{value:#x}"
                 variables, _ = self.binding.stores(replace(self.lifted, writes={event.lvalue: event.value}))
                 yield Made(event.place.file, event.place.line, event.lvalue, shown, variables)
