@@ -123,6 +123,42 @@ BUGS: dict[str, Bug] = {
             _VHE,
             "E10",
         ),
+        Bug(
+            "B18a",
+            "the traps in a guest hypervisor's MDCR_EL2 have no effect on its guests",
+            "3af1105c4fa3 (v6.18)",
+            {"applies_hypervisor_traps": False},
+            ("hypervisor_traps_are_set", "hypervisor_traps_debug_registers", "entry_is_fresh"),
+            _VHE,
+            "E11",
+        ),
+        Bug(
+            "B18b",
+            "a guest hypervisor's MDCR_EL2.HPMN is 0 after a reset",
+            "c8823e51b534 (v6.16)",
+            {"resets_virtual_hpmn": False},
+            ("virtual_mdcr_preserved",),
+            _VHE,
+            "E11",
+        ),
+        Bug(
+            "B18c",
+            "debug exceptions that a guest hypervisor has asked for (TDE) go to user space",
+            "b0ee51033ae3 (v6.14)",
+            {"forwards_debug_exceptions": False},
+            ("debug_exceptions_go_to_who_debugs",),
+            _VHE,
+            "E11",
+        ),
+        Bug(
+            "B18d",
+            "a guest hypervisor's writes of MDSCR_EL1 go to memory and have no effect",
+            "3af1105c4fa3 and e0b5a7967dec (v6.18)",
+            {"traps_redirected_mdscr": False},
+            ("redirected_mdscr_write_traps", "mdscr_is_guests_unless_taken", "guest_mdscr_preserved"),
+            _VHE,
+            "E11",
+        ),
     )
 }
 
@@ -153,11 +189,6 @@ OUT_OF_SCOPE: tuple[tuple[str, str, str], ...] = (
         "B17",
         "protected mode does not hand debug_owner to the hypervisor; 0f1a6c5c9784 (v6.14)",
         "protected mode is not modelled",
-    ),
-    (
-        "B18",
-        "the guest hypervisor's MDCR_EL2 has no effect on its guests; 3af1105c4fa3 and others (v6.14 to v6.18)",
-        "nested virtualization is not modelled",
     ),
     (
         "B19",

@@ -55,6 +55,13 @@ class Kernel:
     # emulation of trapped accesses
     indexes_trapped_banks: bool = True  # cb853ded1d25 (v5.13), broken by 03fdfb269009 (v5.4)
     restores_debug_ptr: bool = True  # since v4.3; off only to break it
+    # guests that are hypervisors themselves
+    nested_virtualization: bool = False  # 3af1105c4fa3 (v6.18): as from there on; what was before is not modelled
+    applies_hypervisor_traps: bool = True  # 3af1105c4fa3 (v6.18): MDCR_EL2 of the guest hypervisor traps its guests
+    forwards_debug_exceptions: bool = True  # b0ee51033ae3 (v6.14): to the guest hypervisor that asked for them
+    forwards_debug_accesses: bool = True  # v6.6, emulate-nested.c: accesses that the guest hypervisor traps
+    resets_virtual_hpmn: bool = True  # c8823e51b534 (v6.16): the guest hypervisor's HPMN is all counters at reset
+    traps_redirected_mdscr: bool = True  # 3af1105c4fa3 (v6.18): FEAT_NV2 sends its writes of MDSCR_EL1 to memory
     # what the kernel's comments promise
     documents_trace_traps: bool = True  # from v5.13: comment on kvm_arm_setup_mdcr_el2
     documents_os_lock: bool = True  # from v5.18: comments on the OS lock
@@ -65,6 +72,11 @@ class Kernel:
     def vhe(self) -> bool:
         """The host kernel runs at EL2."""
         return self.mode is Mode.VHE
+
+    @property
+    def nests(self) -> bool:
+        """A guest may be a hypervisor: nested virtualization needs a host at EL2."""
+        return self.nested_virtualization and self.vhe
 
     @property
     def traps_at_load(self) -> bool:
@@ -121,6 +133,7 @@ _E1: dict[str, Any] = {**_E2, "traps_profiling": False}
 
 # From v6.14 debug_owner takes the place of DEBUG_DIRTY, debug_ptr and the preserved copies; HPMN is PMCR_EL0.N.
 _E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True}
+_E11: dict[str, Any] = {**_E10, "nested_virtualization": True}
 _E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
 
 EPOCHS: dict[str, Epoch] = {
@@ -137,6 +150,7 @@ EPOCHS: dict[str, Epoch] = {
         Epoch("E7", "v5.18 to v6.0", "OS lock emulated", _E7),
         Epoch("E8", "v6.1 to v6.13", "OS lock emulated, host value saved, PSTATE.SS and pending steps kept", {}),
         Epoch("E9", "v6.14 to v6.17-rc", "debug_owner decides, at vcpu_load; VHE saves the host's MDCR_EL2 late", _E9),
-        Epoch("E10", "v6.17 on", "VHE saves the host's MDCR_EL2 before it writes the guest's", _E10),
+        Epoch("E10", "v6.17", "VHE saves the host's MDCR_EL2 before it writes the guest's", _E10),
+        Epoch("E11", "v6.18 to v7.3", "a guest hypervisor's MDCR_EL2 traps what its own guests do", _E11),
     )
 }

@@ -27,6 +27,7 @@ from formal.vocabulary import (
     NO_RESET_WITH_SKIP_PENDING,
     NO_RETURN_WITH_SKIP_PENDING,
     PERF_KEEPS_OFF,
+    STEPPED_WITHOUT_ERET,
     STEPPING_ENDS_WITH_DEBUGGING,
     Lemma,
     event_counters_seen,
@@ -51,6 +52,10 @@ def _by_dirty(k: Kernel) -> bool:
 
 def _by_owner(k: Kernel) -> bool:
     return k.tracks_debug_owner
+
+
+def _nests(k: Kernel) -> bool:
+    return k.nests
 
 
 def _saves_late(k: Kernel) -> bool:
@@ -153,47 +158,59 @@ def copy_is_boots(s: State, k: Kernel) -> Term:
 
 _COMPUTED_FROM = ("guest_debug", "sampled_dirty", "oslsr_el1", "percpu_mdcr_el2", "mdcr_el2")
 _COMPUTED_BY_OWNER_FROM = ("guest_debug", "debug_owner", "nr_event_counters", "mdcr_el2", "hw_mdcr_el2")
+_COMPUTED_NESTED_FROM = ("has_nv", "nested", "has_fgt", "virtual_mdcr_el2")
+
+
+def _computed_from(k: Kernel) -> tuple[str, ...]:
+    if not k.tracks_debug_owner:
+        return _COMPUTED_FROM
+    return (*_COMPUTED_BY_OWNER_FROM, *(_COMPUTED_NESTED_FROM if k.nests else ()))
 
 
 @lru_cache(maxsize=4096)
 def _computed_mdcr_el2(k: Kernel, *read: Term) -> Term:
     """What kvm_arm_setup_mdcr_el2 computes from the variables that it reads (64 bits)."""
+    values = dict(zip(_computed_from(k), read, strict=True))
     if k.tracks_debug_owner:
-        s = State(dict(zip(_COMPUTED_BY_OWNER_FROM, read, strict=True)))
-        return setup_mdcr_el2_by_owner(s, k).mdcr_el2.raw
-    values = dict(zip(_COMPUTED_FROM, read, strict=True))
+        return setup_mdcr_el2_by_owner(State(values), k).mdcr_el2.raw
     return setup_mdcr_el2(State({**values, "debug_dirty": values["sampled_dirty"]}), k).mdcr_el2.raw
 
 
-def _window_lemma(name: str, says: str, same: Callable[[MDCR_EL2, MDCR_EL2], Term]) -> Lemma:
+def _window_lemma(
+    name: str,
+    says: str,
+    same: Callable[[MDCR_EL2, MDCR_EL2, Kernel], Term],
+    applies: Callable[[Kernel], bool] = lambda k: True,
+) -> Lemma:
     """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was.
 
     From v6.14 on: while it is loaded, for this CPU and the owner.
     """
 
     def holds(s: State, k: Kernel) -> Term:
-        used = _COMPUTED_BY_OWNER_FROM if k.tracks_debug_owner else _COMPUTED_FROM
         window = s.here if k.tracks_debug_owner else And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED))
-        computed = MDCR_EL2(_computed_mdcr_el2(k, *(s.values[name] for name in used)))
-        return Implies(window, same(s.mdcr_el2, computed))
+        computed = MDCR_EL2(_computed_mdcr_el2(k, *(s.values[name] for name in _computed_from(k))))
+        return Implies(window, same(s.mdcr_el2, computed, k))
 
-    return Lemma(name, says, holds, lambda k: True)
+    return Lemma(name, says, holds, applies)
 
 
 # One lemma for each field: where a tree computes one of them differently, the others still hold.
 _COMPUTED = ("TTRF", "TPMS", "E2PB", "E2TB", "TDRA", "TDOSA", "TDA", "TDE", "TPM", "TPMCR", "HPMN")
+_COMPUTED_NESTED = ("TDCC",)  # which only a guest hypervisor asks for
 FIELD_LEMMAS: tuple[Lemma, ...] = tuple(
     _window_lemma(
         f"{field}_is_computed",
         f"In the entry window mdcr_el2.{field} is what kvm_arm_setup_mdcr_el2 computes.",
-        lambda got, want, field=field: got.same(want, field),  # type: ignore[misc]
+        lambda got, want, k, field=field: got.same(want, field),  # type: ignore[misc]
+        _nests if field in _COMPUTED_NESTED else lambda k: True,
     )
-    for field in _COMPUTED
+    for field in (*_COMPUTED, *_COMPUTED_NESTED)
 ) + (
     _window_lemma(
         "nothing_else_is_set",
         "In the entry window mdcr_el2 has no other field set.",
-        lambda got, want: got.only(*_COMPUTED),
+        lambda got, want, k: got.only(*_COMPUTED, *(_COMPUTED_NESTED if k.nests else ())),
     ),
 )
 
@@ -573,15 +590,13 @@ def pstate_ss_is_lent(s: State, k: Kernel) -> Term:
     )
 
 
-@lemma(_by_owner)
+@lemma(lambda k: _by_owner(k) and not k.nests)
 def step_exits_are_the_debuggers(s: State, k: Kernel) -> Term:
     """Step exceptions come to EL2 only while user space steps the guest."""
     return Implies(s.exits_with(Exit.STEP), s.stepping)
 
 
-@lemma(_by_owner, given=(NO_RESET_WITH_SKIP_PENDING, STEPPING_ENDS_WITH_DEBUGGING))
-def step_is_accounted_for_by_owner(s: State, k: Kernel) -> Term:
-    """While stepping: an instruction has run since the last report exactly if its step exception is on the way."""
+def _step_is_accounted_for(s: State, k: Kernel) -> Term:
     one = Eq(s.steps, t.const(1, 2))
     before_it = s.exits_with(Exit.DEBUG, Exit.DEBUG_ACCESS, Exit.OS_ACCESS, Exit.EMULATE, Exit.FAULT, Exit.MMIO)
     loaded, unloaded = s.at(Phase.LOADED), s.at(Phase.NEW, Phase.CREATED, Phase.READY)
@@ -594,6 +609,62 @@ def step_is_accounted_for_by_owner(s: State, k: Kernel) -> Term:
         Implies(s.exits_with(Exit.STEP), one),
     )
     return And(Not(s.wrong_step), Implies(s.stepping, accounted))
+
+
+@lemma(
+    lambda k: _by_owner(k) and not k.nests,
+    given=(NO_RESET_WITH_SKIP_PENDING, STEPPING_ENDS_WITH_DEBUGGING),
+)
+def step_is_accounted_for_by_owner(s: State, k: Kernel) -> Term:
+    """While stepping: an instruction has run since the last report exactly if its step exception is on the way."""
+    return _step_is_accounted_for(s, k)
+
+
+# ---- lemmas about guests that are hypervisors (v6.18)
+
+
+@lemma(_nests)
+def nested_in_a_hypervisor(s: State, k: Kernel) -> Term:
+    """Only a guest that has an EL2 has guests."""
+    return Implies(s.nested, s.has_nv)
+
+
+@lemma(_nests)
+def virtual_mdcr_is_the_hypervisors(s: State, k: Kernel) -> Term:
+    """The context has MDCR_EL2 as the guest hypervisor, or user space for it, last wrote it."""
+    return s.virtual_mdcr_el2.same(s.hypervisor_mdcr_el2)
+
+
+@lemma(_nests)
+def step_exits_were_asked_for(s: State, k: Kernel) -> Term:
+    """Step exceptions come to EL2 only while user space steps the guest, or nobody but a guest hypervisor debugs it."""
+    hypervisors = And(Not(s.guest_debug.any()), s.nested, s.virtual_mdcr_el2.TDE)
+    return Implies(s.exits_with(Exit.STEP), Or(s.stepping, hypervisors))
+
+
+@lemma(_nests)
+def debug_exits_were_asked_for(s: State, k: Kernel) -> Term:
+    """Other debug exceptions come to EL2 only while user space debugs the guest, or a guest hypervisor does."""
+    asked = Or(s.guest_debug.any(), And(s.nested, s.virtual_mdcr_el2.TDE))
+    return Implies(s.exits_with(Exit.DEBUG), asked)
+
+
+@lemma(_nests)
+def debug_exceptions_were_routed(s: State, k: Kernel) -> Term:
+    """Every debug exception that came to EL2 went to whoever debugs."""
+    return Not(s.wrong_route)
+
+
+@lemma(_nests)
+def accesses_were_forwarded(s: State, k: Kernel) -> Term:
+    """KVM has emulated no access that a guest hypervisor traps."""
+    return Not(s.wrong_access)
+
+
+@lemma(_nests, given=(NO_RESET_WITH_SKIP_PENDING, STEPPING_ENDS_WITH_DEBUGGING, STEPPED_WITHOUT_ERET))
+def step_is_accounted_for_without_eret(s: State, k: Kernel) -> Term:
+    """As step_is_accounted_for_by_owner, if a guest hypervisor is not stepped over an ERET, nor into it."""
+    return _step_is_accounted_for(s, k)
 
 
 LEMMAS: tuple[Lemma, ...] = (

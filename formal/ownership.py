@@ -41,7 +41,29 @@ def setup_mdcr_el2_by_owner(s: State, k: Kernel) -> State:
             HPMN=t.extract(s.nr_event_counters, 4, 0),
         )
     )
+    if k.nests:
+        s = nested_setup_mdcr_el2(s, k)
     return s.but(hw_mdcr_el2=s.mdcr_el2) if k.vhe else s
+
+
+# The fields of MDCR_EL2 by which a guest hypervisor traps its guests (nested.c, NV_MDCR_GUEST_INCLUDE).
+HYPERVISOR_TRAPS = ("TDE", "TDA", "TDRA", "TTRF", "TPMS", "TPM", "TPMCR", "TDCC", "TDOSA")
+
+
+def hypervisor_traps(mdcr: MDCR_EL2) -> Term:
+    """The trap bits of a guest hypervisor's MDCR_EL2, everything else 0."""
+    return mdcr.raw & t.const(MDCR_EL2.mask(*HYPERVISOR_TRAPS), 64)
+
+
+def nested_setup_mdcr_el2(s: State, k: Kernel) -> State:
+    """nested.c, kvm_nested_setup_mdcr_el2: what a guest hypervisor adds to mdcr_el2 (v6.18)."""
+    # A guest of the guest hypervisor runs with the traps of both. The buffers and HPMN stay KVM's.
+    traps = If(s.in_nested, hypervisor_traps(s.virtual_mdcr_el2), t.const(0, 64))
+    # The guest hypervisor's own writes of MDSCR_EL1 go to memory (FEAT_NV2), though it means the register: so they have
+    # to trap, by TDA unless there are fine-grained traps for just that.
+    redirected = And(s.in_hypervisor, Not(s.has_fgt), t.boolean(k.traps_redirected_mdscr))
+    raw = s.mdcr_el2.raw | traps if k.applies_hypervisor_traps else s.mdcr_el2.raw
+    return s.but(mdcr_el2=raw | If(redirected, t.const(MDCR_EL2.mask("TDA"), 64), t.const(0, 64)))
 
 
 def external_mdscr(guest: MDSCR_EL1, s: State) -> MDSCR_EL1:

@@ -15,8 +15,9 @@ from formal import terms as t
 from formal.arch.registers import MDCR_EL2
 from formal.arch.traps import Access, executes, traps_to_el2
 from formal.epochs import Kernel
+from formal.ownership import HYPERVISOR_TRAPS, hypervisor_traps
 from formal.state import DebugOwner, Exit, Phase, State
-from formal.terms import FALSE, TRUE, And, Eq, Implies, Ne, Not, Or, Term
+from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.transitions import controls, may_execute, setup_debug_bug_on, tweaks_guest
 from formal.vocabulary import (
     BOOT_GIVES_ALL_COUNTERS,
@@ -30,6 +31,7 @@ from formal.vocabulary import (
     NO_RESET_WITH_SKIP_PENDING,
     NO_RETURN_WITH_SKIP_PENDING,
     PERF_KEEPS_OFF,
+    STEPPED_WITHOUT_ERET,
     STEPPING_ENDS_WITH_DEBUGGING,
     UP_TO_PMUV3P8,
     Claim,
@@ -42,8 +44,10 @@ from formal.vocabulary import (
     group_does_not_execute,
     group_traps,
     host_has_cpu,
+    hypervisor_wants,
     in_entry_window,
     low_half,
+    mdscr_is_redirected,
     outside_window,
     step_claim,
     switched,
@@ -232,9 +236,15 @@ def trace_trapped(s: State, k: Kernel) -> Term:
 
 def _keeps_out(s: State, k: Kernel) -> Term:
     if k.tracks_debug_owner:
-        return Not(s.owned_by(DebugOwner.GUEST))
+        others = Or(hypervisor_wants(s, "TDA"), mdscr_is_redirected(s))
+        return Or(Not(s.owned_by(DebugOwner.GUEST)), others)
     locked = s.os_lock if k.emulates_os_lock else FALSE
     return Or(Not(s.sampled_dirty), s.guest_debug.USE_HW, locked)
+
+
+def _hypervisor_keeps_out(s: State) -> Term:
+    """The guest's accesses of debug registers trap for the sake of a guest hypervisor."""
+    return Or(hypervisor_wants(s, "TDA"), hypervisor_wants(s, "TDE"), mdscr_is_redirected(s))
 
 
 _DIRTY = "the document, kvm_arm_setup_debug, sentence 3"
@@ -246,13 +256,19 @@ def debug_registers_trapped_unless_in_use(s: State, k: Kernel) -> Term:
     return And(s.hw_mdcr_el2.TDA, group_traps(s, "breakpoint", "debug"))
 
 
-@claim(_DIRTY, when=lambda s, k: And(s.in_guest, Not(_keeps_out(s, k)), Not(s.guest_debug.any())))
+@claim(
+    _DIRTY,
+    when=lambda s, k: And(s.in_guest, Not(_keeps_out(s, k)), Not(s.guest_debug.any()), Not(hypervisor_wants(s, "TDE"))),
+)
 def debug_registers_free_when_in_use(s: State, k: Kernel) -> Term:
-    """A guest that uses its debug registers, with nobody to be kept out, reaches them without a trap."""
+    """A guest that uses its debug registers, with nobody to be kept out, reaches them without a trap.
+
+    Except that a guest hypervisor's own writes of MDSCR_EL1 always trap.
+    """
     return And(
         executes(Access("DBGBCR<n>_EL1", True, 1), controls(s)),
         executes(Access("DBGBCR<n>_EL1", False, 1), controls(s)),
-        executes(Access("MDSCR_EL1", True, 1), controls(s)),
+        Or(s.in_hypervisor, executes(Access("MDSCR_EL1", True, 1), controls(s))),
         executes(Access("MDSCR_EL1", False, 1), controls(s)),
     )
 
@@ -260,11 +276,18 @@ def debug_registers_free_when_in_use(s: State, k: Kernel) -> Term:
 @claim(
     "sys_regs.c, comment above trap_debug_regs, on guest entry, second item",
     when=lambda s, k: And(
-        s.in_guest, Not(s.guest_debug.any()), Not(s.os_lock), Or(s.guest_mdscr_el1.MDE, s.guest_mdscr_el1.KDE)
+        s.in_guest,
+        Not(s.guest_debug.any()),
+        Not(s.os_lock),
+        Or(s.guest_mdscr_el1.MDE, s.guest_mdscr_el1.KDE),
+        Not(_hypervisor_keeps_out(s)),
     ),
 )
 def debug_exceptions_enabled_means_untrapped(s: State, k: Kernel) -> Term:
-    """A guest that has enabled debug exceptions (KDE or MDE) reaches its debug registers without a trap."""
+    """A guest that has enabled debug exceptions (KDE or MDE) reaches its debug registers without a trap.
+
+    Unless a guest hypervisor traps them, or its own writes of MDSCR_EL1 have to trap and only TDA can do that.
+    """
     return executes(Access("DBGBCR<n>_EL1", True, 1), controls(s))
 
 
@@ -301,8 +324,8 @@ def host_takes_debug_exceptions(s: State, k: Kernel) -> Term:
     when=lambda s, k: And(s.in_guest, Not(s.guest_debug.any())),
 )
 def guest_keeps_its_debug_exceptions(s: State, k: Kernel) -> Term:
-    """While nobody debugs the guest, debug exceptions are the guest's own."""
-    return Not(s.hw_mdcr_el2.TDE)
+    """While nobody debugs the guest, debug exceptions are the guest's own, or its guest hypervisor's."""
+    return Eq(s.hw_mdcr_el2.TDE, hypervisor_wants(s, "TDE"))
 
 
 @step_claim("the document, kvm_arm_setup_debug, sentence 4", "the guest", when=_host_debugs)
@@ -332,7 +355,8 @@ def setup_before_every_entry(s: State, k: Kernel) -> Term:
 def entry_is_fresh(s: State, k: Kernel) -> Term:
     """MDCR_EL2 in the guest is what this CPU's HPMN, guest_debug, the OS lock and DEBUG_DIRTY ask for, no more.
 
-    From v6.14 on: what its PMCR_EL0.N, guest_debug and the owner of the debug registers ask for.
+    From v6.14 on: what its PMCR_EL0.N, guest_debug and the owner of the debug registers ask for; from v6.18 on also
+    what a guest hypervisor asks for.
     """
     fresh = MDCR_EL2.of(
         TTRF=k.traps_trace_filter,
@@ -345,6 +369,9 @@ def entry_is_fresh(s: State, k: Kernel) -> Term:
         TPMCR=True,
         HPMN=event_counters_seen(s, k) if k.tracks_debug_owner else s.boot_mdcr_el2.HPMN,
     )
+    if k.nests:
+        traps = If(s.in_nested, hypervisor_traps(s.hypervisor_mdcr_el2), t.const(0, 64))
+        fresh = MDCR_EL2(fresh.raw | traps)
     return s.hw_mdcr_el2.same(fresh)
 
 
@@ -565,9 +592,20 @@ def owner_has_the_registers(s: State, k: Kernel) -> Term:
 
 @claim("debug.c (v6.14), kvm_arm_setup_mdcr_el2, comment on TDA", applies=_from_owner)
 def only_the_owner_reaches_the_registers(s: State, k: Kernel) -> Term:
-    """The guest reaches MDSCR_EL1 and its break- and watchpoint registers without a trap exactly if it owns them."""
-    reached = (executes(Access(r, w, 1), controls(s)) for r in ("MDSCR_EL1", "DBGBCR<n>_EL1") for w in (False, True))
-    return And(*(Eq(r, s.owned_by(DebugOwner.GUEST)) for r in reached))
+    """The guest reaches MDSCR_EL1 and its break- and watchpoint registers without a trap exactly if it owns them.
+
+    Unless a guest hypervisor traps them, or its own writes of MDSCR_EL1 have to trap.
+    """
+    free = And(s.owned_by(DebugOwner.GUEST), Not(_hypervisor_keeps_out(s)))
+
+    def reached(register: str, write: bool) -> Term:
+        return executes(Access(register, write, 1), controls(s))
+
+    return And(
+        Eq(reached("MDSCR_EL1", False), free),
+        Eq(reached("MDSCR_EL1", True), And(free, Not(s.in_hypervisor))),
+        *(Eq(reached("DBGBCR<n>_EL1", w), free) for w in (False, True)),
+    )
 
 
 _EXTERNAL = "debug.c (v6.14), setup_external_mdscr"
@@ -599,6 +637,92 @@ def external_mdscr_follows_guest(s: State, k: Kernel) -> Term:
 def mdscr_is_guests_unless_taken(s: State, k: Kernel) -> Term:
     """While KVM does not own the debug registers, MDSCR_EL1 is all 64 bits of what the guest last wrote."""
     return s.hw_mdscr_el1.same(s.guest_mdscr_el1)
+
+
+# ---- claims: a guest that is a hypervisor (v6.18)
+
+
+def _from_nested(k: Kernel) -> str | None:
+    if not k.nested_virtualization:
+        return "nested virtualization is modelled from v6.18 on"
+    return None if k.nests else "nested virtualization needs a host at EL2 (VHE)"
+
+
+def _nested(s: State, k: Kernel) -> Term:
+    return And(s.in_guest, s.in_nested)
+
+
+_NESTED = "nested.c (v6.18), kvm_nested_setup_mdcr_el2"
+
+
+@claim(_NESTED, when=_nested, applies=_from_nested)
+def hypervisor_traps_are_set(s: State, k: Kernel) -> Term:
+    """While a guest of a guest hypervisor runs, each trap that is set in the hypervisor's MDCR_EL2 is set.
+
+    These are TDE, TDA, TDRA, TTRF, TPMS, TPM, TPMCR, TDCC and TDOSA.
+    """
+    return And(*(Implies(hypervisor_wants(s, name), getattr(s.hw_mdcr_el2, name)) for name in HYPERVISOR_TRAPS))
+
+
+@claim(
+    "nested.c (v6.18), kvm_nested_setup_mdcr_el2; Arm ARM D24.3, MDCR_EL2.TDA, TDE and TDCC",
+    when=lambda s, k: And(_nested(s, k), Or(hypervisor_wants(s, "TDA"), hypervisor_wants(s, "TDE"))),
+    applies=_from_nested,
+)
+def hypervisor_traps_debug_registers(s: State, k: Kernel) -> Term:
+    """Where a guest hypervisor traps debug registers (TDA or TDE), its guest's accesses of them go to EL2."""
+    return group_traps(s, "breakpoint", "debug")
+
+
+@claim("nested.c (v6.18), NV_MDCR_GUEST_INCLUDE", when=_nested, applies=_from_nested)
+def hypervisor_clears_no_trap(s: State, k: Kernel) -> Term:
+    """Whatever a guest hypervisor asks for, its guest runs with each trap that KVM sets for itself."""
+    constant = ("TPM", "TPMCR", "TDRA", "TDOSA", "TPMS", "TTRF")
+    return And(
+        *(getattr(s.hw_mdcr_el2, name) for name in constant),
+        Implies(s.guest_debug.any(), s.hw_mdcr_el2.TDE),
+        Or(s.owned_by(DebugOwner.GUEST), s.hw_mdcr_el2.TDA),
+    )
+
+
+@claim("nested.c (v6.18), NV_MDCR_GUEST_INCLUDE", when=_nested, applies=_from_nested)
+def hypervisor_sets_nothing_else(s: State, k: Kernel) -> Term:
+    """A guest hypervisor gives its guest neither buffers nor counters: E2PB and E2TB are 0, HPMN is KVM's."""
+    m = s.hw_mdcr_el2
+    return And(m.only("HPMN", *HYPERVISOR_TRAPS), Eq(m.HPMN, event_counters_seen(s, k)))
+
+
+@claim(
+    "nested.c (v6.18), kvm_nested_setup_mdcr_el2, comment on MDSCR_EL1; Arm ARM D8, FEAT_NV2",
+    when=lambda s, k: And(s.in_guest, s.in_hypervisor),
+    applies=_from_nested,
+)
+def redirected_mdscr_write_traps(s: State, k: Kernel) -> Term:
+    """A guest hypervisor's own writes of MDSCR_EL1 trap: FEAT_NV2 would send them to memory, without effect."""
+    return traps_to_el2(Access("MDSCR_EL1", True, 1), controls(s))
+
+
+@claim(
+    "sys_regs.c, access_mdcr and reset_mdcr; Arm ARM D24.3, MDCR_EL2.HPMN",
+    at=Point.ALWAYS,
+    when=always,
+    applies=_from_nested,
+)
+def virtual_mdcr_preserved(s: State, k: Kernel) -> Term:
+    """A guest hypervisor's MDCR_EL2 is what it last wrote; after a reset, HPMN is all of its event counters."""
+    return s.virtual_mdcr_el2.same(s.hypervisor_mdcr_el2)
+
+
+@claim("handle_exit.c (v6.14), kvm_handle_guest_debug", at=Point.ALWAYS, when=always, applies=_from_nested)
+def debug_exceptions_go_to_who_debugs(s: State, k: Kernel) -> Term:
+    """A debug exception that came to EL2 went to user space exactly if it debugs; else the guest hypervisor got it."""
+    return Not(s.wrong_route)
+
+
+@claim("emulate-nested.c, triage_sysreg_trap", at=Point.ALWAYS, when=always, applies=_from_nested)
+def hypervisor_gets_what_it_traps(s: State, k: Kernel) -> Term:
+    """KVM emulates no access of a debug or OS register that a guest hypervisor traps: the hypervisor gets it."""
+    return Not(s.wrong_access)
 
 
 # ---- claims: user space's debugger gets what it asked for
@@ -850,7 +974,16 @@ one_step_one_instruction_if_not_reset = variant(
     "As one_step_one_instruction, with no reset while a skip is pending, and stepping ended by debugging.",
     NO_RESET_WITH_SKIP_PENDING,
     STEPPING_ENDS_WITH_DEBUGGING,
-    applies=_from_owner,
+    applies=lambda k: _from_owner(k) or ("needs one more precondition" if k.nests else None),
+)
+one_step_one_instruction_if_no_eret = variant(
+    one_step_one_instruction,
+    "one_step_one_instruction_if_no_eret",
+    "As one_step_one_instruction_if_not_reset, with no guest hypervisor stepped over an ERET, nor its guest into it.",
+    NO_RESET_WITH_SKIP_PENDING,
+    STEPPING_ENDS_WITH_DEBUGGING,
+    STEPPED_WITHOUT_ERET,
+    applies=_from_nested,
 )
 
 
@@ -943,5 +1076,19 @@ NON_PROPERTIES: tuple[Claim, ...] = (
         "the guest has locked its OS lock with all of its debug exceptions enabled, and KVM has taken the registers",
         lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), Not(s.guest_debug.any()), taken_by_host(s)),
         _from_owner,
+    ),
+    _scenario(
+        "guest_hypervisor_never_traps",
+        "a guest of a guest hypervisor runs, all of whose traps are set, and owns its debug registers",
+        lambda s, k: (
+            And(
+                _nested(s, k),
+                *(hypervisor_wants(s, name) for name in HYPERVISOR_TRAPS),
+                s.owned_by(DebugOwner.GUEST),
+            )
+            if s.may_nest
+            else FALSE
+        ),
+        _from_nested,
     ),
 )

@@ -107,6 +107,10 @@ def _by_owner(k: Kernel) -> bool:
     return k.tracks_debug_owner
 
 
+def _nested(k: Kernel) -> bool:
+    return k.nests
+
+
 def _register(
     owner: Owner,
     kind: type[R],
@@ -192,6 +196,12 @@ class State:
     vcpu_debug_state = _bank("vcpu", "vcpu->arch.vcpu_debug_state")
     external_debug_state = _bank("vcpu", "vcpu->arch.external_debug_state")
     host_debug_state = _bank("vcpu", "vcpu->arch.host_debug_state.regs (per CPU by v6.12)")
+    # ---- the vCPU: a guest that is a hypervisor (nested virtualization)
+    has_nv = _flag("vcpu", "vcpu_has_nv(): the guest has an EL2 of its own; never changes", exists=_nested)
+    nested = _flag("vcpu", "is_nested_ctxt(): a guest of the guest hypervisor runs, not itself", exists=_nested)
+    has_fgt = _flag("vcpu", "ARM64_HAS_FGT: all CPUs have fine-grained traps; never changes", exists=_nested)
+    nr_pmu_counters = _number("vcpu", 5, "vcpu->kvm->arch.nr_pmu_counters", exists=_nested)
+    virtual_mdcr_el2 = _register("vcpu", MDCR_EL2, "vcpu->arch.ctxt.sys_regs[MDCR_EL2]", exists=_nested)
     # ---- the vCPU: ghosts, which no kernel code reads
     guest_mdscr_el1 = _register("vcpu", MDSCR_EL1, "what the guest (or user space for it) last wrote", ghost=True)
     guest_pstate_ss = _flag("vcpu", "PSTATE.SS as the guest (or user space for it) left it", ghost=True)
@@ -206,6 +216,21 @@ class State:
     )
     steps = _number("vcpu", 2, "guest instructions since the last debug exit, 3 standing for 3 or more", ghost=True)
     wrong_step = _flag("vcpu", "a step was reported for which not exactly one instruction has run", ghost=True)
+
+    hypervisor_mdcr_el2 = _register(
+        "vcpu",
+        MDCR_EL2,
+        "MDCR_EL2 as the guest hypervisor (or user space for it, or a reset) last wrote it",
+        ghost=True,
+        exists=_nested,
+    )
+    wrong_route = _flag(
+        "vcpu",
+        "a debug exception went to user space that does not debug, or passed by one that does",
+        ghost=True,
+        exists=_nested,
+    )
+    wrong_access = _flag("vcpu", "an access was emulated that the guest hypervisor traps", ghost=True, exists=_nested)
 
     # ---- the CPU: the hardware
     hw_mdcr_el2 = _register("cpu", MDCR_EL2, "MDCR_EL2")
@@ -265,6 +290,21 @@ class State:
     def stepping(self) -> Term:
         """User space single-steps the guest."""
         return self.guest_debug.SINGLESTEP
+
+    @property
+    def may_nest(self) -> bool:
+        """This kernel may have guests that are hypervisors, so that the state says whether this one is."""
+        return "nested" in self.values
+
+    @property
+    def in_hypervisor(self) -> Term:
+        """The guest is a hypervisor, and it is its own code that runs (is_hyp_ctxt())."""
+        return And(self.has_nv, Not(self.nested)) if self.may_nest else t.FALSE
+
+    @property
+    def in_nested(self) -> Term:
+        """The guest is a hypervisor, and a guest of it runs."""
+        return self.nested if self.may_nest else t.FALSE
 
     def owned_by(self, who: DebugOwner) -> Term:
         """Whether the debug registers are owned so (from v6.14)."""
@@ -327,18 +367,18 @@ def init(s: State, k: Kernel) -> Term:
     """The initial states of a vCPU and a CPU.
 
     The vCPU is allocated and zeroed, except debug_ptr, which may point anywhere, and cpu, which names none yet (KVM
-    sets it to -1). The CPU has booted: its registers hold anything, except that MDCR_EL2 is what its boot code wrote,
-    that HPMN is not reserved (between 1 and PMCR_EL0.N; asm/el2_setup.h writes N, and __init_el2_debug runs on every
-    CPU), and that the host has cleared the OS lock (arch/arm64/kernel/debug-monitors.c). Different CPUs may boot with
-    different values.
+    sets it to -1). Whether the guest has an EL2, and how many event counters, is open. The CPU has booted: its
+    registers hold anything, except that MDCR_EL2 is what its boot code wrote, that HPMN is not reserved (between 1 and
+    PMCR_EL0.N; asm/el2_setup.h writes N, and __init_el2_debug runs on every CPU), and that the host has cleared the OS
+    lock (arch/arm64/kernel/debug-monitors.c). Different CPUs may boot with different values.
     """
     zeroed = (
         "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps "
-        "debug_owner external_mdscr_el1 percpu_mdcr_el2 nr_event_counters"
+        "debug_owner external_mdscr_el1 percpu_mdcr_el2 nr_event_counters virtual_mdcr_el2 hypervisor_mdcr_el2"
     ).split()
     lowered = (
         "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss sampled_dirty is_set_up "
-        "wrong_step guest_os_lock guest_ss_pending"
+        "wrong_step guest_os_lock guest_ss_pending nested wrong_route wrong_access"
     ).split()
     banks = "vcpu_debug_state external_debug_state host_debug_state guest_bank user_bank".split()
     empty = t.const_array(t.const(0, 64), 2 + (k.breakpoints - 1).bit_length())

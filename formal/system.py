@@ -28,11 +28,15 @@ OBSERVED: tuple[Pair, ...] = ((0, 0), (0, 1), (1, 0))  # (1, 1) is untouched by 
 
 @dataclass(frozen=True)
 class System:
-    """Init and operations of a kernel, over symbolic vCPUs and CPUs."""
+    """Init and operations of a kernel, over symbolic vCPUs and CPUs; those that it does not have are left out."""
 
     kernel: Kernel
     operations: tuple[Operation, ...] = OPERATIONS
     _parts: dict[str, dict[str, Term]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        there = tuple(op for op in self.operations if op.exists(self.kernel))
+        object.__setattr__(self, "operations", there)
 
     def part(self, owner: Owner, number: int) -> dict[str, Term]:
         """The variables of one vCPU (``v0.mdcr_el2``, ...) or one CPU (``p0.hw_mdcr_el2``, ...)."""

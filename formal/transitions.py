@@ -3,7 +3,8 @@
 An operation has a guard (``enabled``) and a new state; it acts on one vCPU and one CPU, changes only what it ``writes``
 (checked on every call), and carries the name of its C function. Components are C functions that only run inside an
 operation with interrupts off, so that nothing can come between. Place names are those of v6.1 under arch/arm64/kvm,
-unless a release is named. What debug_owner changed in v6.14 is in ``formal/ownership.py``.
+unless a release is named. What debug_owner changed in v6.14 is in ``formal/ownership.py``; places of nested
+virtualization are those of v7.3.
 
 Comments say, in our own words, what the kernel's comments or the Arm ARM ask for at that place.
 """
@@ -11,12 +12,14 @@ Comments say, in our own words, what the kernel's comments or the Arm ARM ask fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 
 from formal import terms as t
 from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
+from formal.arch.features import WITHOUT_FGT
+from formal.arch.fgt import HDFGWTR_EL2
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, PMUSERENR_EL0, PSTATE
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
@@ -31,8 +34,9 @@ from formal.ownership import (
     switch_bank_to_host,
 )
 from formal.state import VARIABLES, Exit, Phase, State
-from formal.terms import And, Eq, If, Implies, Not, Or, Sort, Term
+from formal.terms import FALSE, And, Eq, If, Implies, Not, Or, Sort, Term
 
+RESET_PSTATE_EL2 = 0x3C9  # EL2h, likewise, for a guest that has an EL2 (VCPU_RESET_PSTATE_EL2)
 RESET_PSTATE = 0x3C5  # EL1h with D, A, I and F masked (VCPU_RESET_PSTATE_EL1, asm/kvm_arm.h and asm/ptrace.h)
 OSLM_IMPLEMENTED = 1 << 3  # OSLSR_EL1.OSLM as the guest sees it (sys_regs.c, from v5.18)
 
@@ -98,10 +102,11 @@ class Operation:
     step: Step
     preemptible: bool = False
     c_function: str | None = field(default=None)
+    exists: Callable[[Kernel], bool] = lambda k: True
 
     def enabled(self, s: State, k: Kernel, i: Inputs) -> Term:
-        """When the operation may happen."""
-        return self.guard(s, k, i)
+        """When the operation may happen: never in a kernel that does not have it."""
+        return self.guard(s, k, i) if self.exists(k) else FALSE
 
     def __call__(self, s: State, k: Kernel, i: Inputs) -> State:
         """The state after the operation.
@@ -149,6 +154,7 @@ def operation(
     actor: Actor = Actor.KVM,
     preemptible: bool = False,
     c_function: str | None = None,
+    exists: Callable[[Kernel], bool] = lambda k: True,
 ) -> Callable[[Step], Operation]:
     """Declares an operation; its docstring says what happens."""
     names = frozenset(writes.split())
@@ -156,7 +162,7 @@ def operation(
         raise TypeError(f"{name} declares unknown variables: {', '.join(sorted(unknown))}")
 
     def declare(step: Step) -> Operation:
-        return Operation(name, actor, place, step.__doc__ or "", names, enabled, step, preemptible, c_function)
+        return Operation(name, actor, place, step.__doc__ or "", names, enabled, step, preemptible, c_function, exists)
 
     return declare
 
@@ -166,7 +172,12 @@ def operation(
 
 def controls(s: State) -> Controls:
     """What decides the guest's accesses of System registers, as far as it is modelled; the rest is 0."""
-    return Controls(mdcr_el2=s.hw_mdcr_el2, mdscr_el1=s.hw_mdscr_el1, pmuserenr_el0=s.hw_pmuserenr_el0)
+    found = Controls(mdcr_el2=s.hw_mdcr_el2, mdscr_el1=s.hw_mdscr_el1, pmuserenr_el0=s.hw_pmuserenr_el0)
+    if not s.may_nest:
+        return found
+    # config.c (v6.18): fine-grained traps, where they exist, catch a guest hypervisor's writes of MDSCR_EL1.
+    fine = HDFGWTR_EL2.of(MDSCR_EL1=And(s.in_hypervisor, s.has_fgt))
+    return replace(found, hdfgwtr_el2=fine, features=WITHOUT_FGT | {"FEAT_FGT"})
 
 
 def may_execute(s: State) -> Term:
@@ -666,36 +677,158 @@ def after_handled_exit(s: State, k: Kernel) -> State:
 _SKIPS = "steps wrong_step exit adjust_pc pstate guest_pstate_ss"
 
 
+# ---- a guest that is a hypervisor
+
+
+def _hypervisor_traps_access(s: State, mdcr: MDCR_EL2) -> Term:
+    """Whether a guest hypervisor with this MDCR_EL2 traps the debug or OS register access that is to be handled."""
+    asked = Or(And(s.exits_with(Exit.DEBUG_ACCESS), mdcr.TDA), And(s.exits_with(Exit.OS_ACCESS), mdcr.TDOSA), mdcr.TDE)
+    return And(s.in_nested, s.exits_with(Exit.DEBUG_ACCESS, Exit.OS_ACCESS), asked)
+
+
+def forwards_access(s: State, k: Kernel) -> Term:
+    """emulate-nested.c, triage_sysreg_trap: the trapped access is not KVM's to handle."""
+    if not (k.nests and k.forwards_debug_accesses):
+        return FALSE
+    return _hypervisor_traps_access(s, s.virtual_mdcr_el2)
+
+
+def forwards_debug_exception(s: State, k: Kernel) -> Term:
+    """handle_exit.c, kvm_handle_guest_debug, first condition; emulate-nested.c, forward_debug_exception."""
+    if not (k.nests and k.forwards_debug_exceptions):
+        return FALSE
+    return And(Not(s.guest_debug.any()), s.in_nested, s.virtual_mdcr_el2.TDE)
+
+
+def inject_nested(s: State, k: Kernel, i: Inputs) -> State:
+    """emulate-nested.c, kvm_inject_nested: an exception for a guest hypervisor whose guest has been running."""
+    # What is pending for the guest is committed first; it must not happen to the hypervisor. The switch itself comes
+    # between a put and a load, which chooses the traps anew.
+    s = put(adjust_pc(s, k, i), k)
+    s = s.but(pstate=PSTATE(i.bits("vector_pstate")).but(SS=False), guest_pstate_ss=False, nested=False)
+    return load(s.but(steps=_one_more(s.steps), exit=Exit.NONE), k)
+
+
+def handled_by_kvm(s: State, k: Kernel) -> State:
+    """Notes whether KVM emulates an access that a guest hypervisor has asked for."""
+    if not k.nests:
+        return s
+    wrong = _hypervisor_traps_access(s, s.hypervisor_mdcr_el2)
+    return s.but(wrong_access=Or(s.wrong_access, wrong))
+
+
+def _handling_access(kind: Exit) -> Guard:
+    return lambda s, k, i: And(_handling(kind)(s, k, i), Not(forwards_access(s, k)))
+
+
+def _nests(k: Kernel) -> bool:
+    return k.nests
+
+
+_INJECTS = f"nested guest_pstate_ss {_LOADS} {_PUTS}"
+
+
+@operation(
+    "kvm_inject_nested",
+    "emulate-nested.c, kvm_inject_nested; from triage_sysreg_trap and wherever else a guest hypervisor gets something",
+    writes=f"{_SKIPS} {_INJECTS}",
+    enabled=lambda s, k, i: And(
+        _handling(Exit.NONE, Exit.EMULATE, Exit.DEBUG_ACCESS, Exit.OS_ACCESS)(s, k, i),
+        s.in_nested,
+        Or(s.exits_with(Exit.NONE, Exit.EMULATE), forwards_access(s, k)),
+    ),
+    preemptible=True,
+    exists=_nests,
+)
+def nested_exception(s: State, k: Kernel, i: Inputs) -> State:
+    """A trap or an interrupt that a guest hypervisor has asked for: its guest stops, itself runs."""
+    return inject_nested(s, k, i)
+
+
+@operation(
+    "kvm_emulate_nested_eret",
+    "emulate-nested.c, kvm_emulate_nested_eret",
+    writes=f"{_SKIPS} {_INJECTS}",
+    enabled=lambda s, k, i: And(_handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
+    preemptible=True,
+    exists=_nests,
+)
+def nested_eret(s: State, k: Kernel, i: Inputs) -> State:
+    """An ERET of a guest hypervisor that may enter its guest, emulated between a put and a load."""
+    spsr = PSTATE(i.bits("spsr"))
+    s = put(s, k).but(pstate=spsr, guest_pstate_ss=spsr.SS, nested=i.flag("enters_guest"))
+    return load(s.but(steps=_one_more(s.steps), exit=Exit.NONE), k)
+
+
+@operation(
+    "kvm_hyp_handle_eret",
+    "hyp/vhe/switch.c, kvm_hyp_handle_eret",
+    writes="pstate hw_pstate steps",
+    enabled=lambda s, k, i: And(s.in_guest, may_execute(s), s.in_hypervisor),
+    exists=_nests,
+)
+def hyp_eret(s: State, k: Kernel, i: Inputs) -> State:
+    """An ERET of a guest hypervisor to itself or its own user space, without leaving EL2."""
+    spsr = PSTATE(i.bits("spsr"))
+    return _eret_to_guest(s.but(pstate=spsr, steps=_one_more(s.steps)), spsr)
+
+
+def _writes_virtual_mdcr(s: State, value: MDCR_EL2) -> State:
+    return s.but(virtual_mdcr_el2=value, hypervisor_mdcr_el2=value)
+
+
+@operation(
+    "access_mdcr",
+    "sys_regs.c, access_mdcr",
+    writes="virtual_mdcr_el2 hypervisor_mdcr_el2 " + _SKIPS,
+    enabled=lambda s, k, i: And(_handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
+    preemptible=True,
+    c_function="access_mdcr",
+    exists=_nests,
+)
+def access_mdcr(s: State, k: Kernel, i: Inputs) -> State:
+    """A guest hypervisor writes its MDCR_EL2; more counters than there are count as all (HPMN is UNKNOWN then)."""
+    value, most = MDCR_EL2(i.bits("value")), s.nr_pmu_counters
+    value = value.but(HPMN=If(t.ule(value.HPMN, most), value.HPMN, most))
+    return after_handled_exit(skip_instruction(_writes_virtual_mdcr(s, value), k), k)
+
+
 @operation(
     "kvm_handle_guest_debug",
     "handle_exit.c, kvm_handle_guest_debug",
-    writes="exit ss_active_pending pstate steps wrong_step",
+    writes=f"wrong_route {_SKIPS} {_INJECTS}",
     enabled=_handling(Exit.STEP, Exit.DEBUG),
     preemptible=True,
     c_function="kvm_handle_guest_debug",
 )
 def handle_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
-    """A debug exception came to EL2: KVM_RUN will return with KVM_EXIT_DEBUG."""
-    stepped = s.exits_with(Exit.STEP)
+    """A debug exception came to EL2: KVM_RUN will return with KVM_EXIT_DEBUG, or a guest hypervisor gets it."""
+    stepped, before = s.exits_with(Exit.STEP), s
     if k.tracks_debug_owner:  # so that vcpu_put notes that no step is on its way
         s = s.but(pstate=If(stepped, s.pstate.but(SS=True).raw, s.pstate.raw))
     elif k.keeps_step_pending:
         s = s.but(ss_active_pending=And(s.ss_active_pending, Not(stepped)))
-    return report_step(s, stepped).but(exit=Exit.NONE, steps=0)
+    s = report_step(s, stepped).but(exit=Exit.NONE, steps=0)
+    if not k.nests:
+        return s
+    # With v6.14: unless user space debugs, the exception is the guest hypervisor's, if that has asked for it.
+    forwarded = forwards_debug_exception(before, k)
+    s = choose(forwarded, inject_nested(before, k, i), s)
+    return s.but(wrong_route=Or(before.wrong_route, Eq(forwarded, before.guest_debug.any())))
 
 
 @operation(
     "trap_debug_regs",
     "sys_regs.c, trap_debug_regs",
-    writes="mdscr_el1 guest_mdscr_el1 debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 " + _SKIPS,
-    enabled=_handling(Exit.DEBUG_ACCESS),
+    writes="mdscr_el1 guest_mdscr_el1 debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 wrong_access " + _SKIPS,
+    enabled=_handling_access(Exit.DEBUG_ACCESS),
     preemptible=True,
     c_function="trap_debug_regs",
 )
 def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write or read of MDSCR_EL1; a write (from v6.14 a read too) makes the guest a user of the registers."""
     value, writes = i.bits("value"), i.flag("is_write")
-    s = s.but(
+    s = handled_by_kvm(s, k).but(
         mdscr_el1=If(writes, value, s.mdscr_el1.raw),
         guest_mdscr_el1=If(writes, value, s.guest_mdscr_el1.raw),
     )
@@ -712,14 +845,14 @@ def _slot(index: Term, k: Kernel) -> Term:
 @operation(
     "trap_bvr, trap_bcr, trap_wvr, trap_wcr",
     "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg; from v6.14 trap_dbg_wb_reg",
-    writes="vcpu_debug_state guest_bank debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 " + _SKIPS,
-    enabled=_handling(Exit.DEBUG_ACCESS),
+    writes="vcpu_debug_state guest_bank debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 wrong_access " + _SKIPS,
+    enabled=_handling_access(Exit.DEBUG_ACCESS),
     preemptible=True,
 )
 def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write of a break- or watchpoint register goes to its place in memory."""
     index, value = i.index("index"), i.bits("value")
-    s = s.but(
+    s = handled_by_kvm(s, k).but(
         vcpu_debug_state=t.store(s.vcpu_debug_state, _slot(index, k), value),
         guest_bank=t.store(s.guest_bank, index, value),
     )
@@ -730,14 +863,14 @@ def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "trap_oslar_el1",
     "sys_regs.c, trap_oslar_el1; before v5.18 the write is ignored; from v6.14 kvm_debug_handle_oslar in debug.c",
-    writes=f"oslsr_el1 guest_os_lock {_SKIPS} {_LOADS} {_PUTS}",
-    enabled=_handling(Exit.OS_ACCESS),
+    writes=f"oslsr_el1 guest_os_lock wrong_access {_SKIPS} {_LOADS} {_PUTS}",
+    enabled=_handling_access(Exit.OS_ACCESS),
     preemptible=True,
     c_function="trap_oslar_el1",
 )
 def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write of OSLAR_EL1 locks or unlocks the guest's OS lock, in memory only."""
-    s = s.but(guest_os_lock=i.flag("locks"))
+    s = handled_by_kvm(s, k).but(guest_os_lock=i.flag("locks"))
     if k.emulates_os_lock:
         s = s.but(oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
     if k.tracks_debug_owner:  # preemption off: the owner is decided anew
@@ -812,14 +945,18 @@ def guest_executes(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "the guest writes MDSCR_EL1",
     "Arm ARM D24.3, MDSCR_EL1",
-    writes="hw_mdscr_el1 guest_mdscr_el1 hw_pstate steps",
+    writes="hw_mdscr_el1 mdscr_el1 guest_mdscr_el1 hw_pstate steps",
     enabled=_guest_runs("MDSCR_EL1"),
     actor=Actor.GUEST,
 )
 def guest_writes_mdscr(s: State, k: Kernel, i: Inputs) -> State:
-    """An access that does not trap."""
+    """An access that does not trap. FEAT_NV2 makes it a store to memory if a guest hypervisor does it."""
     value = i.bits("value")
-    return _retire(s, i).but(hw_mdscr_el1=value, guest_mdscr_el1=value)
+    after = _retire(s, i)
+    if k.nests:
+        after = after.but(mdscr_el1=If(s.in_hypervisor, value, s.mdscr_el1.raw))
+    written = If(s.in_hypervisor, s.hw_mdscr_el1.raw, value)
+    return after.but(hw_mdscr_el1=written, guest_mdscr_el1=value)
 
 
 @operation(
@@ -890,14 +1027,43 @@ def set_mdscr(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "KVM_SET_ONE_REG PSTATE",
     "guest.c, set_core_reg",
-    writes="pstate guest_pstate_ss",
+    writes="pstate guest_pstate_ss nested",
     enabled=_user_space_has_vcpu,
     actor=Actor.USER,
 )
 def set_pstate(s: State, k: Kernel, i: Inputs) -> State:
-    """Any value with an AArch64 mode of EL0 or EL1."""
+    """Any value with an AArch64 mode of EL0 or EL1, or of EL2 if the guest has one."""
     value = PSTATE(i.bits("value"))
-    return s.but(pstate=value, guest_pstate_ss=value.SS)
+    s = s.but(pstate=value, guest_pstate_ss=value.SS)
+    return s.but(nested=And(s.has_nv, i.flag("below_el2"))) if k.nests else s
+
+
+@operation(
+    "KVM_SET_ONE_REG HCR_EL2, MDCR_EL2",
+    "sys_regs.c, kvm_sys_reg_set_user",
+    writes="nested virtual_mdcr_el2 hypervisor_mdcr_el2",
+    enabled=lambda s, k, i: And(_user_space_has_vcpu(s, k, i), s.has_nv),
+    actor=Actor.USER,
+    exists=_nests,
+)
+def set_el2_registers(s: State, k: Kernel, i: Inputs) -> State:
+    """Any value of MDCR_EL2; HCR_EL2.TGE decides whether code at EL0 belongs to the guest hypervisor."""
+    return _writes_virtual_mdcr(s, MDCR_EL2(i.bits("value"))).but(nested=i.flag("below_el2"))
+
+
+@operation(
+    "KVM_ARM_VCPU_PMU_V3",
+    "pmu-emul.c, kvm_arm_set_nr_counters",
+    writes="nr_pmu_counters virtual_mdcr_el2 hypervisor_mdcr_el2",
+    enabled=lambda s, k, i: And(s.at(Phase.CREATED), Not(s.in_run), s.has_nv),
+    actor=Actor.USER,
+    exists=_nests,
+)
+def set_nr_counters(s: State, k: Kernel, i: Inputs) -> State:
+    """Before the guest first runs, user space chooses how many event counters it has; HPMN follows."""
+    counters = i.bits("counters", 5)
+    s = s.but(nr_pmu_counters=counters, hypervisor_mdcr_el2=s.hypervisor_mdcr_el2.but(HPMN=counters))
+    return s.but(virtual_mdcr_el2=s.virtual_mdcr_el2.but(HPMN=counters))
 
 
 @operation(
@@ -938,8 +1104,16 @@ def reset_vcpu(s: State, k: Kernel) -> State:
         bank = s.vcpu_debug_state
         for kind in range(4):
             bank = t.store(bank, t.const(kind << (index_bits - 2), index_bits), t.const(0, 64))
+    if k.nests:
+        everything = MDCR_EL2.of(HPMN=s.nr_pmu_counters)
+        s = s.but(
+            nested=False,
+            virtual_mdcr_el2=everything if k.resets_virtual_hpmn else MDCR_EL2.of(),
+            hypervisor_mdcr_el2=everything,
+        )
+    el2 = s.has_nv if k.nests else FALSE
     return s.but(
-        pstate=t.const(RESET_PSTATE, 64),
+        pstate=If(el2, t.const(RESET_PSTATE_EL2, 64), t.const(RESET_PSTATE, 64)),
         guest_pstate_ss=False,
         mdscr_el1=MDSCR_EL1.of(),
         guest_mdscr_el1=MDSCR_EL1.of(),
@@ -950,7 +1124,10 @@ def reset_vcpu(s: State, k: Kernel) -> State:
     )
 
 
-_RESETS = "pstate guest_pstate_ss mdscr_el1 guest_mdscr_el1 oslsr_el1 guest_os_lock vcpu_debug_state guest_bank"
+_RESETS = (
+    "pstate guest_pstate_ss mdscr_el1 guest_mdscr_el1 oslsr_el1 guest_os_lock vcpu_debug_state guest_bank nested "
+    "virtual_mdcr_el2 hypervisor_mdcr_el2"
+)
 
 
 @operation(
@@ -1052,6 +1229,10 @@ OPERATIONS: tuple[Operation, ...] = (
     trap_debug_regs,
     trap_bank,
     trap_oslar,
+    nested_exception,
+    nested_eret,
+    hyp_eret,
+    access_mdcr,
     handle_emulated,
     handle_fault,
     handle_mmio_return,
@@ -1062,6 +1243,8 @@ OPERATIONS: tuple[Operation, ...] = (
     set_guest_debug,
     set_mdscr,
     set_pstate,
+    set_el2_registers,
+    set_nr_counters,
     set_oslsr,
     set_bank,
     vcpu_init,

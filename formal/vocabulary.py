@@ -22,7 +22,7 @@ from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
 from formal.ownership import in_use
 from formal.state import DebugOwner, Phase, State
-from formal.terms import TRUE, And, Eq, Implies, Not, Or, Term
+from formal.terms import FALSE, TRUE, And, Eq, Implies, Not, Or, Term
 from formal.transitions import Applied, controls, tweaks_guest
 
 Predicate = Callable[[State, Kernel], Term]
@@ -321,6 +321,14 @@ INIT_ONLY_AT_BOOT = Precondition(
     _unless("kvm_arm_init_debug", lambda before, after: Not(before.kvm_ready)),
 )
 
+_MOVES = ("kvm_inject_nested", "kvm_emulate_nested_eret", "kvm_hyp_handle_eret")
+
+STEPPED_WITHOUT_ERET = Precondition(
+    "stepped_without_eret",
+    "user space does not step a guest hypervisor over an ERET, nor its guest into it",
+    lambda step, k: Not(step.before.stepping) if step.operation.name in _MOVES else TRUE,
+)
+
 NEVER_DEBUGGED = Precondition("never_debugged", "user space never debugs the guest", _never_debugged)
 
 FIRST_BREAKPOINT_ONLY = Precondition(
@@ -369,6 +377,16 @@ def switched_to_guests(s: State, k: Kernel) -> Term:
 
 def switched_to_users(s: State, k: Kernel) -> Term:
     return s.owned_by(DebugOwner.HOST) if k.tracks_debug_owner else And(s.debug_dirty, s.debug_ptr_external)
+
+
+def hypervisor_wants(s: State, field: str) -> Term:
+    """A guest hypervisor's MDCR_EL2, in effect on its guest, has this trap set."""
+    return And(s.in_nested, getattr(s.hypervisor_mdcr_el2, field)) if s.may_nest else FALSE
+
+
+def mdscr_is_redirected(s: State) -> Term:
+    """A guest hypervisor's own accesses of MDSCR_EL1 would go to memory (FEAT_NV2), and only TDA can trap them."""
+    return And(s.in_hypervisor, Not(s.has_fgt)) if s.may_nest else FALSE
 
 
 def host_has_cpu(s: State, k: Kernel) -> Term:
