@@ -725,13 +725,16 @@ def _nests(k: Kernel) -> bool:
     return k.nests
 
 
-_INJECTS = f"nested guest_pstate_ss {_LOADS} {_PUTS}"
+_SWITCHES = (  # what a put and a load on the same CPU change, when the context changes between them
+    "nested pstate guest_pstate_ss steps exit mdcr_el2 hw_mdcr_el2 debug_owner external_mdscr_el1 hw_pmuserenr_el0 "
+    "is_set_up"
+)
 
 
 @operation(
     "kvm_inject_nested",
     "emulate-nested.c, kvm_inject_nested; from triage_sysreg_trap and wherever else a guest hypervisor gets something",
-    writes=f"{_SKIPS} {_INJECTS}",
+    writes=f"adjust_pc ss_active_pending guest_ss_pending {_SWITCHES}",
     enabled=lambda s, k, i: And(
         _handling(Exit.NONE, Exit.EMULATE, Exit.DEBUG_ACCESS, Exit.OS_ACCESS)(s, k, i),
         s.in_nested,
@@ -748,7 +751,7 @@ def nested_exception(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "kvm_emulate_nested_eret",
     "emulate-nested.c, kvm_emulate_nested_eret",
-    writes=f"{_SKIPS} {_INJECTS}",
+    writes=f"ss_active_pending guest_ss_pending {_SWITCHES}",
     enabled=lambda s, k, i: And(_handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
     preemptible=True,
     exists=_nests,
@@ -780,7 +783,7 @@ def _writes_virtual_mdcr(s: State, value: MDCR_EL2) -> State:
 @operation(
     "access_mdcr",
     "sys_regs.c, access_mdcr",
-    writes="virtual_mdcr_el2 hypervisor_mdcr_el2 " + _SKIPS,
+    writes="virtual_mdcr_el2 hypervisor_mdcr_el2 steps exit adjust_pc",
     enabled=lambda s, k, i: And(_handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
     preemptible=True,
     c_function="access_mdcr",
@@ -796,7 +799,7 @@ def access_mdcr(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "kvm_handle_guest_debug",
     "handle_exit.c, kvm_handle_guest_debug",
-    writes=f"wrong_route {_SKIPS} {_INJECTS}",
+    writes=f"ss_active_pending wrong_step wrong_route adjust_pc {_SWITCHES}",
     enabled=_handling(Exit.STEP, Exit.DEBUG),
     preemptible=True,
     c_function="kvm_handle_guest_debug",
@@ -813,7 +816,8 @@ def handle_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
         return s
     # With v6.14: unless user space debugs, the exception is the guest hypervisor's, if that has asked for it.
     forwarded = forwards_debug_exception(before, k)
-    s = choose(forwarded, inject_nested(before, k, i), s)
+    injected = inject_nested(before, k, i).but(guest_ss_pending=before.guest_ss_pending)  # nobody steps this guest
+    s = choose(forwarded, injected, s)
     return s.but(wrong_route=Or(before.wrong_route, Eq(forwarded, before.guest_debug.any())))
 
 

@@ -15,7 +15,16 @@ from formal.epochs import EPOCHS, Kernel, Mode
 from formal.state import DebugOwner, State
 from formal.system import System
 from formal.terms import And, ArrayValue, Eq, If, Not, Or, Term, Value
-from formal.transitions import OPERATIONS, Inputs, after_handled_exit, choose, load, put, skip_instruction
+from formal.transitions import (
+    OPERATIONS,
+    Inputs,
+    after_handled_exit,
+    choose,
+    handled_by_kvm,
+    load,
+    put,
+    skip_instruction,
+)
 from formal.walk import evaluate
 from tests.conftest import checker_of
 
@@ -152,7 +161,9 @@ def _skip(s: State, k: Kernel, i: Inputs) -> State:
 
 def _access(s: State, k: Kernel, i: Inputs) -> State:
     value, writes = i.bits("value"), i.flag("is_write")
-    return s.but(mdscr_el1=If(writes, value, s.mdscr_el1.raw), guest_mdscr_el1=If(writes, value, s.guest_mdscr_el1.raw))
+    return handled_by_kvm(s, k).but(
+        mdscr_el1=If(writes, value, s.mdscr_el1.raw), guest_mdscr_el1=If(writes, value, s.guest_mdscr_el1.raw)
+    )
 
 
 def _take(s: State, k: Kernel, i: Inputs) -> State:
@@ -166,7 +177,7 @@ def _compute(s: State, k: Kernel, i: Inputs) -> State:
 
 
 def _lock(s: State, k: Kernel, i: Inputs) -> State:
-    return s.but(guest_os_lock=i.flag("locks"), oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
+    return handled_by_kvm(s, k).but(guest_os_lock=i.flag("locks"), oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
 
 
 def _reload(s: State, k: Kernel, i: Inputs) -> State:
@@ -175,7 +186,7 @@ def _reload(s: State, k: Kernel, i: Inputs) -> State:
 
 def _store(s: State, k: Kernel, i: Inputs) -> State:
     index, value = i.index("index"), i.bits("value")
-    return s.but(
+    return handled_by_kvm(s, k).but(
         vcpu_debug_state=t.store(s.vcpu_debug_state, index, value), guest_bank=t.store(s.guest_bank, index, value)
     )
 
@@ -202,8 +213,17 @@ def _alike(a: State, b: State, late: bool) -> Term:
     return And(*(Or(dead.get(n, t.FALSE), Eq(a.values[n], b.values[n])) for n in a.values))
 
 
-@each_kernel
-@pytest.mark.parametrize(("name", "at"), [(name, at) for name, parts in PARTS.items() for at in range(len(parts) + 1)])
+@pytest.mark.parametrize(
+    ("name", "at", "epoch", "mode"),
+    [
+        (name, at, epoch, mode)
+        for epoch, mode in BY_OWNER
+        for name, parts in PARTS.items()
+        for at in range(len(parts) + 1)
+        if BY_NAME[name].exists(EPOCHS[epoch].kernel(mode))
+    ],
+    ids=lambda x: getattr(x, "value", x),
+)
 def test_preemption_anywhere_is_preemption_before_or_after(epoch: str, mode: Mode, name: str, at: int) -> None:
     """For every state that the lemmas allow: as if the handler had run whole, before or after its thread was away."""
     checker = checker_of(Configuration(epoch, mode.value))
@@ -225,7 +245,7 @@ def test_preemption_anywhere_is_preemption_before_or_after(epoch: str, mode: Mod
 
 @pytest.mark.parametrize("name", PARTS)
 def test_the_parts_of_a_handler_make_the_whole(name: str) -> None:
-    k = E10.kernel(Mode.VHE)
+    k = EPOCHS["E11"].kernel(Mode.VHE)
     s, i, solver = System(k).state(), Inputs(f"in.{name}", k.breakpoints), Z3Solver(Z3Terms())
     split = s
     for part in PARTS[name]:

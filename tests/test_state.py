@@ -20,6 +20,7 @@ from formal.walk import evaluate, support
 E8 = EPOCHS["E8"].kernel(Mode.VHE)
 E4 = EPOCHS["E4"].kernel(Mode.VHE)
 E10 = EPOCHS["E10"].kernel(Mode.VHE)
+E11 = EPOCHS["E11"].kernel(Mode.VHE)
 
 
 def fresh(k: Kernel, vcpu: int = 0, cpu: int = 0) -> State:
@@ -83,7 +84,10 @@ def test_but_changes_what_is_named_and_nothing_else() -> None:
 def test_a_kernel_has_the_variables_of_its_mechanism_and_no_other() -> None:
     """DEBUG_DIRTY and what goes with it until v6.13, debug_owner and what goes with it from v6.14 on."""
     by_dirty, by_owner = fresh(E8).values.keys(), fresh(E10).values.keys()
-    assert by_dirty | by_owner == VARIABLES.keys()
+    nested = fresh(E11).values.keys() - by_owner
+    assert by_dirty | by_owner | nested == VARIABLES.keys()
+    assert nested >= {"has_nv", "nested", "virtual_mdcr_el2"}
+    assert fresh(EPOCHS["E11"].kernel(Mode.NVHE)).values.keys() == by_owner, "nested virtualization needs VHE"
     assert by_dirty - by_owner == {
         "debug_dirty",
         "sampled_dirty",
@@ -177,7 +181,7 @@ def test_no_guard_and_no_real_variable_depends_on_a_ghost(configuration: Configu
 
 
 def test_every_variable_is_used() -> None:
-    """A variable that no operation changes, or that nothing reads, says nothing (boot values do not change)."""
+    """A variable that no operation changes, or that nothing reads, says nothing (what there is does not change)."""
     from formal.lemmas import LEMMAS
     from formal.properties import CLAIMS
 
@@ -194,12 +198,12 @@ def test_every_variable_is_used() -> None:
             read |= {full.partition(".")[2] for full in support(claim.holds_between(s, s, k))}
         for lemma in (m for m in LEMMAS if m.applies(k)):
             read |= {full.partition(".")[2] for full in support(lemma.holds(s, k))}
-    assert changed == VARIABLES.keys() - {"boot_mdcr_el2", "event_counters"}
+    assert changed == VARIABLES.keys() - {"boot_mdcr_el2", "event_counters", "has_nv", "has_fgt"}
     assert read >= VARIABLES.keys(), f"nothing reads {sorted(VARIABLES.keys() - read)}"
 
 
 def test_views_are_terms_of_the_declared_kind() -> None:
-    for s in (fresh(E8), fresh(E10)):
+    for s in (fresh(E8), fresh(E10), fresh(E11)):
         for name in s.values:
             kind = VARIABLES[name].kind
             view = getattr(s, name)

@@ -66,6 +66,9 @@ class Walk:
         self.env: dict[str, Value] = {}
         for v in range(self.vcpus):
             self.env |= {str(x.data): zero(x.sort) for x in self.system.part("vcpu", v).values()}
+            if self.system.kernel.nests:  # most guests are hypervisors; one CPU in two has fine-grained traps
+                self.env |= {f"v{v}.has_nv": v != 1, f"v{v}.has_fgt": self.seed % 2 == 0}
+                self.env |= {f"v{v}.nr_pmu_counters": self.random.getrandbits(5)}
         for p in range(self.cpus):
             self.env |= {str(x.data): zero(x.sort) for x in self.system.part("cpu", p).values()}
             self._boot(p)

@@ -27,6 +27,7 @@ FUSED: tuple[tuple[str, ...], ...] = (
 )
 # Sequences that are common enough to be worth a move of their own, besides their parts.
 SHORTCUTS: tuple[tuple[str, ...], ...] = (
+    ("kvm_arch_vcpu_create", "KVM_ARM_VCPU_PMU_V3", "kvm_arm_vcpu_init_debug"),
     ("kvm_arch_vcpu_load", "kvm_arm_setup_debug", "__kvm_vcpu_run enters"),
     ("__kvm_vcpu_run returns", "kvm_arm_clear_debug", "kvm_handle_guest_debug"),
     ("__kvm_vcpu_run returns", "kvm_arm_clear_debug", "kvm_arch_vcpu_ioctl_run returns"),
@@ -113,9 +114,9 @@ class Search:
         by_name = {op.name: op for op in self.system.operations}
         inside = {name for chain in FUSED for name in chain}
         chains: list[tuple[str, ...]] = [(op.name,) for op in self.system.operations if op.name not in inside]
-        never = {op.name for op in self.system.operations if self.system.apply(op, pair).guard is t.FALSE}
+        there = {op.name for op in self.system.operations if self.system.apply(op, pair).guard is not t.FALSE}
         chains += [*FUSED, *SHORTCUTS]
-        for chain in dict.fromkeys(tuple(n for n in chain if n not in never) for chain in chains):
+        for chain in dict.fromkeys(tuple(n for n in chain if n in there) for chain in chains):
             if not chain:
                 continue
             state = self.system.state(pair)
