@@ -14,7 +14,9 @@ ASSUMED: tuple[str, ...] = (
 
 NOT_MODELLED: tuple[str, ...] = (
     "AArch32 guests, and 32-bit EL0.",
-    "Nested virtualization and protected mode (pKVM).",
+    "Protected mode (pKVM); nested virtualization before v6.18.",
+    "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
+    "HCR_EL2 decides whether itself or its guest runs.",
     "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE.",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",
     "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name.",

@@ -45,7 +45,7 @@ class Configuration:
         return tuple(c for c in CLAIMS if c.name in broken)
 
 
-EPOCH_CONFIGURATIONS = tuple(Configuration(e, m.value) for e in EPOCHS for m in Mode)
+EPOCH_CONFIGURATIONS = tuple(Configuration(e.name, m.value) for e in EPOCHS.values() for m in e.modes)
 BUG_CONFIGURATIONS = tuple(Configuration(b.name, m.value) for b in BUGS.values() for m in b.modes)
 
 

@@ -41,6 +41,7 @@ class Kernel:
     vhe_writes_changed_mdcr: bool = True  # 4942dc6638b0 (v5.6): setup_debug writes MDCR_EL2 under VHE when it changed
     saves_host_mdcr: bool = True  # 1460b4b25fde (v5.15): the host's MDCR_EL2 is saved, not rebuilt from the guest's
     returns_trace_buffer: bool = False  # a1319260bf62 (v5.13 to v5.14): nVHE gives EL1 the trace buffer at every exit
+    sets_pmuserenr: bool = True  # d692b8ad6ec4 (v4.6): PMUSERENR_EL0 lets EL0 accesses of the PMU trap to EL2
     saves_host_pmuserenr: bool = True  # 6.1: the host's PMUSERENR_EL0 is saved, not zeroed
     guards_pmuserenr: bool = False  # 8681f7175948 (v6.5): perf leaves PMUSERENR_EL0 alone while a vCPU is loaded
     # who has the debug registers
@@ -96,6 +97,7 @@ class Epoch:
     releases: str
     says: str
     lacks: dict[str, Any]
+    modes: tuple[Mode, ...] = (Mode.VHE, Mode.NVHE)
 
     def kernel(self, mode: Mode) -> Kernel:
         """The behaviours of these releases, in one host mode."""
@@ -128,19 +130,25 @@ _E3A: dict[str, Any] = {
     "indexes_trapped_banks": True,
 }
 
-_E2: dict[str, Any] = {**_E3A, "fakes_step_exit": False, "vhe_traps_at_load": False}
+_E2B: dict[str, Any] = {**_E3A, "vhe_traps_at_load": False}
+_E2: dict[str, Any] = {**_E2B, "fakes_step_exit": False}
 _E1: dict[str, Any] = {**_E2, "traps_profiling": False}
+_E0: dict[str, Any] = {**_E1, "sets_pmuserenr": False}
 
 # From v6.14 debug_owner takes the place of DEBUG_DIRTY, debug_ptr and the preserved copies; HPMN is PMCR_EL0.N.
 _E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True}
 _E11: dict[str, Any] = {**_E10, "nested_virtualization": True}
 _E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
 
+_NVHE = (Mode.NVHE,)  # VHE came with v4.6
+
 EPOCHS: dict[str, Epoch] = {
     e.name: e
     for e in (
+        Epoch("E0", "v4.3 to v4.5", "the first that debug guests; nVHE only, PMUSERENR_EL0 is the host's", _E0, _NVHE),
         Epoch("E1", "v4.6 to v4.9", "VHE and nVHE write MDCR_EL2 at every entry; no profiling", _E1),
         Epoch("E2", "v4.10 to v4.15", "statistical profiling trapped", _E2),
+        Epoch("E2b", "v4.16", "a step is reported after any exit that KVM has handled", _E2B),
         Epoch("E3a", "v4.17 to v4.19", "VHE writes MDCR_EL2 at vcpu_load, from a copy that stays 0", _E3A),
         Epoch("E3b", "v4.20 to v5.5", "VHE reads the boot value too", _E3B),
         Epoch("E4", "v5.6 to v5.12-rc", "VHE also writes MDCR_EL2 when setup changed it", _E4),

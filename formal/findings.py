@@ -127,6 +127,13 @@ FINDINGS: tuple[Finding, ...] = (
         "8681f7175948 (v6.5)",
     ),
     Finding(
+        "pmuserenr",
+        ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9"),
+        lambda k: not k.sets_pmuserenr,
+        "The guest runs with the host's PMUSERENR_EL0, so that EL0 accesses go to EL1 rather than to EL2.",
+        "d692b8ad6ec4 (v4.6)",
+    ),
+    Finding(
         "pmuv3p9",
         ("performance_monitors_trapped_with_pmuv3p9",),
         lambda k: True,
@@ -191,6 +198,15 @@ FINDINGS: tuple[Finding, ...] = (
         lambda k: k.tracks_debug_owner,
         "A step is lost when the vCPU is reset while the skip of an emulated instruction is pending; and reported "
         "without an instruction when stepping is switched off and on again while the host's step is pending.",
+        "none known",
+    ),
+    Finding(
+        "eret",
+        ("one_step_one_instruction",),
+        lambda k: k.nests,
+        "A guest hypervisor's ERET, and an exception that enters it from its guest, are emulated between a put and a "
+        "load that arms the step anew: one more instruction runs before the step is reported. Without leaving EL2, "
+        "the guest hypervisor's own SPSR_EL2.SS decides.",
         "none known",
     ),
     Finding(

@@ -420,7 +420,7 @@ def _user_access(s: State) -> Term:
     return s.hw_pmuserenr_el0.same(PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
 
 
-@lemma(lambda k: not k.traps_at_load or k.guards_pmuserenr)
+@lemma(lambda k: k.sets_pmuserenr and (not k.traps_at_load or k.guards_pmuserenr))
 def pmuserenr_lets_traps_through(s: State, k: Kernel) -> Term:
     """PMUSERENR_EL0 has the guest's value while the traps are active."""
     return Implies(s.here if k.traps_at_load else s.in_guest, _user_access(s))

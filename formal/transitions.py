@@ -337,7 +337,8 @@ def activate_traps(s: State, k: Kernel) -> State:
     # EL0 accesses to the PMU must get past PMUSERENR_EL0 to reach the trap to EL2.
     if k.saves_host_pmuserenr:
         s = s.but(host_ctxt_pmuserenr_el0=s.hw_pmuserenr_el0)
-    s = s.but(hw_pmuserenr_el0=PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
+    if k.sets_pmuserenr:
+        s = s.but(hw_pmuserenr_el0=PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
     if _mdcr_is_load_debugs(k):
         return s
     if k.saves_host_mdcr:
@@ -363,8 +364,10 @@ def deactivate_traps(s: State, k: Kernel) -> State:
         mdcr = MDCR_EL2(s.hw_mdcr_el2.raw & keep)
     else:  # nvhe/switch.c, __deactivate_traps: the guest's HPMN, and the buffers always given to EL1
         mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN, E2PB=3, E2TB=3 if k.returns_trace_buffer else 0)
-    user = s.host_ctxt_pmuserenr_el0 if k.saves_host_pmuserenr else PMUSERENR_EL0.of()
-    return s.but(hw_mdcr_el2=mdcr, hw_pmuserenr_el0=user)
+    s = s.but(hw_mdcr_el2=mdcr)
+    if not k.sets_pmuserenr:
+        return s
+    return s.but(hw_pmuserenr_el0=s.host_ctxt_pmuserenr_el0 if k.saves_host_pmuserenr else PMUSERENR_EL0.of())
 
 
 def load(s: State, k: Kernel) -> State:

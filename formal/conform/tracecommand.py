@@ -139,7 +139,7 @@ def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterato
             epoch = epoch or _epoch_of(str(event.fields.get("release", "")))
             mode = mode or event.fields.get("mode")
     for name in reversed(TRACED):
-        for m in Mode:
+        for m in EPOCHS[name].modes:
             if epoch in (None, name) and mode in (None, m.value):
                 yield Configuration(name, m.value)
 

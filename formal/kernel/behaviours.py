@@ -45,7 +45,7 @@ def resolve(
         preset = e.kernel(mode)
         return [n for n in names if getattr(preset, n) != getattr(kernel, n)]
 
-    nearest = min(EPOCHS.values(), key=lambda e: len(unlike(e)))
+    nearest = min((e for e in EPOCHS.values() if mode in e.modes), key=lambda e: len(unlike(e)))
     return Resolved(kernel, nearest, tuple(f"{n}={getattr(kernel, n)}" for n in unlike(nearest)))
 
 
