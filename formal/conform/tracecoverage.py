@@ -25,20 +25,22 @@ def coverage(results: Iterable[Result]) -> Coverage:
     taken: Counter[str] = Counter()
     met: Counter[str] = Counter()
     names: dict[str, None] = {}
+    there: set[str] = set()
     for result in results:
+        there |= {op.name for op in OPERATIONS if op.exists(result.kernel)}
         taken.update(result.operations)
         taken.update(result.assumed)
         if result.watch is not None:
             met.update(result.watch.met)
             names |= dict.fromkeys(result.watch.situations)
-    not_taken = tuple(op.name for op in OPERATIONS if not taken[op.name])
+    not_taken = tuple(op.name for op in OPERATIONS if op.name in there and not taken[op.name])
     return Coverage(taken, met, not_taken, tuple(n for n in names if not met[n]))
 
 
 def lines(found: Coverage) -> Iterator[str]:
     """The coverage as text."""
-    total = len(OPERATIONS)
-    yield f"operations of the model taken: {total - len(found.not_taken)} of {total}"
+    taken = len(+found.operations)
+    yield f"operations of the model taken: {taken} of {taken + len(found.not_taken)}"
     if found.not_taken:
         yield f"  never: {', '.join(found.not_taken)}"
     situations = len(found.situations) + len(found.not_met)
