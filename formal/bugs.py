@@ -124,6 +124,15 @@ BUGS: dict[str, Bug] = {
             "E10",
         ),
         Bug(
+            "B17",
+            "protected mode does not hand debug_owner to the hypervisor",
+            "0f1a6c5c9784 (v6.14)",
+            {"hands_over_debug_owner": False},
+            ("copy_at_el2_has_the_owner", "host_breakpoints_armed", "owner_has_the_registers"),
+            (Mode.PROTECTED,),
+            "E11",
+        ),
+        Bug(
             "B18a",
             "the traps in a guest hypervisor's MDCR_EL2 have no effect on its guests",
             "3af1105c4fa3 (v6.18)",
@@ -184,11 +193,6 @@ OUT_OF_SCOPE: tuple[tuple[str, str, str], ...] = (
         "B16",
         "VHE leaves PMSCR_EL1 as it was at reset; efad60e46057 and c35dd838666d (v6.18)",
         "PMSCR_EL1 is not part of the state: the guest cannot reach it, the host's own use is another matter",
-    ),
-    (
-        "B17",
-        "protected mode does not hand debug_owner to the hypervisor; 0f1a6c5c9784 (v6.14)",
-        "protected mode is not modelled",
     ),
     (
         "B19",

@@ -19,7 +19,7 @@ from formal.bugs import BUGS, OUT_OF_SCOPE
 from formal.configuration import Configuration
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
-from formal.epochs import EPOCHS, Mode
+from formal.epochs import EPOCHS, HOSTS, Mode
 from formal.evidence.traces import TraceError, write_atomically
 from formal.job import Job, Report
 from formal.manifest import Manifest, ManifestError
@@ -151,6 +151,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
+    if args.kernel and args.mode == Mode.PROTECTED.value:
+        raise UsageError("--kernel proves a tree for vhe and nvhe")
     if args.kernel and (args.epoch or args.bug or args.refresh):
         raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     if args.kernel:
@@ -261,7 +263,7 @@ def _audit(args: argparse.Namespace) -> int:
 def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) -> TreeJob:
     from formal.treejob import TreeJob
 
-    modes = (Mode(args.mode),) if args.mode else tuple(Mode)
+    modes = (Mode(args.mode),) if args.mode else HOSTS
     names = tuple(args.claim) + ((args.explain,) if args.explain else ())
     manifest = Manifest.read(args.proofs / "manifest.toml")
     return TreeJob(tree, modes, names, args.proofs, manifest, args.timeout, processes)

@@ -18,6 +18,10 @@ class Mode(Enum):
 
     VHE = "vhe"  # at EL2
     NVHE = "nvhe"  # at EL1, with a small hypervisor at EL2
+    PROTECTED = "protected"  # likewise (pKVM), but the hypervisor runs copies of the vCPUs that it keeps from the host
+
+
+HOSTS = (Mode.VHE, Mode.NVHE)  # what is booted, and what a tree is read for
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Kernel:
     # emulation of trapped accesses
     indexes_trapped_banks: bool = True  # cb853ded1d25 (v5.13), broken by 03fdfb269009 (v5.4)
     restores_debug_ptr: bool = True  # since v4.3; off only to break it
+    # protected mode, whose hypervisor has a copy of the vCPU (before v6.14 the copy leaves nothing of debug state out)
+    hands_over_debug_owner: bool = True  # 0f1a6c5c9784 (v6.14-rc2): with the registers of the owner
+    hands_over_external_mdscr: bool = True  # by v7.3 (E11): and with MDSCR_EL1 as KVM needs it
     # guests that are hypervisors themselves
     nested_virtualization: bool = False  # 3af1105c4fa3 (v6.18): as from there on; what was before is not modelled
     applies_hypervisor_traps: bool = True  # 3af1105c4fa3 (v6.18): MDCR_EL2 of the guest hypervisor traps its guests
@@ -80,6 +87,11 @@ class Kernel:
         return self.nested_virtualization and self.vhe
 
     @property
+    def copies_vcpu(self) -> bool:
+        """The guest runs from a copy of the vCPU at EL2, which is handed debug state at each entry."""
+        return self.mode is Mode.PROTECTED and self.tracks_debug_owner
+
+    @property
     def traps_at_load(self) -> bool:
         """The traps are active from vcpu_load to vcpu_put, not just while a guest runs."""
         return self.vhe and self.vhe_traps_at_load
@@ -97,7 +109,7 @@ class Epoch:
     releases: str
     says: str
     lacks: dict[str, Any]
-    modes: tuple[Mode, ...] = (Mode.VHE, Mode.NVHE)
+    modes: tuple[Mode, ...] = HOSTS
 
     def kernel(self, mode: Mode) -> Kernel:
         """The behaviours of these releases, in one host mode."""
@@ -136,11 +148,14 @@ _E1: dict[str, Any] = {**_E2, "traps_profiling": False}
 _E0: dict[str, Any] = {**_E1, "sets_pmuserenr": False}
 
 # From v6.14 debug_owner takes the place of DEBUG_DIRTY, debug_ptr and the preserved copies; HPMN is PMCR_EL0.N.
-_E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True}
-_E11: dict[str, Any] = {**_E10, "nested_virtualization": True}
+_E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True, "hands_over_external_mdscr": False}
+_E11: dict[str, Any] = {**_E10, "nested_virtualization": True, "hands_over_external_mdscr": True}
 _E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
 
 _NVHE = (Mode.NVHE,)  # VHE came with v4.6
+# Until v6.13 protected mode is as nVHE for debug state: v6.1 runs the host's own vCPU, and later the copy gets all of
+# it at each entry, debug_ptr to the host's registers included.
+_ALL = tuple(Mode)
 
 EPOCHS: dict[str, Epoch] = {
     e.name: e
@@ -157,8 +172,14 @@ EPOCHS: dict[str, Epoch] = {
         Epoch("E6", "v5.15 to v5.17", "the host's MDCR_EL2 saved, not rebuilt; 64 bits", _E6),
         Epoch("E7", "v5.18 to v6.0", "OS lock emulated", _E7),
         Epoch("E8", "v6.1 to v6.13", "OS lock emulated, host value saved, PSTATE.SS and pending steps kept", {}),
-        Epoch("E9", "v6.14 to v6.17-rc", "debug_owner decides, at vcpu_load; VHE saves the host's MDCR_EL2 late", _E9),
-        Epoch("E10", "v6.17", "VHE saves the host's MDCR_EL2 before it writes the guest's", _E10),
-        Epoch("E11", "v6.18 to v7.3", "a guest hypervisor's MDCR_EL2 traps what its own guests do", _E11),
+        Epoch(
+            "E9",
+            "v6.14 to v6.17-rc",
+            "debug_owner decides, at load; VHE saves the host's MDCR_EL2 late",
+            _E9,
+            _ALL,
+        ),
+        Epoch("E10", "v6.17", "VHE saves the host's MDCR_EL2 before it writes the guest's", _E10, _ALL),
+        Epoch("E11", "v6.18 to v7.3", "a guest hypervisor's MDCR_EL2 traps what its own guests do", _E11, _ALL),
     )
 }

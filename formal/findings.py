@@ -201,6 +201,30 @@ FINDINGS: tuple[Finding, ...] = (
         "none known",
     ),
     Finding(
+        "unshared",
+        (
+            "copy_at_el2_has_external_mdscr",
+            "external_mdscr_debugs_as_asked",
+            "external_mdscr_follows_guest",
+            "host_breakpoints_armed",
+            "step_armed",
+            "os_lock_spares_the_debugger",
+            "one_step_one_instruction",
+        ),
+        lambda k: k.copies_vcpu and not k.hands_over_external_mdscr,
+        "EL2 runs the guest with its own copy of external_mdscr_el1, which nobody hands to it: it stays 0, so that "
+        "user space's breakpoints and steps do not work in protected mode.",
+        "flush_debug_state copies external_mdscr_el1 by v7.3",
+    ),
+    Finding(
+        "flushed",
+        ("protected_guest_keeps_its_traps",),
+        lambda k: k.copies_vcpu,
+        "pvm_init_traps_mdcr chooses traps for a protected guest (TDCC among them) once; flush_hyp_vcpu then "
+        "overwrites them with the host's MDCR_EL2 at each entry.",
+        "none known",
+    ),
+    Finding(
         "eret",
         ("one_step_one_instruction",),
         lambda k: k.nests,

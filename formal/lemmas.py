@@ -559,7 +559,7 @@ def mdscr_is_where_it_belongs(s: State, k: Kernel) -> Term:
     )
 
 
-@lemma(_by_owner)
+@lemma(lambda k: _by_owner(k) and (k.hands_over_external_mdscr or not k.copies_vcpu))
 def external_mdscr_is_in_hardware(s: State, k: Kernel) -> Term:
     """In the guest KVM's MDSCR_EL1 is in the hardware, if KVM has taken the registers."""
     return Implies(And(s.in_guest, s.owned_by(DebugOwner.HOST)), s.hw_mdscr_el1.same(s.external_mdscr_el1))
@@ -618,6 +618,31 @@ def _step_is_accounted_for(s: State, k: Kernel) -> Term:
 def step_is_accounted_for_by_owner(s: State, k: Kernel) -> Term:
     """While stepping: an instruction has run since the last report exactly if its step exception is on the way."""
     return _step_is_accounted_for(s, k)
+
+
+# ---- lemmas about protected mode (v6.14)
+
+
+@lemma(lambda k: k.copies_vcpu)
+def copy_is_the_hosts(s: State, k: Kernel) -> Term:
+    """In the guest EL2's copy has the host's MDCR_EL2 and owner of the registers."""
+    same = And(Eq(s.hyp_debug_owner, s.debug_owner), s.hyp_mdcr_el2.same(s.mdcr_el2))
+    return Implies(s.in_guest, same)
+
+
+@lemma(lambda k: k.copies_vcpu and k.hands_over_external_mdscr)
+def copy_has_external_mdscr(s: State, k: Kernel) -> Term:
+    """In the guest EL2's copy has KVM's MDSCR_EL1, if KVM has taken the registers."""
+    same = s.hyp_external_mdscr_el1.same(s.external_mdscr_el1)
+    return Implies(And(s.in_guest, s.owned_by(DebugOwner.HOST)), same)
+
+
+@lemma(lambda k: k.copies_vcpu and not k.hands_over_external_mdscr)
+def copy_has_no_external_mdscr(s: State, k: Kernel) -> Term:
+    """Until EL2 is handed KVM's MDSCR_EL1, its copy stays 0, and so does the register."""
+    nothing = t.const(0, 64)
+    taken = And(s.in_guest, s.owned_by(DebugOwner.HOST))
+    return And(Eq(s.hyp_external_mdscr_el1.raw, nothing), Implies(taken, Eq(s.hw_mdscr_el1.raw, nothing)))
 
 
 # ---- lemmas about guests that are hypervisors (v6.18)

@@ -164,5 +164,35 @@ def switch_bank_to_host(s: State) -> State:
     )
 
 
+# ---- protected mode: the world switch works on EL2's copy of the vCPU
+
+# What the world switch reads of the vCPU and EL2 has a copy of. The banks are those of the owner that EL2 knows, handed
+# over together with it; the rest of the context is the same for both whenever one of them uses it.
+_COPIED = ("mdcr_el2", "debug_owner", "external_mdscr_el1")
+
+
+def flush_hyp_vcpu(s: State, k: Kernel) -> State:
+    """hyp/nvhe/hyp-main.c, flush_hyp_vcpu and flush_debug_state: from the host's vCPU to EL2's, before the entry."""
+    # MDCR_EL2 is the host's for protected guests too: what pvm_init_traps_mdcr has chosen for them is lost here.
+    s = s.but(hyp_mdcr_el2=s.mdcr_el2)
+    if k.hands_over_debug_owner:
+        s = s.but(hyp_debug_owner=s.debug_owner)
+    if k.hands_over_external_mdscr:
+        host = s.owned_by(DebugOwner.HOST)
+        s = s.but(hyp_external_mdscr_el1=If(host, s.external_mdscr_el1.raw, s.hyp_external_mdscr_el1.raw))
+    return s
+
+
+def hyps_view(s: State) -> State:
+    """The vCPU as the world switch sees it: EL2's copy in place of the host's."""
+    return s.but(**{name: s.values[f"hyp_{name}"] for name in _COPIED})
+
+
+def hosts_view(hyp: State, host: State) -> State:
+    """The host's vCPU again, after the world switch has worked on EL2's copy."""
+    own = {f"hyp_{name}": hyp.values[name] for name in _COPIED}
+    return hyp.but(**own, **{name: host.values[name] for name in _COPIED})
+
+
 def _owner(who: DebugOwner) -> Term:
     return t.const(who, 2)

@@ -639,6 +639,43 @@ def mdscr_is_guests_unless_taken(s: State, k: Kernel) -> Term:
     return s.hw_mdscr_el1.same(s.guest_mdscr_el1)
 
 
+# ---- claims: protected mode (v6.14)
+
+
+def _from_copies(k: Kernel) -> str | None:
+    if not k.tracks_debug_owner:
+        return "until v6.13 EL2 is handed all debug state of the vCPU at each entry, or has no copy"
+    return None if k.copies_vcpu else "only in protected mode EL2 has a copy of the vCPU"
+
+
+_COPY = "hyp/nvhe/hyp-main.c (v6.14), flush_debug_state"
+
+
+@claim(_COPY, applies=_from_copies)
+def copy_at_el2_has_the_owner(s: State, k: Kernel) -> Term:
+    """In protected mode a guest runs with the owner of the debug registers that KVM has decided on."""
+    return Eq(s.hyp_debug_owner, s.debug_owner)
+
+
+@claim(_COPY, when=_host_owns, applies=_from_copies)
+def copy_at_el2_has_external_mdscr(s: State, k: Kernel) -> Term:
+    """In protected mode, while KVM owns the debug registers, MDSCR_EL1 is what KVM has computed for that."""
+    return s.hw_mdscr_el1.same(s.external_mdscr_el1)
+
+
+@claim(
+    "hyp/nvhe/pkvm.c (v6.14), pvm_init_traps_mdcr",
+    when=lambda s, k: And(s.in_guest, s.protected_vm) if k.copies_vcpu else s.in_guest,
+    applies=_from_copies,
+)
+def protected_guest_keeps_its_traps(s: State, k: Kernel) -> Term:
+    """A protected guest runs with the traps that EL2 has chosen for it, whatever the host's MDCR_EL2 for it is.
+
+    That is TDCC, besides those that KVM sets anyway; TDA is left to the owner of the registers.
+    """
+    return And(*(getattr(s.hw_mdcr_el2, n) for n in ("TDCC", "TTRF", "TPMS", "TDRA", "TDOSA", "TPM", "TPMCR")))
+
+
 # ---- claims: a guest that is a hypervisor (v6.18)
 
 

@@ -111,6 +111,10 @@ def _nested(k: Kernel) -> bool:
     return k.nests
 
 
+def _copied(k: Kernel) -> bool:
+    return k.copies_vcpu
+
+
 def _register(
     owner: Owner,
     kind: type[R],
@@ -202,6 +206,13 @@ class State:
     has_fgt = _flag("vcpu", "ARM64_HAS_FGT: all CPUs have fine-grained traps; never changes", exists=_nested)
     nr_pmu_counters = _number("vcpu", 5, "vcpu->kvm->arch.nr_pmu_counters", exists=_nested)
     virtual_mdcr_el2 = _register("vcpu", MDCR_EL2, "vcpu->arch.ctxt.sys_regs[MDCR_EL2]", exists=_nested)
+    # ---- the vCPU: its copy at EL2 (protected mode)
+    protected_vm = _flag("vcpu", "kvm_vm_is_protected(): a guest that EL2 keeps from the host", exists=_copied)
+    hyp_mdcr_el2 = _register("vcpu", MDCR_EL2, "hyp_vcpu->vcpu.arch.mdcr_el2", exists=_copied)
+    hyp_debug_owner = Variable(
+        "vcpu", lambda _: 2, _same, "hyp_vcpu->vcpu.arch.debug_owner", kind=DebugOwner, exists=_copied
+    )
+    hyp_external_mdscr_el1 = _register("vcpu", MDSCR_EL1, "hyp_vcpu->vcpu.arch.external_mdscr_el1", exists=_copied)
     # ---- the vCPU: ghosts, which no kernel code reads
     guest_mdscr_el1 = _register("vcpu", MDSCR_EL1, "what the guest (or user space for it) last wrote", ghost=True)
     guest_pstate_ss = _flag("vcpu", "PSTATE.SS as the guest (or user space for it) left it", ghost=True)
@@ -374,7 +385,8 @@ def init(s: State, k: Kernel) -> Term:
     """
     zeroed = (
         "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps "
-        "debug_owner external_mdscr_el1 percpu_mdcr_el2 nr_event_counters virtual_mdcr_el2 hypervisor_mdcr_el2"
+        "debug_owner external_mdscr_el1 percpu_mdcr_el2 nr_event_counters virtual_mdcr_el2 hypervisor_mdcr_el2 "
+        "hyp_mdcr_el2 hyp_debug_owner hyp_external_mdscr_el1"
     ).split()
     lowered = (
         "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss sampled_dirty is_set_up "

@@ -24,6 +24,9 @@ from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, 
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
 from formal.ownership import (
+    flush_hyp_vcpu,
+    hosts_view,
+    hyps_view,
     init_host_debug_data,
     load_debug,
     put_debug,
@@ -565,7 +568,8 @@ def debug_switch_to_host(s: State) -> State:
     "__kvm_vcpu_run enters",
     "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
     writes="phase pstate adjust_pc host_ctxt_mdscr_el1 hw_mdscr_el1 host_ctxt_pmuserenr_el0 mdcr_el2_host "
-    "hw_pmuserenr_el0 hw_mdcr_el2 host_debug_state hw_bank hw_pstate guest_pstate_ss",
+    "hw_pmuserenr_el0 hw_mdcr_el2 host_debug_state hw_bank hw_pstate guest_pstate_ss hyp_mdcr_el2 hyp_debug_owner "
+    "hyp_external_mdscr_el1",
     enabled=lambda s, k, i: _enters(s, k, i) if k.tracks_debug_owner else _here(Phase.SETUP)(s, k, i),
 )
 def run_enters(s: State, k: Kernel, i: Inputs) -> State:
@@ -573,10 +577,15 @@ def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     lent = Not(ss_is_the_guests(s, k))
     s = save_host_mdscr(s)
     skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(lent, Not(s.adjust_pc))))
-    s = restore_owned_mdscr(skipped) if k.tracks_debug_owner else restore_guest_mdscr(skipped)
+    host = s = flush_hyp_vcpu(skipped, k) if k.copies_vcpu else skipped
+    if k.copies_vcpu:
+        s = hyps_view(s)
+    s = restore_owned_mdscr(s) if k.tracks_debug_owner else restore_guest_mdscr(s)
     if not k.traps_at_load:
         s = activate_traps(s, k)
     s = switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
+    if k.copies_vcpu:
+        s = hosts_view(s, host)
     return _eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
 
 
@@ -598,8 +607,8 @@ def fixup_guest_exit(s: State, k: Kernel, i: Inputs) -> State:
     "__kvm_vcpu_run returns",
     "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
     writes="phase exit pstate mdscr_el1 external_mdscr_el1 hw_mdcr_el2 hw_pmuserenr_el0 hw_mdscr_el1 "
-    "vcpu_debug_state external_debug_state hw_bank debug_dirty guest_pstate_ss",
-    enabled=lambda s, k, i: And(s.in_guest, _exit_is_possible(s, i)),
+    "vcpu_debug_state external_debug_state hw_bank debug_dirty guest_pstate_ss hyp_external_mdscr_el1",
+    enabled=lambda s, k, i: And(s.in_guest, _exit_is_possible(s, k, i)),
 )
 def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
     """An exception to EL2 that the host must handle, and the world switch out."""
@@ -609,14 +618,18 @@ def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
         pstate=s.hw_pstate,
         guest_pstate_ss=If(ss_is_the_guests(s, k), s.hw_pstate.SS, s.guest_pstate_ss),
     )
+    host = s
+    if k.copies_vcpu:
+        s = hyps_view(s)
     s = save_owned_mdscr(s) if k.tracks_debug_owner else s.but(mdscr_el1=s.hw_mdscr_el1)
     if not k.traps_at_load:
         s = deactivate_traps(s, k)
     s = s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1)
-    return switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)
+    s = switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)
+    return hosts_view(s, host) if k.copies_vcpu else s
 
 
-def _exit_is_possible(s: State, i: Inputs) -> Term:
+def _exit_is_possible(s: State, k: Kernel, i: Inputs) -> Term:
     """Which exits the hardware can produce now (Arm ARM D2.12; formal/arch)."""
     kind = i.bits("exit", 3)
 
@@ -624,7 +637,10 @@ def _exit_is_possible(s: State, i: Inputs) -> Term:
         return Eq(kind, t.const(e, 3))
 
     to_el2, runs, c = goes_to_el2(s.hw_mdcr_el2), may_execute(s), controls(s)
+    # hyp/nvhe/sys_regs.c, pvm_sys_reg_descs: EL2 answers a protected guest's accesses itself, as RAZ/WI.
+    kept = s.protected_vm if k.copies_vcpu else FALSE
     return And(
+        Implies(Or(is_(Exit.DEBUG_ACCESS), is_(Exit.OS_ACCESS)), Not(kept)),
         Implies(is_(Exit.STEP), And(to_el2, Not(runs))),
         # Everything below is the doing of an instruction, which an active-pending step does not let run.
         Implies(Not(Or(is_(Exit.NONE), is_(Exit.STEP))), runs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from formal.configuration import Configuration
 from formal.engines.verdict import Checker, Result, Verdict
@@ -197,7 +198,8 @@ def compare(
     """
     tree = program.tree
     assert isinstance(tree, KernelTree)
-    lifted = {name: program.lift(name, mode.value, file=DEBUG_C) for name in program.functions(DEBUG_C)}
+    side: Literal["vhe", "nvhe"] = "vhe" if mode is Mode.VHE else "nvhe"
+    lifted = {name: program.lift(name, side, file=DEBUG_C) for name in program.functions(DEBUG_C)}
     for needed in ("kvm_arm_init_debug", "kvm_arm_setup_debug", "kvm_arm_clear_debug"):
         if needed not in lifted:
             raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
@@ -214,7 +216,7 @@ def compare(
     _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     _compare_hypervisor(report, program, binding, by_hand, ask)
-    reviewed.check(program, mode.value, k.defers_pc_adjustment)
+    reviewed.check(program, side, k.defers_pc_adjustment)
     report.problems += _check_constants(program)
     report.misdescribed += tables.check(program, k)
     _check_rules(report, program, binding, k, ask)

@@ -28,7 +28,7 @@ from formal.transitions import (
 from formal.walk import evaluate
 from tests.conftest import checker_of
 
-BY_OWNER = [(name, mode) for name, e in EPOCHS.items() for mode in Mode if e.kernel(mode).tracks_debug_owner]
+BY_OWNER = [(name, mode) for name, e in EPOCHS.items() for mode in e.modes if e.kernel(mode).tracks_debug_owner]
 each_kernel = pytest.mark.parametrize(("epoch", "mode"), BY_OWNER, ids=lambda x: getattr(x, "value", x))
 E10 = EPOCHS["E10"]
 BY_NAME = {op.name: op for op in OPERATIONS}

@@ -20,7 +20,7 @@ from formal.conform.tracecommand import check_recording
 from formal.conform.tracecoverage import coverage
 from formal.conform.tracecoverage import lines as coverage_lines
 from formal.conform.tracefile import TraceFormatError
-from formal.epochs import Mode
+from formal.epochs import HOSTS, Mode
 from formal.evidence.traces import write_atomically
 from formal.options import seconds
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say how to boot."""
-    parser.add_argument("--mode", choices=[m.value for m in Mode], action="append", help="default: both")
+    parser.add_argument("--mode", choices=[m.value for m in HOSTS], action="append", help="default: both")
     parser.add_argument(
         "--kernels", type=Path, metavar="DIR", help="where kernels are kept; default: a cache directory"
     )
@@ -56,7 +56,7 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def modes(args: argparse.Namespace) -> list[Mode]:
     """The modes that the options ask for, each once."""
-    return [Mode(m) for m in dict.fromkeys(args.mode or Mode)]
+    return [Mode(m) for m in dict.fromkeys(args.mode or HOSTS)]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from formal.conform.monitor import bpftrace, dot, monitor
 from formal.conform.tracerun import TRACED
-from formal.epochs import EPOCHS, Mode
+from formal.epochs import EPOCHS, HOSTS, Mode
 from formal.evidence.traces import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--epoch", choices=TRACED, default="E8", help="the release; default: E8")
-    parser.add_argument("--mode", choices=[m.value for m in Mode], default="vhe", help="the host mode; default: vhe")
+    parser.add_argument("--mode", choices=[m.value for m in HOSTS], default="vhe", help="the host mode; default: vhe")
     parser.add_argument("--dot", metavar="FILE", help="an automaton for the kernel's tools/verification (rv, dot2k)")
     parser.add_argument("--bpftrace", metavar="FILE", help="a bpftrace script; - is the standard output")
 

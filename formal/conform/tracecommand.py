@@ -15,7 +15,7 @@ from formal.conform.tracecoverage import coverage, lines
 from formal.conform.tracefile import TraceFormatError, TraceText, parse, read
 from formal.conform.traceparts import Grouping
 from formal.conform.tracerun import FIELDS, TRACED
-from formal.epochs import EPOCHS, Mode
+from formal.epochs import EPOCHS, HOSTS
 from formal.evidence.traces import TraceBook, TraceError
 
 BOOKS = Path(__file__).parents[2] / "proofs/traces"
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
     parser.add_argument("--epoch", choices=TRACED, help="the release; default: every one that explains it")
-    parser.add_argument("--mode", choices=[m.value for m in Mode], help="the host mode; default: both")
+    parser.add_argument("--mode", choices=[m.value for m in HOSTS], help="the host mode; default: both")
     parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
 
 

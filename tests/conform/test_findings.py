@@ -12,7 +12,7 @@ from formal.conform.debian import Image
 from formal.conform.finding import Outcome, judge
 from formal.conform.marks import MissingMarkError, passages
 from formal.conform.reproducers import REPRODUCERS, STATES, State, by_name
-from formal.epochs import Mode
+from formal.epochs import HOSTS, Mode
 from formal.findings import FINDINGS
 from formal.properties import CLAIMS
 from tests.conform.test_boot import VM
@@ -20,7 +20,7 @@ from tests.conform.test_command import errors
 from tests.conftest import ROOT
 
 EPOCH_OF = {"5.10": "E4s", "6.1": "E8", "6.12": "E8"}  # "newest" is not modelled
-BOOTABLE = [Configuration(name, m.value) for name in ("E4s", "E8") for m in Mode]
+BOOTABLE = [Configuration(name, m.value) for name in ("E4s", "E8") for m in HOSTS]
 
 
 def trace(name, *marks):

@@ -26,7 +26,7 @@ from formal.walk import evaluate
 from tests.conftest import PROOFS
 from tests.walks import Walk
 
-KERNELS = [(e, m) for e in TRACED for m in Mode]
+KERNELS = [(e, m) for e in TRACED for m in EPOCHS[e].modes]
 
 
 def entry_values(env, pair):

@@ -212,6 +212,19 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "one_step_one_instruction_if_not_reset",
     ),
 )
+# Protected mode: the copy of the vCPU at EL2 (flush_hyp_vcpu, hyp-main.c), and the world switch that works on it.
+COPY_MUTANTS: tuple[Mutant, ...] = tuple(
+    keeps(says, ENTER, variables, *breaks, mode="protected", epoch="E11")
+    for says, variables, breaks in (
+        ("EL2 keeps the owner of the entry before", "hyp_debug_owner", ("copy_at_el2_has_the_owner",)),
+        (
+            "EL2's own MDSCR_EL1 is loaded",
+            "hyp_external_mdscr_el1 hw_mdscr_el1",
+            ("copy_at_el2_has_external_mdscr", "step_armed"),
+        ),
+        ("EL2's own traps are loaded", "hyp_mdcr_el2 hw_mdcr_el2", ("entry_is_fresh", "os_registers")),
+    )
+)
 HARMLESS_OF_OWNER: tuple[Mutant, ...] = (
     faulty("MDCR_EL2 is written again at entry", ENTER, lambda b, g, k, i: g.but(hw_mdcr_el2=g.mdcr_el2)),
     faulty(
@@ -230,4 +243,4 @@ def _ends_debugging(trace: Trace) -> Trace:
 
 if __name__ == "__main__":
     known = checker_of(Configuration("E10", "vhe")).book.traces
-    search(OWNER_MUTANTS, (*BY_HAND, *known, *map(_ends_debugging, known))).write(BOOK)
+    search((*OWNER_MUTANTS, *COPY_MUTANTS), (*BY_HAND, *known, *map(_ends_debugging, known))).write(BOOK)

@@ -6,12 +6,16 @@ import pytest
 
 from formal.configuration import Configuration
 from formal.engines.verdict import Checker, Verdict
-from formal.epochs import EPOCHS, Mode
+from formal.engines.z3backend import Z3Solver, Z3Terms
+from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.traces import TraceBook
 from formal.properties import CLAIMS
+from formal.state import State
+from formal.terms import Not, Or
+from formal.transitions import Inputs
 from tests.conftest import checker_of
-from tests.engines.mutants import CLAIM, Mutant, check_breaks, system
-from tests.engines.owner_mutants import BOOK, HARMLESS_OF_OWNER, OWNER_MUTANTS
+from tests.engines.mutants import CLAIM, Mutant, check_breaks, mutant, system
+from tests.engines.owner_mutants import BOOK, COPY_MUTANTS, ENTER, HARMLESS_OF_OWNER, OWNER_MUTANTS
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,7 @@ def book() -> TraceBook:
     return TraceBook.read(BOOK)
 
 
-@pytest.mark.parametrize("one", OWNER_MUTANTS, ids=lambda m: m.says)
+@pytest.mark.parametrize("one", (*OWNER_MUTANTS, *COPY_MUTANTS), ids=lambda m: m.says)
 def test_a_fault_breaks_its_claims(one: Mutant, book: TraceBook) -> None:
     """They are proved without the fault, not with it, and the stored run breaks them with the fault only."""
     checker, fixed = Checker(system(one), book), checker_of(Configuration(one.epoch, one.mode))
@@ -46,3 +50,29 @@ def test_every_claim_that_the_rework_brought_is_killed_by_some_fault() -> None:
     killed = {name for one in OWNER_MUTANTS for name in one.breaks}
     assert len(brought) >= 8
     assert brought - false <= killed, f"no fault breaks {sorted(brought - false - killed)}"
+
+
+def test_every_claim_about_the_copy_at_el2_is_killed_by_some_fault() -> None:
+    own, host = EPOCHS["E11"].kernel(Mode.PROTECTED), EPOCHS["E11"].kernel(Mode.NVHE)
+    brought = {c.name for c in CLAIMS if c.applies(host) is not None and c.applies(own) is None}
+    killed = {name for one in COPY_MUTANTS for name in one.breaks}
+    assert brought - {"protected_guest_keeps_its_traps"} <= killed  # which is false for every kernel
+
+
+def test_traps_of_a_protected_guest_would_stay_if_the_entry_added_them() -> None:
+    """The claim that is false for every kernel is true where EL2's own choice is loaded with the host's."""
+
+    def adds(before: State, good: State, k: Kernel, i: Inputs) -> State:
+        return good.but(hw_mdcr_el2=good.hw_mdcr_el2.but(TDCC=Or(good.protected_vm, good.hw_mdcr_el2.TDCC)))
+
+    claim = CLAIM["protected_guest_keeps_its_traps"]
+    mended = Checker(system(mutant("mended", ENTER, adds, mode="protected", epoch="E11")), lemmas=())
+    assert not mended.invariant().implies(claim), "nothing is known without lemmas"
+    fixed = checker_of(Configuration("E11", "protected"))
+    assert fixed.check(claim).verdict is Verdict.VIOLATED
+    step = mended.system.apply(next(op for op in mended.system.operations if op.name == ENTER))
+    facts, goal = fixed.invariant().facts(), claim.holds(step.after, mended.system.kernel)
+    solver = Z3Solver(Z3Terms())
+    solver.add(*facts, step.guard)
+    assert solver.satisfiable(), "vacuous"
+    assert not solver.satisfiable(Not(goal))
