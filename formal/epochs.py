@@ -8,9 +8,12 @@ bug it fixed (``formal/bugs.py``). Commit ids are those of mainline.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+Step = TypeVar("Step", bound=Callable[..., object])
 
 
 class Mode(Enum):
@@ -95,6 +98,10 @@ class Kernel:
     def traps_at_load(self) -> bool:
         """The traps are active from vcpu_load to vcpu_put, not just while a guest runs."""
         return self.vhe and self.vhe_traps_at_load
+
+    def doing(self, function: str, by_hand: Step) -> Step:
+        """A step of an operation: as the specification has it (a tree may bring its own, formal/kernel/owner.py)."""
+        return by_hand
 
     def but(self, **changes: Any) -> Self:
         """This kernel with some behaviours changed."""

@@ -376,14 +376,14 @@ def deactivate_traps(s: State, k: Kernel) -> State:
 def load(s: State, k: Kernel) -> State:
     """What vcpu_load does to the debug registers and the traps."""
     if k.tracks_debug_owner:
-        s = load_debug(s, k)
+        s = k.doing("kvm_vcpu_load_debug", load_debug)(s, k)
     return activate_traps(s, k) if k.traps_at_load else s
 
 
 def put(s: State, k: Kernel) -> State:
     """What vcpu_put does to them."""
     if k.tracks_debug_owner:
-        s = put_debug(s, k)
+        s = k.doing("kvm_vcpu_put_debug", put_debug)(s, k)
     return deactivate_traps(s, k) if k.traps_at_load else s
 
 

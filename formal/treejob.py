@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,11 @@ from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import handlers, hypervisor, reviewed, runloop, scan, tables, writers
+from formal.kernel import handlers, hypervisor, owner, reviewed, runloop, scan, tables, writers
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
-from formal.kernel.binding import UNMODELLED, Binding, flags_of
+from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.calls import HYP_CALL
-from formal.kernel.compare import Counterpart, counterparts, equalities
+from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
 from formal.kernel.literals import LITERALS
@@ -27,16 +27,8 @@ from formal.manifest import Manifest
 from formal.properties import CLAIMS
 from formal.state import VARIABLES, State
 from formal.system import System
-from formal.terms import TRUE, Not, Or, Term
-from formal.transitions import (
-    OPERATIONS,
-    Inputs,
-    Operation,
-    reset_debug_ptr,
-    restore_guest_debug_regs,
-    save_guest_debug_regs,
-    setup_mdcr_el2,
-)
+from formal.terms import TRUE, And, Not, Or, Term
+from formal.transitions import OPERATIONS, Inputs, Operation
 from formal.vocabulary import Claim, Point
 from formal.walk import support
 
@@ -47,19 +39,6 @@ FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longes
 SEARCH_SECONDS = 20.0  # for all searches of one mode together; known traces are tried before any search
 SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
-
-
-def _reset_debug_ptr(s: State, k: Kernel) -> State:
-    return reset_debug_ptr(s)
-
-
-# functions of debug.c that run inside others: compared on every state, without any lemma
-COMPONENTS: dict[str, Callable[[State, Kernel], State]] = {
-    "save_guest_debug_regs": save_guest_debug_regs,
-    "restore_guest_debug_regs": restore_guest_debug_regs,
-    "kvm_arm_setup_mdcr_el2": setup_mdcr_el2,
-    "kvm_arm_reset_debug_ptr": _reset_debug_ptr,
-}
 
 
 class Questions:
@@ -200,9 +179,6 @@ def compare(
     assert isinstance(tree, KernelTree)
     side: Literal["vhe", "nvhe"] = "vhe" if mode is Mode.VHE else "nvhe"
     lifted = {name: program.lift(name, side, file=DEBUG_C) for name in program.functions(DEBUG_C)}
-    for needed in ("kvm_arm_init_debug", "kvm_arm_setup_debug", "kvm_arm_clear_debug"):
-        if needed not in lifted:
-            raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
     resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel
     by_hand = System(k)
@@ -210,10 +186,14 @@ def compare(
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
     report.binding = binding
+    debug = owner.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
+    outside |= debug.init() if debug is not None else {}
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     report.lifted = tuple(report.counterparts)
     report.replaced = _compare_operations(report, by_hand, ask)
-    _compare_components(report, lifted, binding, by_hand, ask)
+    by_hand = _compare_owner(report, debug, by_hand, ask) if debug is not None else by_hand
+    if debug is None:
+        _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     _compare_hypervisor(report, program, binding, by_hand, ask)
     reviewed.check(program, side, k.defers_pc_adjustment)
@@ -233,15 +213,19 @@ def _compare_operations(report: TreeReport, system: System, ask: Questions) -> d
     s, k = system.state(), system.kernel
     for name, c in report.counterparts.items():
         inputs = Inputs(f"in.{name}", k.breakpoints)
-        guard = c.operation.enabled(s, k, inputs)
-        differs = ask.differing(c.differences(s, k, inputs), guard)
-        sides = [d for d in differs if d not in VARIABLES]
-        if sides:
-            raise NotUnderstoodError(c.lifted.file, c.lifted.line, f"{c.lifted.name}: not proved that {sides[0]}")
-        if differs:
+        guard = And(c.operation.enabled(s, k, inputs), allowed(s))
+        if differs := _variables(c.lifted, ask.differing(c.differences(s, k, inputs), guard)):
             replaced[name] = c.lifted_operation()
         report.compared.append(_compared(c.lifted, differs, c.unmodelled()))
     return replaced
+
+
+def _variables(lifted: Lifted, differs: list[str]) -> list[str]:
+    """The state variables in which a function differs; what else it must do has to be proved."""
+    for side in differs:
+        if side not in VARIABLES:
+            raise NotUnderstoodError(lifted.file, lifted.line, f"{lifted.name}: not proved that {side}")
+    return differs
 
 
 def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) -> Compared:
@@ -261,11 +245,22 @@ def _compare_components(
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
+def _compare_owner(report: TreeReport, debug: owner.Debug, system: System, ask: Questions) -> System:
+    """Compares debug.c of v6.14 and later; the system with what the C does instead of its description."""
+    s, k = system.state(), system.kernel
+    for name in owner.COMPONENTS:
+        function = debug.lifted[name]
+        differs = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
+        report.compared.append(_compared(function, differs, debug.binding.stores(function)[1]))
+    report.counterparts = {**debug.shown(), **report.counterparts}
+    return System(debug.kernel(k, tuple(c.function for c in report.compared if not c.equal)))
+
+
 def _compare_hypervisor(report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions) -> None:
     s, k = system.state(), system.kernel
     for component, function in hypervisor.lifted(program, k):
         hypervisor.refuse_unfit(function)
-        differs = ask.differing(hypervisor.conditions(component, function, binding, s, k))
+        differs = ask.differing(hypervisor.conditions(component, function, binding, s, k), allowed(s))
         found = _compared(function, differs, ())
         report.compared.append(found)
         if differs:
@@ -284,7 +279,7 @@ def _check_frames(
     s = system.state()
     known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys() | set(helpers)
     for name, function in lifted.items():
-        if name in known:
+        if name in known or (system.kernel.tracks_debug_owner and owner.compared(name)):
             continue
         moved = ask.differing(equalities(binding.after(function, s), binding, s, s))
         if moved:

@@ -17,6 +17,10 @@ from formal.terms import BOOL, Value
 from formal.walk import evaluate, support
 
 DEBUG_C = f"{KVM}/debug.c"
+# the functions of debug.c without which there is no comparison: until v6.13, and from v6.14 on
+OF_DIRTY = ("kvm_arm_init_debug", "kvm_arm_setup_debug", "kvm_arm_clear_debug")
+OF_OWNER = ("kvm_init_host_debug_data", "kvm_arm_setup_mdcr_el2", "kvm_vcpu_load_debug", "kvm_vcpu_put_debug",
+            "kvm_debug_set_guest_ownership", "setup_external_mdscr")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,14 @@ def resolve(
     """The behaviours of a tree.
 
     Raises:
-        NotUnderstoodError: if the C has a shape that fits no behaviour.
+        NotUnderstoodError: if the C lacks a function, or has a shape that fits no behaviour.
     """
     found: dict[str, bool | int] = {s.behaviour: s.value for s in signs}
-    found |= _by_width(lifted, binding) | _by_effect(mode, lifted, binding) | _by_comment(tree)
+    for needed in OF_OWNER if found["tracks_debug_owner"] else OF_DIRTY:
+        if needed not in lifted:
+            raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
+    found |= _of_owner(mode, lifted, binding) if found["tracks_debug_owner"] else _of_dirty(mode, lifted, binding)
+    found |= _by_comment(tree)
     kernel = Kernel(mode, **found)  # type: ignore[arg-type]
     names = [f.name for f in fields(Kernel) if f.name != "mode"]
 
@@ -47,6 +55,24 @@ def resolve(
 
     nearest = min((e for e in EPOCHS.values() if mode in e.modes), key=lambda e: len(unlike(e)))
     return Resolved(kernel, nearest, tuple(f"{n}={getattr(kernel, n)}" for n in unlike(nearest)))
+
+
+def _of_dirty(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool | int]:
+    return _by_width(lifted, binding) | _by_effect(mode, lifted, binding)
+
+
+def _of_owner(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool | int]:
+    """What v6.14 left of the behaviours: the rest is as in the newest release, or compared with the C itself."""
+    setup, load, put = (lifted[name] for name in OF_OWNER[1:4])
+    width = binding.width(setup, "vcpu->arch.mdcr_el2")
+    if width is None:
+        raise NotUnderstoodError(setup.file, setup.line, "mdcr_el2 is not used here")
+    return {
+        "mdcr_el2_bits": width,
+        "traps_trace_filter": bool(_at_zero(setup, "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
+        "vhe_saves_host_mdcr_first": mode is not Mode.VHE or "mdcr_el2_host" in binding.stores(load)[0],
+        "keeps_step_pending": "ss_active_pending" in binding.stores(put)[0],
+    }
 
 
 def _by_width(lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, int]:

@@ -15,8 +15,8 @@ from formal import terms as t
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted
 from formal.kernel.tree import Sources
-from formal.state import State
-from formal.terms import BOOL, Eq, If, Or, Term
+from formal.state import DebugOwner, State
+from formal.terms import BOOL, Eq, If, Ne, Or, Term
 from formal.walk import substitute
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
@@ -33,6 +33,8 @@ REGISTERS: dict[str, tuple[str, ...]] = {
     "pstate": ("vcpu->arch.ctxt.regs.pstate",),
     "preserved_mdscr_el1": ("vcpu->arch.guest_debug_preserved.mdscr_el1",),
     "preserved_pstate_ss": ("vcpu->arch.guest_debug_preserved.pstate_ss",),
+    "external_mdscr_el1": ("vcpu->arch.external_mdscr_el1",),
+    "nr_event_counters": (f"{_HOST}.nr_event_counters",),
     "hw_mdcr_el2": ("hw.mdcr_el2",),
     "hw_mdscr_el1": ("hw.mdscr_el1",),
     "hw_pmuserenr_el0": ("hw.pmuserenr_el0",),
@@ -50,21 +52,33 @@ _ELEMENT = re.compile(r"(.+)\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
 _HARDWARE = re.compile(r"hw\.dbg(bcr|bvr|wcr|wvr)(\d+)_el1")
 ID_REGISTER = "hw.id_aa64dfr0_el1"  # its fields BRPs and WRPs: how many there are, less one
 _ALL_BREAKPOINTS = 0xF << 12 | 0xF << 20
+_PMUVER = (11, 8)  # its field PMUVer: 0b0000 no PMUv3, 0b1111 another one (Arm ARM D24.2)
+COUNTED = (f"{_HOST}.debug_brps", f"{_HOST}.debug_wrps")  # the same, kept when the CPU comes up, from v6.14
 # what is taken for granted of values that are not in the state
-GIVEN: dict[str, Term] = {"key.kvm_arm_pmu_available": t.TRUE}
+GIVEN: dict[str, Term] = {
+    "key.kvm_arm_pmu_available": t.TRUE,
+    "cap.ARM64_HAS_PMUV3": t.TRUE,  # the same question from v6.15 on
+    "vcpu->kvm != NULL": t.TRUE,  # every vCPU belongs to a VM
+}
+DEBUG_OWNER = "vcpu->arch.debug_owner"  # 32 bits in C, two in the state
+ENUMERATORS = {"VCPU_DEBUG_FREE": DebugOwner.FREE, "VCPU_DEBUG_HOST_OWNED": DebugOwner.HOST,
+               "VCPU_DEBUG_GUEST_OWNED": DebugOwner.GUEST}  # fmt: skip
 DEBUG_PTR = "vcpu->arch.debug_ptr"  # lifted as a number: 0 is vcpu_debug_state, 1 is external_debug_state
 # state variable: the macros that may name its bit, newest first
 FLAGS: dict[str, tuple[str, ...]] = {
     "debug_dirty": ("DEBUG_DIRTY", "KVM_ARM64_DEBUG_DIRTY"),
-    "ss_active_pending": ("DBG_SS_ACTIVE_PENDING",),
+    "ss_active_pending": ("DBG_SS_ACTIVE_PENDING", "HOST_SS_ACTIVE_PENDING"),
+    "guest_ss_pending": ("GUEST_SS_ACTIVE_PENDING",),
 }
 # flags that no state variable stands for one by one: adjust_pc is either of them
 PENDING: dict[str, tuple[str, ...]] = {
     "INCREMENT_PC": ("INCREMENT_PC", "KVM_ARM64_INCREMENT_PC"),
     "PENDING_EXCEPTION": ("PENDING_EXCEPTION", "KVM_ARM64_PENDING_EXCEPTION"),
 }
+LOADED = "SYSREGS_ON_CPU"  # the guest's registers of EL1 are on the CPU: VHE, while a vCPU is loaded
 ON_CPU = "PMUSERENR_ON_CPU"  # the guest's PMUSERENR_EL0 is on the CPU, from v6.5
 UNMODELLED: dict[str, tuple[str, ...]] = {**PENDING, ON_CPU: (ON_CPU,)}
+SYSREGS: dict[str, tuple[str, ...]] = {LOADED: (LOADED,)}
 
 
 def element_of(lvalue: str) -> tuple[str, int] | None:
@@ -75,6 +89,19 @@ def element_of(lvalue: str) -> tuple[str, int] | None:
         bank = next((name for name, lvalues in BANKS.items() if found[1] in lvalues), None)
         return None if bank is None else (bank, KINDS.index(found[2]) << 4 | int(found[3]))
     return None
+
+
+def _with_pmuv3(value: Term) -> Term:
+    """A value of ID_AA64DFR0_EL1 with PMUv3 implemented, of any version: where it says otherwise, of the first."""
+    version = t.extract(value, *_PMUVER)
+    none = Or(Eq(version, t.const(0, 4)), Eq(version, t.const(0xF, 4)))
+    field = t.const(0xF << _PMUVER[1], 64)
+    return If(none, (value & ~field) | t.const(1 << _PMUVER[1], 64), value)
+
+
+def allowed(s: State) -> Term:
+    """What every state satisfies by the types of the C: debug_owner is one of its enumerators."""
+    return Ne(s.debug_owner, t.const(3, 2)) if "debug_owner" in s.values else t.TRUE
 
 
 @dataclass(frozen=True)
@@ -155,7 +182,11 @@ class Binding:
             assert isinstance(bank.sort, tuple)
             return t.select(bank, t.const(element[1], bank.sort[0]))
         if lvalue == ID_REGISTER:
-            return variable | t.const(_ALL_BREAKPOINTS, 64)
+            return _with_pmuv3(variable | t.const(_ALL_BREAKPOINTS, 64))
+        if lvalue in COUNTED:
+            return t.const(0xF, t.width(variable))
+        if lvalue == DEBUG_OWNER and "debug_owner" in s.values:
+            return t.zero_extend(s.debug_owner, t.width(variable))
         if lvalue == DEBUG_PTR:
             return If(s.debug_ptr_external, t.const(1, t.width(variable)), t.const(0, t.width(variable)))
         here = [(name, flag.bit) for name, flag in self.flags.items() if flag.lvalue == lvalue]
@@ -180,6 +211,10 @@ class Binding:
                 values[self._by_lvalue[lvalue]] = value
             elif element := element_of(lvalue):
                 elements[element] = value
+            elif lvalue == DEBUG_OWNER:
+                values["debug_owner"] = t.extract(value, 1, 0)
+                one_of = Or(*(Eq(value, t.const(who, t.width(value))) for who in DebugOwner))
+                conditions["debug_owner is one of its enumerators"] = one_of
             elif lvalue == DEBUG_PTR:
                 own, external = t.const(0, t.width(value)), t.const(1, t.width(value))
                 values["debug_ptr_external"] = Eq(value, external)
@@ -194,11 +229,12 @@ class Binding:
     def models(self, lvalue: str) -> bool:
         """Whether a C lvalue is (part of) a state variable."""
         flags = any(flag.lvalue == lvalue for flag in self.flags.values())
-        return lvalue in self._by_lvalue or lvalue == DEBUG_PTR or flags or element_of(lvalue) is not None
+        named = lvalue in self._by_lvalue or lvalue in (DEBUG_PTR, DEBUG_OWNER)
+        return named or flags or element_of(lvalue) is not None
 
     def decides(self, name: str) -> bool:
         """Whether a state variable stands for a C lvalue here, so that only C code changes it."""
-        return name in REGISTERS or name == "debug_ptr_external" or name in self.flags
+        return name in REGISTERS or name in ("debug_ptr_external", "debug_owner") or name in self.flags
 
     def stores(self, lifted: Lifted) -> tuple[frozenset[str], tuple[str, ...]]:
         """What a function stores to: state variables, and lvalues that have none."""
@@ -212,6 +248,8 @@ class Binding:
                 variables.add(element[0])
             elif lvalue == DEBUG_PTR:
                 variables.add("debug_ptr_external")
+            elif lvalue == DEBUG_OWNER:
+                variables.add("debug_owner")
             elif here:
                 variables |= here
             else:

@@ -41,7 +41,11 @@ _COUNTING = (
     "popcountll",
 )
 _FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "offsetof", "types_compatible_p"))
-_LIBRARY = ("copy_from_user", "copy_to_user")  # outside KVM: taken by their names
+# outside KVM: taken by their names
+_LIBRARY = ("copy_from_user", "copy_to_user", "set_bit", "clear_bit", "read_cpuid_id", "arch_local_save_flags",
+            "arch_timer_read_cntpct_el0")  # fmt: skip
+OUTLINE = "vcpu_load and vcpu_put change the debug state by the parts that they call for it, and by nothing else"
+PROTECTED = "protected mode (pKVM) is off where the hypervisor asks for its own copy of the VM"
 
 
 class Calls(Statements):
@@ -54,6 +58,10 @@ class Calls(Statements):
     @abstractmethod
     def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
         """The definition of the function called, wherever the program has it."""
+
+    @abstractmethod
+    def outlined(self, name: str) -> tuple[Cursor, ...]:
+        """The parts that stand for a function that is not lifted whole: each takes its first argument."""
 
     @abstractmethod
     def reviewed(self, callee: Cursor) -> None:
@@ -88,6 +96,12 @@ class Calls(Statements):
         if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_")):
             self.notes[TRACE] = None
             return None
+        parts = self.outlined(name)
+        for part in parts:
+            self.enter(part, values[:1])
+        if parts:
+            self.notes[OUTLINE] = None
+            return None
         definition = self.definition(callee, cursor)
         if definition is None:
             raise self.refusal(cursor, f"{name}() is not defined in the files read")
@@ -117,10 +131,19 @@ class Calls(Statements):
             "has_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "is_kernel_in_hyp_mode": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "vcpu_has_nv": self._no_nested,
+            "forward_debug_exception": self._no_nested,  # its text and the next one's: formal/kernel/reviewed.py
+            "kvm_vcpu_apply_reg_masks": lambda c, a: self._open_value(c, "a register with its RES0 and RES1 bits"),
             "read_sanitised_ftr_reg": self._sanitised,
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
             "copy_from_user": self._copy_from_user,
             "copy_to_user": lambda c, a: t.var(f"copy_to_user()#{self.serial()}", clang.bits(c.type)),
+            "set_bit": lambda c, a: self._change_bit(c, a, True),
+            "clear_bit": lambda c, a: self._change_bit(c, a, False),
+            "read_cpuid_id": lambda c, a: self._open_value(c, "MIDR_EL1"),
+            "arch_local_save_flags": lambda c, a: self._open_value(c, "the interrupt mask"),
+            "arch_timer_read_cntpct_el0": lambda c, a: self._open_value(c, "CNTPCT_EL0"),
+            "pkvm_vcpu_get_kvm": self._protected,
+            "pkvm_vcpu_put_kvm": self._protected,
             "print_sys_reg_msg": self._logging,
             "printk": self._logging,
             "_printk": self._logging,
@@ -144,6 +167,26 @@ class Calls(Statements):
             self.value(argument)
         self.notes[LOGGING] = None
         return t.const(0, clang.bits(cursor.type)) if clang.is_integer(cursor.type) else None
+
+    def _open_value(self, cursor: Cursor, what: str) -> Term:
+        """Anything, whenever it is asked for."""
+        return t.var(f"{what}#{self.serial()}", clang.bits(cursor.type))
+
+    def _change_bit(self, cursor: Cursor, arguments: list[Cursor], value: bool) -> None:
+        """One bit of an array of longs, atomically."""
+        number, place = self.integer(arguments[0]), self.pointer(arguments[1])
+        long = clang.strip_casts(arguments[1]).type.get_canonical().get_pointee()
+        if not is_const(number) or value_of(number) >= 64 or clang.bits(long) != 64:
+            raise self.refusal(cursor, "a bit chosen at run time, or beyond the first word")
+        before, mask = self.load(place, long, cursor), t.const(1 << value_of(number), 64)
+        assert isinstance(before, Term)
+        self.store(place, long, before | mask if value else before & ~mask, cursor)
+
+    def _protected(self, cursor: Cursor, arguments: list[Cursor]) -> Value | None:
+        self.notes[PROTECTED] = None
+        if not clang.is_pointer(cursor.type):
+            return None
+        return pointer_to(Object("the hypervisor's VM", "pointee", cursor.type.get_canonical().get_pointee()))
 
     def _static_key(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
         pointer = self.pointer(arguments[0])

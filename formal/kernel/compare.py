@@ -17,16 +17,30 @@ from formal.kernel.binding import BANKS, Binding, Effect
 from formal.kernel.front import Lifted
 from formal.state import VARIABLES, State
 from formal.terms import BOOL, FALSE, Eq, Sort, Term, Value
-from formal.transitions import Inputs, Operation
+from formal.transitions import (
+    Inputs,
+    Operation,
+    reset_debug_ptr,
+    restore_guest_debug_regs,
+    save_guest_debug_regs,
+    setup_mdcr_el2,
+)
 from formal.walk import evaluate, nodes, substitute
 
 ALL_BANKS = ("hw_bank", *BANKS)
+# functions of debug.c until v6.13 that run inside others: compared on every state, without any lemma
+COMPONENTS: dict[str, Callable[[State, Kernel], State]] = {
+    "save_guest_debug_regs": save_guest_debug_regs,
+    "restore_guest_debug_regs": restore_guest_debug_regs,
+    "kvm_arm_setup_mdcr_el2": setup_mdcr_el2,
+    "kvm_arm_reset_debug_ptr": lambda s, k: reset_debug_ptr(s),
+}
 
 
 def equalities(effect: Effect, binding: Binding, s: State, wanted: State) -> Iterator[tuple[str, Term]]:
     """What must hold for a C function's effect to lead to a state: by state variable, a term."""
     for name in VARIABLES:
-        if binding.decides(name):
+        if binding.decides(name) and name in s.values:
             yield name, Eq(effect.values.get(name, s.values[name]), wanted.values[name])
     for bank in ALL_BANKS:
         before, after = s.values[bank], wanted.values[bank]

@@ -80,8 +80,9 @@ class Emulation(Reader):
     def exits(self) -> Iterator[Rule]:
         """An emulated instruction is skipped, once; what its handler refuses is not."""
         skip = SKIPS[0] if self.k.defers_pc_adjustment else SKIPS[1]
-        f = self.read("perform_access", more=("sysreg_hidden",))
-        yield from self.exactly(f, ["sysreg_hidden", "kvm_inject_undefined", "*access", skip])
+        f = self.read("perform_access", more=("sysreg_hidden", "bad_trap"))
+        refused = ["bad_trap"] if f.named("bad_trap") else []  # from v6.15: a register that nobody handles
+        yield from self.exactly(f, ["sysreg_hidden", "kvm_inject_undefined", *refused, "*access", skip])
         for asked in f.named("sysreg_hidden"):
             yield from self.when(f, "kvm_inject_undefined", truth(asked))
         access, skipped = f.named("*access"), f.named(skip)
@@ -90,8 +91,15 @@ class Emulation(Reader):
             right = access[0].arguments == ("vcpu", "params", "r")
             yield Rule("r->access(vcpu, params, r) is called", access[0].file, access[0].line, t.boolean(right))
             for hidden in f.named("kvm_inject_undefined"):
+                bad = Or(*(c.guard for c in f.named(*refused)))
+                handled = differ(hidden.guard, access[0].guard)
                 yield Rule("a register is either hidden or accessed", hidden.file, hidden.line,
-                           Or(Not(f.returns), differ(hidden.guard, access[0].guard)))  # fmt: skip
+                           Or(Not(f.returns), And(Not(bad), handled), And(bad, Not(hidden.guard))))  # fmt: skip
+            for c in f.named(*refused):
+                pointer = [v for v in nodes((c.guard,)) if v.op == "var" and str(v.data).startswith("r->access")]
+                unhandled = Not(pointer[0]) if len(pointer) == 1 else FALSE
+                yield Rule("bad_trap() is called only where no access is given", c.file, c.line,
+                           And(Not(And(c.guard, Not(unhandled))), Not(And(c.guard, access[0].guard))))  # fmt: skip
         f = self.read("handle_trap_exceptions")
         yield from self.exactly(f, [skip, "*exit_handler"])
         handler, skipped = f.named("*exit_handler"), f.named(skip)

@@ -160,6 +160,8 @@ class Expressions(Machine):
             return pointer_to(Object(cursor.spelling, "text"))
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.ENUM_CONSTANT_DECL:
             return t.const(cursor.referenced.enum_value, clang.bits(cursor.type))
+        if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.FUNCTION_DECL:
+            return pointer_to(Object(cursor.referenced.spelling, "text"))  # stored and passed on; never called
         if kind in (Kind.DECL_REF_EXPR, Kind.MEMBER_REF_EXPR, Kind.ARRAY_SUBSCRIPT_EXPR):
             return self.read(cursor)
         if kind == Kind.UNARY_OPERATOR:

@@ -60,6 +60,17 @@ POINTERS: dict[str, PointerRule] = {
         ("vcpu",), "the host's context names the vCPU that runs"
     ),
 }
+# Functions that do much besides: of what is modelled, these parts do it all, in this order (read in lifecycle.py).
+OUTLINED: dict[str, dict[Mode, tuple[str, ...]]] = {
+    "kvm_arch_vcpu_load": {
+        "vhe": ("kvm_vcpu_load_debug", "__vcpu_load_switch_sysregs", "__vcpu_load_activate_traps"),
+        "nvhe": ("kvm_vcpu_load_debug",),
+    },
+    "kvm_arch_vcpu_put": {
+        "vhe": ("kvm_vcpu_put_debug", "__vcpu_put_deactivate_traps", "__vcpu_put_switch_sysregs"),
+        "nvhe": ("kvm_vcpu_put_debug",),
+    },
+}
 Argument = str | int | Term | None
 
 
@@ -104,6 +115,10 @@ class _Lifter(Calls):
 
     def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
         return self.program.resolver.definition(callee, cursor, self.mode)
+
+    def outlined(self, name: str) -> tuple[Cursor, ...]:
+        parts = OUTLINED.get(name, {}).get(self.mode, ())
+        return tuple(self.program.resolver.find(part, self.mode)[1] for part in parts)
 
     def reviewed(self, callee: Cursor) -> None:
         self.program.resolver.reviewed(callee)

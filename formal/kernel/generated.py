@@ -38,6 +38,7 @@ class _Block:
         self.next_bit = 63
         self.masks: dict[str, list[str]] = {"RES0": [], "RES1": [], "UNKN": []}
         self.shared = False  # its fields are those of another block
+        self.outer: _Block | None = None  # of a prefix: the register whose fields it gives once more
 
     def ending(self) -> list[str]:
         if self.shared:
@@ -79,11 +80,16 @@ def sysreg_defs(path: Path) -> str:
                 block = _Block(rest[0])
             else:
                 raise bad(f"unexpected {kind}")
-        elif kind in ("EndSysreg", "EndSysregFields"):
+        elif kind == "Prefix" and len(rest) == 1 and block.outer is None and block.next_bit == 63:  # 7.x
+            inner = _Block(f"{rest[0]}_{block.name}")
+            inner.outer, block = block, inner
+        elif kind in ("EndSysreg", "EndSysregFields", "EndPrefix"):
+            if (kind == "EndPrefix") != (block.outer is not None):
+                raise bad(f"unexpected {kind} in {block.name}")
             if block.next_bit > 0:
                 raise bad(f"bits {block.next_bit}:0 of {block.name} are missing")
             out.extend(block.ending())
-            block = None
+            block = block.outer
         elif kind in ("Fields", "Mapping") and len(rest) == 1:
             block.shared, block.next_bit = True, 0
         elif kind in ("Res0", "Res1", "Unkn", "Raz", "Field", "Enum", "SignedEnum", "UnsignedEnum") and rest:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG
 from formal.epochs import Kernel
-from formal.kernel.binding import KINDS, Binding
+from formal.kernel.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.calls import USER_COPY_FAILS
 from formal.kernel.compare import Counterpart, Given, nothing
 from formal.kernel.errors import NotUnderstoodError
@@ -47,6 +47,8 @@ class Handler:
     result: int | None = None
     finds: Mapping[str, int] = field(default_factory=dict)  # lvalues that are not modelled: what they must hold after
     when: Callable[[Kernel], bool] = lambda k: True
+    parts: tuple[Mapping[str, int | str], ...] = ({},)  # memory besides, if one function is for all kinds of register
+    reloads: bool = False  # puts and loads the vCPU
     succeeds: Callable[[Lifted], Term | None] = lambda f: None  # exactly when the function returns 0
 
 
@@ -110,18 +112,46 @@ def _bit(condition: Term) -> Term:
 _AARCH64: Mapping[str, int | str] = {"rd->aarch32_map": 0, "p->is_32bit": 0}
 _BANKS = ("bcr", "bvr", "wcr", "wvr")
 
+# from v6.14 one function for all kinds of register in a bank, told apart by Op2 (Arm ARM D24.3)
+OP2: Mapping[str, int] = {"bcr": 5, "bvr": 4, "wcr": 7, "wvr": 6}
+_KINDS: tuple[Mapping[str, int | str], ...] = tuple({"rd->Op2": OP2[kind]} for kind in _BANKS)
+_OWNED = frozenset(("debug_owner", "mdcr_el2", "hw_mdcr_el2"))  # what a trapped access decides, from v6.14
+_LOADED = _OWNED | {"external_mdscr_el1", "mdcr_el2_host", "guest_ss_pending", "ss_active_pending", "pstate",
+                    "hw_pmuserenr_el0", "host_ctxt_pmuserenr_el0"}  # fmt: skip
+
+
+_TAKING = (DEBUG_OWNER, "vcpu->arch.mdcr_el2", "hw.mdcr_el2")  # the same as lvalues
+_READ: Mapping[str, Term] = {"p->is_write": FALSE}
+
+
+def _by_owner(k: Kernel) -> bool:
+    return k.tracks_debug_owner
+
+
+def _by_dirty(k: Kernel) -> bool:
+    return not k.tracks_debug_owner
+
+
 HANDLERS: tuple[Handler, ...] = (
     Handler(
-        "trap_debug_regs", ("trap_debug_regs",), SYS_REGS, frozenset(("mdscr_el1", "debug_dirty")), _trapped_write,
-        {"r->reg": "MDSCR_EL1"}, result=1,
+        "trap_debug_regs", ("trap_debug_regs",), SYS_REGS, frozenset(("mdscr_el1", "debug_dirty")) | _OWNED,
+        _trapped_write, {"r->reg": "MDSCR_EL1"}, result=1,
     ),
     Handler(
         "trap_bvr, trap_bcr, trap_wvr, trap_wcr", tuple(f"trap_{kind}" for kind in _BANKS), SYS_REGS,
-        frozenset(("vcpu_debug_state", "debug_dirty")), _bank_access, _AARCH64, result=1,
+        frozenset(("vcpu_debug_state", "debug_dirty")), _bank_access, _AARCH64, result=1, when=_by_dirty,
+    ),
+    Handler(
+        "trap_bvr, trap_bcr, trap_wvr, trap_wcr", ("trap_dbg_wb_reg",), SYS_REGS,
+        frozenset(("vcpu_debug_state",)) | _OWNED, _bank_access, _AARCH64, result=1, when=_by_owner, parts=_KINDS,
     ),
     Handler(
         "trap_oslar_el1", ("trap_oslar_el1",), SYS_REGS, frozenset(("oslsr_el1",)), _oslar_write, result=1,
-        when=lambda k: k.emulates_os_lock,
+        when=lambda k: k.emulates_os_lock and not k.tracks_debug_owner,
+    ),
+    Handler(
+        "trap_oslar_el1", ("trap_oslar_el1",), SYS_REGS, frozenset(("oslsr_el1",)) | _LOADED, _oslar_write, result=1,
+        when=_by_owner, reloads=True,
     ),
     Handler(
         "KVM_SET_ONE_REG OSLSR_EL1", ("set_oslsr_el1",), SYS_REGS, frozenset(("oslsr_el1",)), _oslsr_value,
@@ -129,15 +159,25 @@ HANDLERS: tuple[Handler, ...] = (
     ),
     Handler(
         "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings", tuple(f"set_{kind}" for kind in _BANKS), SYS_REGS,
-        frozenset(("vcpu_debug_state",)), _bank_access, {"reg->id": 0x0030 << 48},
+        frozenset(("vcpu_debug_state",)), _bank_access, {"reg->id": 0x0030 << 48}, when=_by_dirty,
+    ),
+    Handler(
+        "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings", ("set_dbg_wb_reg",), SYS_REGS,
+        frozenset(("vcpu_debug_state",)), _bank_access, result=0, when=_by_owner, parts=_KINDS,
     ),
     Handler(
         "kvm_handle_guest_debug", ("kvm_handle_guest_debug",), HANDLE_EXIT, frozenset(("ss_active_pending",)),
-        _syndrome, result=0, finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG},
+        _syndrome, result=0, finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG}, when=_by_dirty,
+    ),
+    Handler(
+        "kvm_handle_guest_debug", ("kvm_handle_guest_debug",), HANDLE_EXIT,
+        frozenset(("ss_active_pending", "guest_ss_pending", "pstate")), _syndrome, result=0,
+        finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG}, when=_by_owner,
     ),
     Handler(
         "KVM_SET_GUEST_DEBUG", ("kvm_arch_vcpu_ioctl_set_guest_debug",), GUEST,
-        frozenset(("guest_debug", "external_debug_state", "ss_active_pending")), _guest_debug, succeeds=_valid_flags,
+        frozenset(("guest_debug", "external_debug_state", "ss_active_pending", "guest_ss_pending")), _guest_debug,
+        succeeds=_valid_flags,
     ),
 )  # fmt: skip
 
@@ -156,7 +196,11 @@ def counterparts(program: Program, k: Kernel, binding: Binding) -> Iterator[Coun
 
 def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler, operation: Operation) -> Counterpart:
     mode: FrontMode = "vhe" if k.vhe else "nvhe"
-    parts = [program.lift(name, mode, file=handler.file, memory=handler.memory) for name in handler.functions]
+    parts = [
+        program.lift(name, mode, file=handler.file, memory={**handler.memory, **more})
+        for name in handler.functions
+        for more in handler.parts
+    ]
     lifted = parts[0] if len(parts) == 1 else _joined(parts)
     if lifted.returns is not TRUE:
         raise NotUnderstoodError(lifted.file, lifted.line, f"{lifted.name}() does not return on every path")
@@ -177,7 +221,24 @@ def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler
         zero = FALSE if lifted.result is None else Eq(lifted.result, t.const(0, t.width(lifted.result)))
         right = Or(And(wanted, zero), And(t.Not(wanted), t.Not(zero)))
         demands.append((f"{lifted.name}() returns 0 exactly when it takes what it is given", right))
-    return Counterpart(operation, lifted, binding, handler.owns, handler.given, tuple(demands))
+    given = _while_loaded(program, binding, handler.given, k.vhe) if handler.reloads else handler.given
+    return Counterpart(operation, lifted, binding, handler.owns, given, tuple(demands))
+
+
+def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -> Given:
+    """What a handler finds besides: flags that VHE sets at vcpu_load and clears at vcpu_put, and nVHE never here."""
+    flags = flags_of(program.tree, {**UNMODELLED, **SYSREGS})
+    here = [flags[name] for name in (LOADED, ON_CPU) if name in flags]
+
+    def found(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+        words = binding.before(lifted, s)
+        for flag in here:
+            if flag.lvalue in words:
+                mask = t.const(1 << flag.bit, t.width(words[flag.lvalue]))
+                words[flag.lvalue] = words[flag.lvalue] | mask if vhe else words[flag.lvalue] & ~mask
+        return {**{f.lvalue: words[f.lvalue] for f in here if f.lvalue in words}, **given(lifted, s, i)}
+
+    return found
 
 
 def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
@@ -187,24 +248,34 @@ def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
         NotUnderstoodError: if the tree lacks a function, or one is not understood.
     """
     mode: FrontMode = "vhe" if k.vhe else "nvhe"
+    owns = _TAKING if k.tracks_debug_owner else ()
+    debug = program.lift("trap_debug_regs", mode, file=SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
     for kind in _BANKS:
-        reset = program.lift(f"reset_{kind}", mode, file=SYS_REGS)
+        own: Mapping[str, int | str] = {"rd->Op2": OP2[kind]} if k.tracks_debug_owner else {}
+        suffix = "dbg_wb_reg" if k.tracks_debug_owner else kind
+        reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own)
         yield from _register_access(reset, binding, kind, reset.reads.get("rd->val"), {})
-        trap = program.lift(f"trap_{kind}", mode, file=SYS_REGS, memory=_AARCH64)
-        yield from _register_access(trap, binding, kind, None, {"p->is_write": FALSE})
+        trap = program.lift(f"trap_{suffix}", mode, file=SYS_REGS, memory={**_AARCH64, **own})
+        yield from _register_access(trap, binding, kind, None, _READ, owns)
+        if owns:  # a read makes the guest the owner as a read of MDSCR_EL1 does, which is an operation
+            same = (Eq(trap.writes[x], debug.writes[x]) if x in trap.writes and x in debug.writes
+                    else t.boolean(x not in trap.writes and x not in debug.writes) for x in owns)  # fmt: skip
+            number = trap.reads.get("rd->CRm")
+            other = FALSE if number is None else t.Not(t.ult(number, t.const(16, t.width(number))))  # in no entry
+            says = "takes the registers for a read as trap_debug_regs() does"
+            yield _rule(trap, says, Or(other, And(*same)), _READ)
         elements = {n: trap.reads[name] for n in range(16) if (name := _element(kind, n)) in trap.reads}
         value, number = trap.writes.get("p->regval"), trap.reads.get("rd->CRm")
         right = FALSE
         if len(elements) == 16 and value is not None and number is not None:
             pairs = ((Eq(number, t.const(n, t.width(number))), element) for n, element in elements.items())
             right = And(*(Or(t.Not(here), Eq(value, element)) for here, element in pairs))
-        yield _rule(trap, "gives the register to a read", right, {"p->is_write": FALSE})
-    debug = program.lift("trap_debug_regs", mode, file=SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
-    yield from _register_access(debug, binding, "", None, {"p->is_write": FALSE})
+        yield _rule(trap, "gives the register to a read", right, _READ)
+    yield from _register_access(debug, binding, "", None, _READ, owns)
     memory = debug.reads.get("vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
     answer = debug.writes.get("p->regval")
     right = FALSE if memory is None or answer is None else Eq(answer, memory)
-    yield _rule(debug, "gives MDSCR_EL1 to a read", right, {"p->is_write": FALSE})
+    yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ)
 
 
 def _element(kind: str, number: int) -> str:
@@ -216,9 +287,9 @@ def _rule(f: Lifted, says: str, holds: Term, given: Mapping[str, Term]) -> Rule:
 
 
 def _register_access(
-    f: Lifted, binding: Binding, kind: str, value: Term | None, given: Mapping[str, Term]
+    f: Lifted, binding: Binding, kind: str, value: Term | None, given: Mapping[str, Term], but: tuple[str, ...] = ()
 ) -> Iterator[Rule]:
-    """A function stores ``value`` to the register whose number is rd->CRm, if there is one, and to nothing else."""
+    """A function stores ``value`` to the register whose number is rd->CRm, if there is one, and to nothing else but."""
     number = f.reads.get("rd->CRm")
     stored = [FALSE] if value is not None and (number is None or _element(kind, 15) not in f.writes) else []
     for lvalue, after in f.writes.items():
@@ -226,7 +297,7 @@ def _register_access(
         own = [n for n in range(16) if lvalue == _element(kind, n)]
         if own and value is not None and number is not None:
             stored.append(Eq(after, If(Eq(number, t.const(own[0], t.width(number))), value, before)))
-        elif binding.models(lvalue):
+        elif binding.models(lvalue) and lvalue not in but:
             stored.append(Eq(after, before))
     yield _rule(f, "changes its own register only", And(*stored), given)
 
@@ -246,7 +317,7 @@ def _joined(parts: list[Lifted]) -> Lifted:
     guards = [Eq(kind, t.const(n, 2)) for n in range(len(parts))]
     return replace(
         parts[0],
-        name=", ".join(part.name for part in parts),
+        name=", ".join(dict.fromkeys(part.name for part in parts)),
         reads=reads,
         writes=writes,
         returns=And(*(Or(t.Not(g), part.returns) for g, part in zip(guards, parts, strict=True))),

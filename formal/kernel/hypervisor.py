@@ -16,6 +16,7 @@ from formal.kernel.compare import equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Argument, Lifted, Program
 from formal.kernel.front import Mode as FrontMode
+from formal.ownership import restore_owned_mdscr, save_owned_mdscr, switch_bank_to_guest, switch_bank_to_host
 from formal.state import State
 from formal.terms import And, Eq, Ne, Not, Or, Term
 from formal.transitions import (
@@ -146,13 +147,31 @@ _HOST, _GUEST = {"ctxt": _HOST_CONTEXT}, {"ctxt": _GUEST_CONTEXT}
 _SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 saves PSTATE; before, fixup_guest_exit (runloop.py)
 
 
+def _to_guest(s: State, k: Kernel) -> State:
+    return switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
+
+
+def _to_host(s: State, k: Kernel) -> State:
+    return switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)
+
+
+def _restores_mdscr(s: State, k: Kernel) -> State:
+    return restore_owned_mdscr(s) if k.tracks_debug_owner else restore_guest_mdscr(s)
+
+
+def _saves_mdscr(s: State, k: Kernel) -> State:
+    """PSTATE is saved before."""
+    return save_owned_mdscr(s) if k.tracks_debug_owner else s.but(mdscr_el1=s.hw_mdscr_el1)
+
+
 def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     """The components of a kernel, those that only later releases have included where they are."""
     flag = flags_of(program.tree, UNMODELLED).get(ON_CPU)
     synchronized = Component(lambda s, k: s.but(pstate=s.hw_pstate), lambda k: (_SYNCHRONIZES,), given=_exit_state)
     early = (synchronized,) if program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe") else ()
     skips = SKIPS if k.defers_pc_adjustment else SKIPS[:1]  # before, the other is read as a form (forms.toml)
-    first, second, *rest = COMPONENTS
+    # From v6.17 a part of them, which nVHE completes, is common to both modes: only the whole is compared.
+    first, second, *rest = COMPONENTS[2:] if k.tracks_debug_owner else COMPONENTS
     if k.guards_pmuserenr and flag is not None:
         first, second = replace(first, demands=_leaves(flag, True)), replace(second, demands=_leaves(flag, False))
     return (first, second, *rest, *early, *(skips if k.skip_advances_step else ()))
@@ -165,20 +184,20 @@ COMPONENTS: tuple[Component, ...] = (
     Component(deactivate_traps, lambda k: _PUTS if k.vhe else ("__deactivate_traps",)),
     Component(_same, lambda k: ("__activate_traps",) if k.vhe else ()),
     Component(_same, lambda k: ("__deactivate_traps",) if k.vhe else ()),
-    Component(lambda s, k: debug_switch_to_guest(s), lambda k: ("__debug_switch_to_guest",)),
-    Component(lambda s, k: debug_switch_to_host(s), lambda k: ("__debug_switch_to_host",)),
+    Component(_to_guest, lambda k: ("__debug_switch_to_guest",)),
+    Component(_to_host, lambda k: ("__debug_switch_to_host",)),
     Component(
         lambda s, k: save_host_mdscr(s),
         lambda k: ("sysreg_save_host_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
         _HOST, _exit_state,
     ),
     Component(
-        lambda s, k: restore_guest_mdscr(s),
+        _restores_mdscr,
         lambda k: ("sysreg_restore_guest_state_vhe",) if k.vhe else ("__sysreg_restore_state_nvhe",),
         _GUEST, demands=_at_entry,
     ),
     Component(
-        lambda s, k: s.but(mdscr_el1=s.hw_mdscr_el1),  # PSTATE is saved before
+        _saves_mdscr,
         lambda k: ("sysreg_save_guest_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
         _GUEST, _exit_state,
     ),

@@ -7,7 +7,23 @@ from collections.abc import Iterator
 
 from formal import terms as t
 from formal.kernel.binding import PENDING
-from formal.kernel.reading import ARM_C, FIRST_RUN, INIT, LOADS, PSTATE, PUTS, RESET_PTR, Reader, Rule, succeeds, truth
+from formal.kernel.front import OUTLINED
+from formal.kernel.reading import (
+    ARM_C,
+    FIRST_RUN,
+    INIT,
+    INIT_OWNER,
+    LOAD,
+    LOADS,
+    PSTATE,
+    PUT,
+    PUTS,
+    RESET_PTR,
+    Reader,
+    Rule,
+    succeeds,
+    truth,
+)
 from formal.kernel.skeleton import Skeleton
 from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
 from formal.transitions import RESET_PSTATE
@@ -22,6 +38,14 @@ class Lifecycle(Reader):
 
     def initialisation(self) -> Iterator[Rule]:
         """kvm_arm_init_debug runs on each CPU, in either mode."""
+        if self.k.tracks_debug_owner:
+            f = self.read("cpu_hyp_init_context", ARM_C)
+            yield from self.exactly(f, [INIT_OWNER])
+            yield from self.when(f, INIT_OWNER, TRUE)
+            f = self.read("cpu_hyp_reinit", ARM_C, ("cpu_hyp_init_context",))
+            yield from self.exactly(f, ["cpu_hyp_init_context", "cpu_hyp_init_features"])
+            yield from self.when(f, "cpu_hyp_init_context", TRUE)
+            return
         split = self.program.defines("cpu_hyp_init_features", self.mode, ARM_C)
         f = self.read("cpu_hyp_init_features" if split else "cpu_hyp_reinit", ARM_C)
         yield from self.exactly(f, [INIT])
@@ -34,9 +58,9 @@ class Lifecycle(Reader):
     def creation(self) -> Iterator[Rule]:
         """debug_ptr is valid from the creation on; mdcr_el2 is computed once, before the first load."""
         f = self.read("kvm_arch_vcpu_create", ARM_C)
-        yield from self.exactly(f, [RESET_PTR])
+        yield from self.exactly(f, [] if self.k.tracks_debug_owner else [RESET_PTR])
         yield from self.when(f, RESET_PTR, TRUE, succeeds(f))
-        if self.k.first_run_init:
+        if self.k.first_run_init and not self.k.tracks_debug_owner:
             modern = not self.program.defines("kvm_vcpu_first_run_init", self.mode, ARM_C)
             f = self.read("kvm_arch_vcpu_run_pid_change" if modern else "kvm_vcpu_first_run_init", ARM_C)
             yield from self.exactly(f, [FIRST_RUN])
@@ -48,6 +72,9 @@ class Lifecycle(Reader):
 
     def load_and_put(self) -> Iterator[Rule]:
         """Under VHE the traps are activated with the vCPU's load, and deactivated with its put."""
+        if self.k.tracks_debug_owner:
+            yield from self._load_and_put_by_owner()
+            return
         for name, names, inner, parts in (
             ("kvm_arch_vcpu_load", LOADS, "kvm_vcpu_load_vhe", "__vcpu_load_activate_traps"),
             ("kvm_arch_vcpu_put", PUTS, "kvm_vcpu_put_vhe", "__vcpu_put_deactivate_traps"),
@@ -61,6 +88,27 @@ class Lifecycle(Reader):
                 f = self.read(inner)
                 yield from self.exactly(f, [parts])
                 yield from self.when(f, parts, TRUE)
+
+    def _load_and_put_by_owner(self) -> Iterator[Rule]:
+        """The owner is decided first, before VHE loads the rest; put gives the state back first (``OUTLINED``)."""
+        for name, first, outer in (
+            ("kvm_arch_vcpu_load", LOAD, "kvm_vcpu_load_vhe"),
+            ("kvm_arch_vcpu_put", PUT, "kvm_vcpu_put_vhe"),
+        ):
+            parts = list(OUTLINED[name]["vhe"][1:])
+            f = self.read(name, ARM_C)
+            wanted = [first, outer] if self.k.vhe else [first]
+            yield from self.exactly(f, wanted)
+            for part in wanted:
+                yield from self.when(f, part, TRUE)
+            for call in f.named(first):
+                right = call.arguments[:1] == (f.place("vcpu"),)
+                yield Rule(f"{call.name}() is called with vcpu", call.file, call.line, t.boolean(right))
+            if self.k.vhe:
+                f = self.read(outer, more=tuple(parts))
+                yield from self.exactly(f, parts)
+                for part in parts:
+                    yield from self.when(f, part, TRUE)
 
     def reset(self) -> Iterator[Rule]:
         """kvm_reset_vcpu: put if loaded, PSTATE and all registers reset, load again."""

@@ -8,7 +8,17 @@ from formal import terms as t
 from formal.kernel import clang
 from formal.kernel.clang import Cursor, TypeKind
 from formal.kernel.expressions import Expressions
-from formal.kernel.values import IntType, Pointer, Value, from_truth, moved, resized, same_address, truth
+from formal.kernel.values import (
+    IntType,
+    Pointer,
+    Value,
+    from_truth,
+    moved,
+    resized,
+    same_address,
+    truth,
+    with_constant,
+)
 from formal.terms import Eq, Not, Or, Term, is_const, value_of
 
 _ARITHMETIC: dict[str, Callable[[Term, Term], Term]] = {
@@ -109,7 +119,7 @@ class Operators(Expressions):
                 return t.bvshl(a, amount)
             return t.bvashr(a, amount) if left.signed else t.bvlshr(a, amount)
         if operator in _ARITHMETIC:
-            return _ARITHMETIC[operator](a, b)
+            return with_constant(_ARITHMETIC[operator], a, b)
         less, less_equal = (t.slt, t.sle) if left.signed else (t.ult, t.ule)
         comparisons: dict[str, Callable[[], Term]] = {
             "==": lambda: Eq(a, b), "!=": lambda: Not(Eq(a, b)),

@@ -45,3 +45,6 @@ _Bool __lift_static_key(const void *key);
 #ifdef tsb_csync
 #define tsb_csync() __lift_nothing()
 #endif
+#ifdef write_sysreg_hcr
+#define write_sysreg_hcr(v) __lift_write_register((unsigned long long)(v), "hcr_el2")
+#endif

@@ -25,7 +25,7 @@ _FILE = "/front-end/preamble.h"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
 BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
 KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
-_OPTIONAL = ("tsb_csync", "host_data_ptr")  # replaced macros that are younger than some trees
+_OPTIONAL = ("tsb_csync", "host_data_ptr", "write_sysreg_hcr")  # replaced macros that are younger than some trees
 
 
 @dataclass(frozen=True)

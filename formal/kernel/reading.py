@@ -21,16 +21,19 @@ from formal.walk import nodes
 ARM_C = f"{KVM}/arm.c"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"
 _MODELLED = re.compile(
-    r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|pstate|[isc]?flags|mdscr_el1|sys_regs\[(MDSCR|OSLSR)_EL1\])$"
+    r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|[isc]?flags|(external_)?mdscr_el1"
+    r"|sys_regs\[(MDSCR|OSLSR)_EL1\]|nr_event_counters)$"
     r"|\.dbg_[bw][cv]r\[|^hw\.(mdcr_el2|mdscr_el1|pmuserenr_el0|oslar_el1|dbg[bw][cv]r\d+_el1)$"
 )
 SETUP, CLEAR, RESET_PTR = "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_reset_debug_ptr"
 FIRST_RUN, INIT = "kvm_arm_vcpu_init_debug", "kvm_arm_init_debug"
 ENTRIES = ("kvm_arm_vcpu_enter_exit", "__kvm_vcpu_run")
+INIT_OWNER, LOAD, PUT = "kvm_init_host_debug_data", "kvm_vcpu_load_debug", "kvm_vcpu_put_debug"  # from v6.14
 LOADS, PUTS = ("kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_load_vhe"), ("kvm_vcpu_put_sysregs_vhe", "kvm_vcpu_put_vhe")
 SKIPS = ("kvm_incr_pc", "kvm_skip_instr")
 REQUESTS = ("kvm_vcpu_exit_request", "kvm_request_pending")
-WORK = ("check_vcpu_requests", "xfer_to_guest_mode_handle_work")  # > 0, or >= 0, to go on
+# > 0, or >= 0, to go on
+WORK = ("check_vcpu_requests", "xfer_to_guest_mode_handle_work", "kvm_xfer_to_guest_mode_handle_work")
 IRQ_ON, IRQ_OFF = "arch_local_irq_enable", "arch_local_irq_disable"
 _SWITCH = ("sysreg_save_host_state_vhe", "sysreg_restore_guest_state_vhe", "sysreg_save_guest_state_vhe",
            "sysreg_restore_host_state_vhe", "__sysreg_save_state_nvhe", "__sysreg_restore_state_nvhe",
@@ -42,8 +45,8 @@ _VCPU = ("vcpu_load", "vcpu_put", "kvm_arch_vcpu_load", "kvm_arch_vcpu_put", "kv
          "kvm_handle_mmio_return", "handle_exit", "__kvm_adjust_pc", "kvm_inject_exception", "kvm_vcpu_first_run_init",
          "perform_access", "*access", "*exit_handler", "kvm_inject_undefined", "cpu_hyp_init_features",
          "cpu_hyp_reinit", "__kvm_vcpu_run_vhe")  # fmt: skip
-WATCHED = frozenset((SETUP, CLEAR, RESET_PTR, FIRST_RUN, INIT, *ENTRIES, *LOADS, *PUTS, *SKIPS, *REQUESTS,
-                     IRQ_ON, IRQ_OFF, *_SWITCH, *_VCPU))  # fmt: skip
+WATCHED = frozenset((SETUP, CLEAR, RESET_PTR, FIRST_RUN, INIT, INIT_OWNER, LOAD, PUT, *ENTRIES, *LOADS, *PUTS,
+                     *SKIPS, *REQUESTS, IRQ_ON, IRQ_OFF, *_SWITCH, *_VCPU))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -42,30 +42,31 @@ class RunLoop(Reader):
         """setup, entry and clear follow one another with interrupts off, whenever nothing keeps from entering."""
         f = self.read("kvm_arch_vcpu_ioctl_run", ARM_C, WORK)
         entry = next((name for name in ENTRIES if f.named(name)), ENTRIES[0])
-        chain = [SETUP, entry, CLEAR, "handle_exit"]
+        begin, end = (entry, entry) if self.k.tracks_debug_owner else (SETUP, CLEAR)
+        chain = [*dict.fromkeys((begin, entry, end)), "handle_exit"]
         early = ["kvm_vcpu_first_run_init"] if f.named("kvm_vcpu_first_run_init") else []
         adjust = ["__kvm_adjust_pc"] if self.k.defers_pc_adjustment else []
         names = [*early, "kvm_handle_mmio_return", "vcpu_load", *chain, *adjust, "vcpu_put"]
         yield from self.exactly(f, names, (IRQ_ON, IRQ_OFF, *REQUESTS, *WORK))
         if [c.name for c in f.calls if c.name in chain] != chain:
             return
-        setup, entered, clear, handled = (f.named(name)[0] for name in chain)
-        for call in (setup, entered, clear):
+        setup, entered, clear, handled = (f.named(name)[0] for name in (begin, entry, end, "handle_exit"))
+        for call in dict.fromkeys((setup, entered, clear)):
             right = call.arguments[:1] == (f.place("vcpu"),)
             yield Rule(f"{call.name}() is called with vcpu", call.file, call.line, t.boolean(right))
-        for call in (entered, clear, handled):
+        for call in dict.fromkeys((entered, clear, handled)):
             yield from self.when(f, call.name, setup.guard)
             if call.loops != setup.loops or len(call.loops) != 1:
                 yield Rule(f"{call.name}() is called in the run loop", call.file, call.line, FALSE)
         requests = [c for c in f.named(*REQUESTS) if c.loops == setup.loops]
         refused = Or(*(Not(And(c.guard, Not(truth(c)))) for c in requests)) if requests else TRUE
-        yield Rule(f"{SETUP}() is called only when no request is pending", setup.file, setup.line,
+        yield Rule(f"{setup.name}() is called only when no request is pending", setup.file, setup.line,
                    Not(And(setup.guard, refused)))  # fmt: skip
         for call in f.named(*WORK):
             if call.result is not None and call.result.sort != BOOL:
                 zero = t.const(0, t.width(call.result))
                 goes_on = t.slt(zero, call.result) if call.name == WORK[0] else t.sle(zero, call.result)
-                yield Rule(f"{SETUP}() is called only when {call.name}() says so", setup.file, setup.line,
+                yield Rule(f"{setup.name}() is called only when {call.name}() says so", setup.file, setup.line,
                            Not(And(setup.guard, call.guard, Not(goes_on))))  # fmt: skip
         yield from self._interrupts(f, setup, clear)
         load, put = f.named("vcpu_load"), f.named("vcpu_put")
@@ -91,7 +92,7 @@ class RunLoop(Reader):
         on = [c for c in since if c.name == IRQ_ON and f.calls.index(c) < to]
         between = any(f.calls.index(c) > at for c in on)
         reached = Or(Not(f.calls[off[-1]].guard), *(c.guard for c in on)) if off and not between else TRUE
-        yield Rule(f"interrupts are off from {SETUP}() to {CLEAR}()", setup.file, setup.line,
+        yield Rule(f"interrupts are off from {setup.name}() to {clear.name}()", setup.file, setup.line,
                    Not(And(setup.guard, reached)))  # fmt: skip
 
     def _pending_adjustment(self, f: Skeleton) -> Iterator[Rule]:

@@ -23,7 +23,10 @@ MEMBERS = frozenset((
 ))  # fmt: skip
 BANKS = frozenset(("dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr"))
 GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1"))
-FLAGS = frozenset(("DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY"))
+FLAGS = frozenset((
+    "DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY", "HOST_SS_ACTIVE_PENDING",
+    "GUEST_SS_ACTIVE_PENDING",
+))  # fmt: skip
 _ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _REGISTER_WRITERS = {  # and which argument is the register

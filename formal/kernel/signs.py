@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KVM, KernelTree
 
+KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 _SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 
@@ -26,13 +27,14 @@ class Sign:
     line: int
 
 
-def _source(tree: KernelTree, name: str) -> str | None:
+def source(tree: KernelTree, name: str) -> str | None:
+    """The text of a file, comments blanked; None if the tree has none."""
     if not (tree.path / name).is_file():
         return None
     return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), tree.read(name))
 
 
-def _body(text: str, function: str) -> tuple[str, int] | None:
+def body(text: str, function: str) -> tuple[str, int] | None:
     """The definition of a function in text without comments, and its line."""
     for found in re.finditer(rf"(?m)^[\w \t*]*\b{function}\s*\(", text):
         brace, semicolon = text.find("{", found.end()), text.find(";", found.end())
@@ -58,17 +60,24 @@ class _Reader:
             NotUnderstoodError: if none of the files defines it.
         """
         for file in files:
-            text = _source(self.tree, file)
-            found = _body(text, name) if text is not None else None
+            text = source(self.tree, file)
+            found = body(text, name) if text is not None else None
             if found:
                 return file, found[0], found[1]
         raise NotUnderstoodError(files[0], 0, f"{name}() is not defined here, and the model needs it")
 
     def defined(self, file: str, name: str) -> tuple[bool, int]:
         """Whether a file defines a function, and where."""
-        text = _source(self.tree, file)
-        found = _body(text, name) if text is not None else None
+        text = source(self.tree, file)
+        found = body(text, name) if text is not None else None
         return found is not None, found[1] if found else 0
+
+
+def _field(tree: KernelTree, pattern: str) -> int | None:
+    """The line of KVM's main header in which a pattern is found, comments left out."""
+    text = source(tree, KVM_HOST) or ""
+    found = re.search(pattern, text)
+    return text[: found.start()].count("\n") + 1 if found else None
 
 
 def read(tree: KernelTree) -> tuple[Sign, ...]:
@@ -88,14 +97,20 @@ def read(tree: KernelTree) -> tuple[Sign, ...]:
         signs.append(Sign(behaviour, there, file, line))
 
     activate = ((_SWITCH,), "__activate_traps_common")
-    contains("saves_host_mdcr", *activate, r"read_sysreg\(mdcr_el2\)")
+    owner = _field(tree, r"\bdebug_owner;")
+    signs.append(Sign("tracks_debug_owner", owner is not None, KVM_HOST, owner or 0))
+    saves = (activate, ((f"{KVM}/hyp/nvhe/switch.c",), "__activate_traps")) if owner is not None else (activate,)
+    places = [r.function(*place) for place in saves]
+    saved = [p for p in places if re.search(r"read_sysreg\(mdcr_el2\)", p[1])] or places
+    signs.append(Sign("saves_host_mdcr", saved is not places, saved[0][0], saved[0][2]))
     contains("saves_host_pmuserenr", *activate, r"read_sysreg\(pmuserenr_el0\)")
     exists("guards_pmuserenr", f"{KVM}/pmu.c", "kvm_set_pmuserenr")
     exists("defers_pc_adjustment", f"{KVM}/hyp/exception.c", "__kvm_adjust_pc")
     skip = (f"{KVM}/hyp/include/hyp/adjust_pc.h", "arch/arm64/include/asm/kvm_emulate.h")
     contains("skip_advances_step", skip, "kvm_skip_instr", r"\bDBG_SPSR_SS\b")
     exists("fakes_step_exit", f"{KVM}/handle_exit.c", "kvm_arm_handle_step_debug")
-    contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), "trap_bvr", r"\brd->CRm\b")
+    bank = "demux_wb_reg" if owner is not None else "trap_bvr"
+    contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"\brd->CRm\b")
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")
     signs.append(Sign("vhe_reads_boot_mdcr", "kvm_arm_init_debug" not in body, file, line))

@@ -31,7 +31,8 @@ _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
 _JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
 _PLAIN = (Kind.COMPOUND_STMT, *_JUMPS)  # their parts are looked at one by one
 _EXACT = ("has_vhe", "is_kernel_in_hyp_mode", "vcpu_has_nv", "get_current")  # answered as the lifter answers them
-_ACCESSORS = ("__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_cpsr")  # executed: they give the place of something modelled
+_ACCESSORS = ("__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_cpsr",  # executed: they give the place of something modelled,
+              "kvm_reset_vcpu_core", "kvm_reset_vcpu_psci")  # or are parts of a function that is read  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from formal.kernel import clang
 from formal.kernel.clang import Cursor, Kind, Type, children
 from formal.kernel.machine import Frame, Scope, State
 from formal.kernel.operators import Operators
-from formal.kernel.values import IntType, Object, Pointer, Value, moved, pointer_to
+from formal.kernel.values import NULL, IntType, Object, Pointer, Value, moved, pointer_to
 from formal.terms import FALSE, TRUE, And, Eq, Not, Term
 
 _DEPTH = 24  # calls inside calls
@@ -147,8 +147,19 @@ class Statements(Operators):
             raise self.refusal(declaration, f"{declaration.spelling} has an attribute")
         start = clang.initialiser(declaration)
         if start is not None and start.kind == Kind.INIT_LIST_EXPR:
+            if not children(start) and clang.is_record(declaration.type):
+                self._declare_zeroed(declaration)
+                return
             raise self.refusal(declaration, f"{declaration.spelling} has an initialiser list")
         self._declare(declaration, self.operand(start) if start is not None else None)
+
+    def _declare_zeroed(self, declaration: Cursor) -> None:
+        """``struct s v = {}``: every member is 0 or NULL."""
+        self._declare(declaration, None)
+        place = pointer_to(self.scopes[-1].variables[declaration.hash])
+        for offset, part in self.layout.leaves(declaration.type):
+            zero = NULL if clang.is_pointer(part) else t.const(0, clang.bits(part))
+            self.store(moved(place, offset), part, zero, declaration)
 
     def _if(self, parts: list[Cursor]) -> None:
         condition = self.condition(parts[0])

@@ -150,9 +150,10 @@ def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[st
     }  # fmt: skip
     for number in range(16):
         for op2, kind in enumerate(("bvr", "bcr", "wvr", "wcr"), 4):
-            getter = {"get_user": f"get_{kind}", "__get_user": f"get_{kind}"}
-            found[2, 0, 0, number, op2] = {"access": f"trap_{kind}", "reset": f"reset_{kind}", "reg": 0, "val": 0,
-                                           "set_user": f"set_{kind}", **getter}  # fmt: skip
+            of = "dbg_wb_reg" if k.tracks_debug_owner else kind
+            getter = {"get_user": f"get_{of}", "__get_user": f"get_{of}"}
+            found[2, 0, 0, number, op2] = {"access": f"trap_{of}", "reset": f"reset_{of}", "reg": 0, "val": 0,
+                                           "set_user": f"set_{of}", **getter}  # fmt: skip
     if k.emulates_os_lock:
         found[2, 0, 1, 0, 4] = {"access": "trap_oslar_el1", "reset": None, "reg": 0, "val": 0, **plain}
         found[2, 0, 1, 1, 4] = {"access": "trap_oslsr_el1", "reset": "reset_val", "reg": registers["OSLSR_EL1"],

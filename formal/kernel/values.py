@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -116,6 +116,13 @@ def resized(term: Term, source: IntType, size: int) -> Term:
     if term.op == "ite" and _constant_leaves(term):
         return If(term.args[0], resized(term.args[1], source, size), resized(term.args[2], source, size))
     return t.sign_extend(term, size) if source.signed else t.zero_extend(term, size)
+
+
+def with_constant(make: Callable[[Term, Term], Term], a: Term, b: Term) -> Term:
+    """An operation with a constant on a choice between constants, done on each: what no choice gives is then seen."""
+    if b.op == "const" and a.op == "ite" and _constant_leaves(a):
+        return If(a.args[0], with_constant(make, a.args[1], b), with_constant(make, a.args[2], b))
+    return make(a, b)
 
 
 def truth(value: Value) -> Term:

@@ -26,11 +26,17 @@ _REASONS: dict[str, str] = {
         trap_oslar_el1 set_oslsr_el1 trap_debug_regs reg_to_dbg trap_xvr
         trap_bvr set_bvr get_bvr reset_bvr trap_bcr set_bcr get_bcr reset_bcr
         trap_wvr set_wvr get_wvr reset_wvr trap_wcr set_wcr get_wcr reset_wcr
-        kvm_reset_vcpu reset_val reset_unknown core_reg_addr
+        kvm_reset_vcpu kvm_reset_sys_regs reset_val reset_unknown core_reg_addr
+        kvm_init_host_debug_data setup_external_mdscr kvm_vcpu_load_debug kvm_vcpu_put_debug
+        kvm_debug_set_guest_ownership kvm_debug_handle_oslar __vcpu_debug_regs ctxt_mdscr_el1 __activate_traps
+        demux_wb_reg
         kvm_sys_reg_set_user kvm_arm_sys_reg_set_reg kvm_arm_sys_reg_get_reg""",
     PRIMITIVE: "vcpu_write_sys_reg __vcpu_write_sys_reg",
     OTHER: """
-        __debug_save_host_buffers_nvhe access_vm_reg access_rw access_csselr
+        __debug_save_host_buffers_nvhe __debug_save_spe __debug_save_brbe __trace_drain_and_disable
+        __trace_switch_to_guest inject_abt64 kvm_inject_sync kvm_inject_dabt_excl_atomic kvm_inject_size_fault
+        kvm_inject_serror_esr kvm_pmu_set_counter_value_user arch_timer_set_user reset_mdcr set_gic_ich_reg
+        access_vm_reg access_rw access_csselr
         access_pmu_evtyper reset_pmu_reg reset_pmevcntr reset_pmevtyper reset_pmselr reset_pmcr set_pmreg set_pmcr
         kvm_pmu_set_counter_value kvm_pmu_set_pmc_value kvm_pmu_stop_counter kvm_pmu_counter_increment
         kvm_pmu_software_increment kvm_pmu_set_counter_event_type reset_clidr set_clidr reset_hcr
@@ -38,8 +44,11 @@ _REASONS: dict[str, str] = {
     AARCH32: "enter_exception32 prepare_fault32 kvm_adjust_itstate trap_debug32",
     PROTECTED: """
         pvm_init_trap_regs pvm_init_traps_aa64dfr0 pvm_init_traps_aa64mmfr0 init_pkvm_hyp_vcpu flush_hyp_vcpu
-        sync_hyp_vcpu inject_undef64""",
-    NESTED: "kvm_emulate_nested_eret",
+        sync_hyp_vcpu __copy_vcpu_state inject_undef64 inject_sync64 flush_debug_state sync_debug_state
+        pvm_init_traps_mdcr pkvm_vcpu_init_traps vm_copy_id_regs""",
+    NESTED: """
+        kvm_emulate_nested_eret fixup_nv_guest_exit kvm_init_nv_sysregs kvm_nested_setup_mdcr_el2
+        vgic_v3_sync_nested vgic_v3_put_nested""",
 }
 _MACROS: dict[str, str] = {
     "macro write_debug": PRIMITIVE,
@@ -47,5 +56,6 @@ _MACROS: dict[str, str] = {
     "macro PMEVTYPER_WRITE_CASE": OTHER,
     "macro update_fgt_traps_cs": OTHER,
     "macro __deactivate_fgt": OTHER,
+    "macro __activate_fgt": OTHER,
 }
 KNOWN: dict[str, str] = {name: reason for reason, names in _REASONS.items() for name in names.split()} | _MACROS

@@ -16,6 +16,8 @@ from formal.transitions import OPERATIONS
 from formal.treejob import TreeReport, better, worse
 from formal.vocabulary import Claim
 
+SHOWN = 8  # names of a list that are shown before the rest is only counted
+
 
 def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Sign]) -> list[str]:
     """What the tree is, what was lifted from it, and what the verdicts rest on besides."""
@@ -38,7 +40,7 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
     for r in reports:
         for c in r.compared:
             state = "equal to its description" if c.equal else f"DIFFERS in {', '.join(c.differs_in)}"
-            besides = f"; stores besides: {', '.join(c.stores_besides)}" if c.stores_besides else ""
+            besides = f"; stores besides: {_listed(c.stores_besides)}" if c.stores_besides else ""
             lines.append(f"  {r.mode.value:4} {c.function} ({c.place}): {state}{besides}")
     for r in reports:
         lines.append(f"  {r.mode.value:4} calls around them: {r.rules} rules on order, conditions and arguments")
@@ -47,6 +49,12 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
     lines += [f"  {s.behaviour} = {s.value} ({s.file}:{s.line})" for s in signs]
     notes = dict.fromkeys(note for r in reports for note in r.notes)
     return lines + ([f"assumed in lifting: {'; '.join(notes)}"] if notes else [])
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names, or the first of very many."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def table(reports: Sequence[TreeReport]) -> Grid:
