@@ -27,11 +27,14 @@ class Registers:
 
     def __init__(self, headers: Iterable[str]) -> None:
         self._names: dict[int, str] = {}
-        number = r"\s*(\d+)\s*"
-        define = re.compile(r"#define\s+SYS_(\w+)\s+sys_reg\(" + ",".join([number] * 5) + r"\)")
+        self._written: dict[str, int] = {}
+        field = r"\s*(\d+)\s*"
+        define = re.compile(r"#define\s+SYS_(\w+)\s+sys_reg\(" + ",".join([field] * 5) + r"\)")
         for name, *fields in (match for text in headers for match in define.findall(text)):
             op0, op1, crn, crm, op2 = map(int, fields)
-            self._names.setdefault(op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5, name.lower())
+            number = op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
+            self._names.setdefault(number, name.lower())
+            self._written.setdefault(name.lower(), number)
 
     def name(self, encoding: int, written: str = "") -> str:
         """The name of a register: Arm's where the specification knows the encoding, else the tree's.
@@ -45,6 +48,13 @@ class Registers:
             known = written.removeprefix("SYS_").lower()
         fields = (encoding >> 19, encoding >> 16 & 7, encoding >> 12 & 15, encoding >> 8 & 15, encoding >> 5 & 7)
         return known or self._names.get(encoding) or "s{}_{}_c{}_c{}_{}".format(*fields)
+
+    def encoding(self, name: str) -> int | None:
+        """The encoding of a register by the name that ``name`` gives; ``None`` for one that is only ever named."""
+        for number in (*_by_encoding(), *self._names):
+            if self.name(number) == name:
+                return number
+        return self._written.get(name)
 
 
 def capability_names(tree: Path) -> dict[int, str]:

@@ -32,7 +32,7 @@ OPTIONS = (
     "-nostdlib -fno-stack-protector -fno-tree-loop-distribute-patterns -ffunction-sections -fdata-sections "
     "-Wl,--gc-sections"
 ).split()
-_NOT_GCC = ("-target", "aarch64-linux-gnu", "-ferror-limit=0")
+NOT_GCC = ("-target", "aarch64-linux-gnu", "-ferror-limit=0")
 _BANKS = ("vcpu_debug_state", "external_debug_state")
 _ALTERNATIVES = "asm/alternative-macros.h"
 # Capabilities are off, but they are known: without the kernel's patching of itself at boot, no code would think so.
@@ -218,7 +218,7 @@ def program(tree: KernelTree, vhe: bool, steps: Sequence[Call], title: str) -> s
         lines += [_BEFORE.replace("{vhe}", str(int(vhe))), f'#include "{tree.path / DEBUG_C}"']
         lines += [_AFTER.replace("{registers}", table), *_steps(steps)]
         source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        flags = [flag for flag in tree.flags if flag not in _NOT_GCC]
+        flags = [flag for flag in tree.flags if flag not in NOT_GCC]
         command = [compiler, *flags, "-w", "-O2", "-ffreestanding", "-E", "-P", str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,0 +1,340 @@
+"""Compiled functions of a kernel tree against their lifted terms, on many states, bit by bit.
+
+    bench = Bench(program, tree, subjects(program, tree, Mode.VHE), folder)
+    for driver in bench.drivers:
+        bench.compare(driver, 1000)        # how many states, and what differs on them; nothing should
+
+The program is the tree's own C with the replacements for assembly that the lifter reads (``overlay_base.h``), here as
+accesses to variables, compiled for aarch64 and run under ``qemu-aarch64``. For each function a driver sets what the
+lifted function reads, calls it, and gives what it left: stores, result, whether BUG or a warning was reached, and
+whether anything else in memory changed. No solver takes part.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from formal import terms as t
+from formal.epochs import Mode
+from formal.kernel.drivers import Cell, Driver, Subject, symbol
+from formal.kernel.front import POINTERS, Program
+from formal.kernel.harness import COMPILER, NOT_GCC, OPTIONS, HarnessError
+from formal.kernel.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
+from formal.kernel.resolve import HOST, HYP
+from formal.kernel.straight import straight
+from formal.kernel.tree import KVM, KernelTree
+from formal.terms import BOOL
+from formal.walk import nodes
+
+QEMU = "qemu-aarch64"
+_CAPABILITIES = """
+#define alternative_has_cap_likely(cap) harness_has(cap)
+#define alternative_has_cap_unlikely(cap) harness_has(cap)
+#define alternative_has_feature_likely(cap) harness_has(cap)
+#define alternative_has_feature_unlikely(cap) harness_has(cap)
+"""
+_KEYS = """
+#include <linux/types.h>
+#include <linux/jump_label.h>
+static bool harness_key(const void *key);
+#undef static_branch_likely
+#undef static_branch_unlikely
+#define static_branch_likely(x) harness_key((const void *)(x))
+#define static_branch_unlikely(x) harness_key((const void *)(x))
+"""
+_HAS = """
+#include <asm/cpucaps.h>
+#ifndef ARM64_ALWAYS_BOOT
+#define ARM64_ALWAYS_BOOT ARM64_ALWAYS_SYSTEM
+#endif
+#define harness_has(cap) ((cap) == ARM64_ALWAYS_BOOT || (cap) == ARM64_ALWAYS_SYSTEM || harness_capability[cap])
+extern unsigned long long harness_capability[];
+"""
+_AFTER_HEADERS = """
+#undef copy_from_user
+#define copy_from_user(to, from, size) harness_copy(to, size)
+#undef has_vhe
+#define has_vhe() ((bool)harness_vhe)
+#define is_kernel_in_hyp_mode() ((bool)harness_vhe)
+#define cpus_have_cap(cap) ((bool)harness_capability[cap])
+static struct task_struct harness_task;
+#define get_current() (&harness_task)
+extern struct kvm_vcpu harness_vcpu;
+"""
+_LINKING = ("-O", "-static", "-nostdlib", "-Wl,")
+
+
+class States:
+    """Random and boundary values for the inputs of a driver, always the same for a seed."""
+
+    def __init__(self, driver: Driver, seed: int) -> None:
+        self.random = random.Random(f"{driver.subject.name} {seed}")
+        self.pools = [self._pool(driver, c) for c in driver.inputs]
+        self.widths = [c.width for c in driver.inputs]
+
+    def _pool(self, driver: Driver, cell: Cell) -> list[int]:
+        """Boundary values of a width, and the constants that the terms compare and combine the variable with."""
+        if cell.name in POINTERS:
+            return [0, 1, 2]
+        n = cell.sort
+        if n == BOOL:
+            return [0, 1]
+        ones = (1 << n) - 1
+        found = {
+            0,
+            1,
+            2,
+            3,
+            4,
+            5,
+            15,
+            16,
+            17,
+            ones,
+            ones - 1,
+            ones >> 1,
+            (ones >> 1) + 1,
+            0xFFFF_FFFF,
+            0x1_0000_0000,
+            0x1F,
+            0x20,
+        }
+        found |= {1 << i for i in range(n)} if n <= 16 else {1 << i for i in (7, 8, 15, 16, 31, 32) if i < n}
+        for node in nodes(tuple(driver.terms)):
+            below = [a for a in node.args if a.op == "const"]
+            if below and isinstance(node.sort, int):
+                shift = [t.bounds(a)[1] for a in node.args if a.op == "extract"]
+                for a in below:
+                    if a.sort:
+                        value = t.value_of(a)
+                        found |= {value, ~value, value << (shift[0] if shift else 0), value | value >> 1}
+        return sorted({value & ones for value in found})
+
+    def one(self) -> list[int]:
+        """A state: a value for each input."""
+        chosen = []
+        r = self.random
+        for pool, n in zip(self.pools, self.widths, strict=True):
+            kind = r.random()
+            if kind < 0.45 or n <= 2:
+                value = r.choice(pool)
+            elif kind < 0.6:
+                value = 1 << r.randrange(n)
+            elif kind < 0.7:
+                value = r.choice(pool) ^ r.choice(pool)
+            else:
+                value = r.getrandbits(n)
+            chosen.append(value & ((1 << n) - 1))
+        return chosen
+
+
+@dataclass
+class Difference:
+    """A state on which the compiled function did something else."""
+
+    subject: str
+    what: str
+    compiled: int
+    lifted: int
+    state: dict[str, int]
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.what} is {self.compiled:#x} compiled and {self.lifted:#x} lifted"
+
+
+class Bench:
+    """Compiled programs of a tree, one for each mode."""
+
+    def __init__(self, program: Program, tree: KernelTree, chosen: Sequence[Subject], folder: Path) -> None:
+        self.tree, self.folder, self.program = tree, folder, program
+        if shutil.which(COMPILER) is None:
+            raise HarnessError(f"comparing compiled functions needs {COMPILER}")
+        self.drivers = [Driver(s, program, n) for n, s in enumerate(chosen)]
+        self._objects: dict[str, Path] = {}
+        for name, text in overlay_texts().items():
+            (folder / name.rpartition("/")[2]).write_text(text, encoding="utf-8")
+        for name in ("differential.h", "differential.c"):
+            text = resources.files("formal.kernel").joinpath(name).read_text(encoding="utf-8")
+            (folder / name).write_text(text, encoding="utf-8")
+        self.binaries = {mode: self._link(mode) for mode in dict.fromkeys(s.mode for s in chosen)}
+
+    # ---- building
+
+    def _hyp(self, file: str, mode: Mode) -> bool:
+        return file in HYP[mode.value]
+
+    def _run(self, *command: str) -> None:
+        done = subprocess.run([COMPILER, *command], capture_output=True, text=True, check=False, cwd=self.folder)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
+            raise HarnessError(f"{COMPILER}: {(errors or done.stderr.splitlines() or ['failed'])[0]}")
+
+    def _flags(self, hyp: Mode | None) -> list[str]:
+        more = hyp_flags(self.tree, hyp.value) if hyp is not None else ()
+        kept = [flag for flag in (*self.tree.flags, *more) if flag not in NOT_GCC]
+        return [*kept, *(o for o in OPTIONS if not o.startswith(_LINKING)), "-O1", "-fno-pie"]
+
+    def _headers(self, hyp: Mode | None) -> str:
+        """The headers of a compilation, as a precompiled one; returns the name to include."""
+        name = f"headers_{hyp.value if hyp else 'host'}.h"
+        if not (self.folder / name).exists():
+            younger = (self.tree.path / "arch/arm64/include/asm/alternative-macros.h").exists()
+            lines = ["#include <asm/alternative-macros.h>", _HAS, _CAPABILITIES] if younger else []
+            lines += [_KEYS, *(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{self.folder}/overlay_base.h"']
+            lines += [f'#include "{self.folder}/differential.h"', *(f"#include <{h}>" for h in KVM_HEADERS)]
+            lines += [f'#include "{self.folder}/overlay_kvm.h"', _AFTER_HEADERS]
+            (self.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            self._run(*self._flags(hyp), "-x", "c-header", name, "-o", f"{name}.gch")
+        return name
+
+    def _object(self, file: str, hyp: Mode | None) -> Path:
+        """A file of the tree with the drivers of its functions, compiled."""
+        key = f"{hyp.value if hyp else 'host'}_{re.sub(r'[^a-z]+', '_', file.removeprefix(KVM))}"
+        if key not in self._objects:
+            here = [d for d in self.drivers if d.subject.unit == file and (hyp is None or d.subject.mode == hyp)]
+            lines = [
+                f'#include "{self._headers(hyp)}"',
+                f'#include "{self.tree.path / file}"',
+                *self._support(file, here),
+            ]
+            for driver in here:
+                lines += driver.text()
+            source = self.folder / f"{key}.c"
+            source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            self._objects[key] = source.with_suffix(".o")
+            self._run(*self._flags(hyp), "-c", source.name, "-o", f"{key}.o")
+        return self._objects[key]
+
+    def _support(self, file: str, drivers: Sequence[Driver]) -> Iterator[str]:
+        """What drivers and file need besides: variables of other files, static keys."""
+        text = self.tree.read(file)
+        weak = "__attribute__((weak)) __typeof__({0}) {0};"
+        yield weak.format("harness_vcpu")
+        yield "static word harness_elsewhere[1024];"
+        used = {name for d in drivers for name in (*d.lifted.reads, *(c.name for c in d.inputs))}
+        per_cpu = {m[1] for name in used if (m := re.match(r"percpu\.(\w+)", name))}
+        for name in sorted(per_cpu):
+            if not re.search(rf"DEFINE_PER_CPU\w*\([^;]*\b{name}\)", text):
+                yield weak.format(name)
+        keys = sorted(
+            {c.name.removeprefix("key.") for d in self.drivers for c in d.inputs if c.name.startswith("key.")}
+        )
+        yield from (f"__attribute__((weak)) word harness_key_{name};" for name in keys)
+        yield "static bool harness_key(const void *key)\n{"
+        yield from (f"\tif (key == {symbol(name)})\n\t\treturn harness_key_{name};" for name in keys)
+        header = self.tree.read("arch/arm64/include/asm/cpufeature.h")
+        if "cpu_hwcap_keys" in header:
+            yield "\tif (key == &arm64_const_caps_ready)\n\t\treturn true;"
+            yield "\tfor (int i = 0; i < ARM64_NCAPS; i++)\n\t\tif (key == &cpu_hwcap_keys[i])"
+            yield "\t\t\treturn harness_capability[i];"
+        yield "\treturn false;\n}"
+        if "cpu_hwcap_keys" in header:
+            yield f"{weak.format('arm64_const_caps_ready')}\n{weak.format('cpu_hwcap_keys')}"
+
+    def _registers(self, drivers: Sequence[Driver]) -> Iterator[str]:
+        names = sorted({n.removeprefix("hw.") for d in drivers for n in d.lifted.reads if n.startswith("hw.")})
+        known: dict[int, str] = {}
+        for name in names:
+            encoding = self.program.registers.encoding(name)
+            if encoding is not None and encoding in known:
+                raise HarnessError(f"{name} and {known[encoding]} are one register")
+            if encoding is not None:
+                known[encoding] = name
+            yield f'\t{{ "{name}", {encoding if encoding is not None else -1}ULL }},'
+
+    def _called(self, drivers: Sequence[Driver]) -> list[str]:
+        """The host's files in which functions were lifted."""
+        used = {name for d in drivers for name in d.lifted.functions}
+        parsed = dict.fromkeys(unit.file for unit in self.program.resolver.units())
+        return [file for file in parsed if file in HOST and not used.isdisjoint(self.program.functions(file))]
+
+    def _link(self, mode: Mode) -> Path:
+        mine = [d for d in self.drivers if d.subject.mode == mode]
+        files = dict.fromkeys([*self._called(mine), *(d.subject.unit for d in mine)])
+        files |= dict.fromkeys(f for f in HYP[mode.value] if (self.tree.path / f).exists())
+        objects = [self._object(file, mode if self._hyp(file, mode) else None) for file in files]
+        main = (self.folder / "differential.c").read_text(encoding="utf-8")
+        top, rest = main.split("static long harness_call", 1)
+        tables = ["struct harness_register harness_registers[] = {", *self._registers(mine), "\t{ 0 }\n};"]
+        tables += [f"void harness_drive_{d.number}(const word *in, word *out);" for d in mine]
+        tables += ["static void (*const harness_functions[])(const word *, word *) = {"]
+        tables += [f"\t[{d.number}] = harness_drive_{d.number}," for d in mine] + ["};"]
+        tables += ["static const unsigned harness_widths[][2] = {"]
+        tables += [f"\t[{d.number}] = {{ {d.width[0]}, {d.width[1]} }}," for d in mine] + ["};\n"]
+        (self.folder / f"main_{mode.value}.c").write_text(f"{top}{chr(10).join(tables)}static long harness_call{rest}")
+        binary = self.folder / f"bench_{mode.value}"
+        options = [*OPTIONS, "-fno-pie", "-no-pie", "-Wl,-z,muldefs"]
+        command = [*options, f"main_{mode.value}.c", *(o.name for o in objects)]
+        missing = self._missing([*command, "-Wl,--warn-unresolved-symbols", "-o", binary.name])
+        if missing:  # called where the lifted function says that it is not: then the program ends
+            stubs = self.folder / f"stubs_{mode.value}.c"
+            lines = [f'void {name}(void) {{ harness_fail("called: ", "{name}"); }}' for name in missing]
+            stubs.write_text("\n".join(["void harness_fail(const char *what, const char *name);", *lines, ""]))
+            self._run(*command, stubs.name, "-o", binary.name)
+        return binary
+
+    def _missing(self, command: Sequence[str]) -> list[str]:
+        """The symbols that a link does not find."""
+        done = subprocess.run([COMPILER, *command], capture_output=True, text=True, check=False, cwd=self.folder)
+        if done.returncode:
+            raise HarnessError(f"{COMPILER}: {(done.stderr.splitlines() or ['failed'])[0]}")
+        return sorted(set(re.findall(r"undefined reference to `(\w+)'", done.stderr)))
+
+    # ---- running
+
+    def run(self, driver: Driver, states: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """What the compiled function leaves, for each state.
+
+        Raises:
+            HarnessError: if the program does not end as it should.
+        """
+        mode = driver.subject.mode
+        head = struct.pack("<3Q", driver.number, len(states), int(mode is Mode.VHE))
+        data = b"".join(struct.pack(f"<{driver.width[0]}Q", *state) for state in states)
+        done = subprocess.run([QEMU, str(self.binaries[mode])], input=head + data, capture_output=True, check=False)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise HarnessError(
+                f"{driver.subject.name}: exit code {done.returncode}: {said[-1] if said else 'no message'}"
+            )
+        return list(struct.iter_unpack(f"<{driver.width[1]}Q", done.stdout))
+
+    def compare(self, driver: Driver, count: int, seed: int = 0) -> tuple[int, list[Difference]]:
+        """Runs a function on ``count`` states, or as many of them as it is defined on: how many, and what differs."""
+        states = States(driver, seed)
+        names = [c.name for c in driver.inputs]
+        guess = straight([driver.undefined], [*names, *(c.name for c in driver.observed)])
+        chosen: list[list[int]] = []
+        blank = [0] * len(driver.observed)
+        for _ in range(8 * count):
+            if len(chosen) == count:
+                break
+            state = states.one()
+            if not guess([*state, *blank])[0]:
+                chosen.append(state)
+        differences = []
+        for state, got in zip(chosen, self.run(driver, chosen), strict=True):
+            differences += differing(driver, state, got)
+        return len(chosen), differences
+
+
+def differing(driver: Driver, state: Sequence[int], got: Sequence[int]) -> list[Difference]:
+    """What a compiled function left that its lifted terms do not say."""
+    seen = len(driver.observed)
+    undefined, bugs, warns, *wanted = driver.evaluate([*state, *got[:seen]])
+    bug, warned, other, *left = got[seen:]
+    what = [("reaches BUG", bug, bugs)]
+    if not bug and not bugs:
+        what += [("reaches a warning", warned, warns), ("words of memory changed besides", other, 0)]
+        rows = zip(driver.labels, left, wanted, driver.masks, strict=True)
+        what += [(label, a & mask, b) for label, a, b, mask in rows]
+    named = dict(zip([c.name for c in driver.inputs], state, strict=True))
+    return [Difference(driver.subject.name, text, a, b, named) for text, a, b in what if a != b and not undefined]
