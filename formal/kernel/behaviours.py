@@ -91,17 +91,19 @@ def _by_effect(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> di
     stores, _ = binding.stores(setup)
     return {
         "first_run_init": "kvm_arm_vcpu_init_debug" in lifted,
-        "traps_trace_filter": bool(_at_zero(setup, "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
+        "traps_trace_filter": bool(_at_zero((setup, *lifted.values()), "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
         "vhe_writes_changed_mdcr": mode is not Mode.VHE or "hw_mdcr_el2" in stores,
         "preserves_pstate_ss": "preserved_pstate_ss" in stores,
         "keeps_step_pending": "ss_active_pending" in binding.stores(clear)[0],
     }
 
 
-def _at_zero(lifted: Lifted, lvalue: str) -> int:
-    """What a function stores if everything that it reads is 0."""
-    term = lifted.writes[lvalue]
-    sorts = {name: v.sort for name, v in lifted.reads.items()}
+def _at_zero(functions: tuple[Lifted, ...], lvalue: str) -> int:
+    """What the first function that stores there stores if everything that it reads is 0; 0 if none does."""
+    writer = next((f for f in functions if lvalue in f.writes), None)
+    if writer is None:
+        return 0
+    term, sorts = writer.writes[lvalue], {name: v.sort for name, v in writer.reads.items()}
     env: dict[str, Value] = {name: sorts.get(name) == BOOL and False for name in support(term)}
     return int(evaluate(term, env))  # type: ignore[arg-type]
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from formal import terms as t
+from formal.epochs import Mode as EpochMode
+from formal.kernel.behaviours import resolve
+from formal.kernel.binding import Binding, flags_of
 from formal.kernel.front import Lifted, Mode, Program
+from formal.kernel.signs import read
+from formal.kernel.tree import KernelTree
 from formal.terms import BOOL, Value
 from formal.walk import evaluate, support
 
@@ -92,3 +99,18 @@ def test_masks_are_those_of_the_headers(program: Program) -> None:
     assert program.constants["MDCR_EL2_HPMN_MASK"] == 0x1F
     assert program.constants["MDCR_EL2_TDA"] == 1 << 9
     assert program.constants["DBG_SPSR_SS"] == 1 << 21
+
+
+@pytest.mark.parametrize("mode", EpochMode)
+def test_a_setup_that_writes_no_mdcr_el2_has_the_behaviours_of_the_other_functions(
+    program: Program, mode: EpochMode
+) -> None:
+    tree = program.tree
+    assert isinstance(tree, KernelTree)
+    functions = {name: program.lift(name, mode.value) for name in program.functions()}
+    setup = functions["kvm_arm_setup_debug"]
+    less = {name: value for name, value in setup.writes.items() if name != "vcpu->arch.mdcr_el2"}
+    broken = {**functions, "kvm_arm_setup_debug": replace(setup, writes=less)}
+    binding, signs = Binding(flags_of(tree)), read(tree)
+    right = resolve(tree, mode, functions, binding, signs)
+    assert resolve(tree, mode, broken, binding, signs).kernel == right.kernel

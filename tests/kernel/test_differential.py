@@ -138,7 +138,7 @@ def test_a_wrong_term_is_a_difference(bench: Bench, chosen: list[Subject], progr
 
 CHANGES = {
     "an operator": ("vcpu->arch.mdcr_el2 |= (MDCR_EL2_TPM |", "vcpu->arch.mdcr_el2 &= (MDCR_EL2_TPM |"),
-    "a condition": ("if (!vcpu->guest_debug)", "if (vcpu->guest_debug)"),
+    "a condition": ("if (vcpu->guest_debug ||", "if (vcpu->guest_debug &&"),
     "a store elsewhere": ("vcpu->arch.mdcr_el2 = __this", "vcpu->arch.vsesr_el2 = 1; vcpu->arch.mdcr_el2 = __this"),
 }  # fmt: skip
 
