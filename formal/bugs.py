@@ -162,7 +162,7 @@ BUGS: dict[str, Bug] = {
         Bug(
             "B18d",
             "a guest hypervisor's writes of MDSCR_EL1 go to memory and have no effect",
-            "3af1105c4fa3 and e0b5a7967dec (v6.18)",
+            "e0b5a7967dec (v6.18), and TDA before it",
             {"traps_redirected_mdscr": False},
             ("redirected_mdscr_write_traps", "mdscr_is_guests_unless_taken", "guest_mdscr_preserved"),
             _VHE,

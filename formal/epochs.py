@@ -72,7 +72,7 @@ class Kernel:
     forwards_debug_exceptions: bool = True  # b0ee51033ae3 (v6.14): to the guest hypervisor that asked for them
     forwards_debug_accesses: bool = True  # v6.6, emulate-nested.c: accesses that the guest hypervisor traps
     resets_virtual_hpmn: bool = True  # c8823e51b534 (v6.16): the guest hypervisor's HPMN is all counters at reset
-    traps_redirected_mdscr: bool = True  # 3af1105c4fa3 (v6.18): FEAT_NV2 sends its writes of MDSCR_EL1 to memory
+    traps_redirected_mdscr: bool = True  # e0b5a7967dec (v6.18), and TDA before: FEAT_NV2 sends its writes to memory
     # what the kernel's comments promise
     documents_trace_traps: bool = True  # from v5.13: comment on kvm_arm_setup_mdcr_el2
     documents_os_lock: bool = True  # from v5.18: comments on the OS lock
