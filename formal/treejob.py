@@ -248,12 +248,13 @@ def _compare_components(
 def _compare_owner(report: TreeReport, debug: owner.Debug, system: System, ask: Questions) -> System:
     """Compares debug.c of v6.14 and later; the system with what the C does instead of its description."""
     s, k = system.state(), system.kernel
+    differs: dict[str, list[str]] = {}
     for name in owner.COMPONENTS:
         function = debug.lifted[name]
-        differs = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
-        report.compared.append(_compared(function, differs, debug.binding.stores(function)[1]))
+        differs[name] = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
+        report.compared.append(_compared(function, differs[name], debug.binding.stores(function)[1]))
     report.counterparts = {**debug.shown(), **report.counterparts}
-    return System(debug.kernel(k, tuple(c.function for c in report.compared if not c.equal)))
+    return debug.system(system, differs)
 
 
 def _compare_hypervisor(report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions) -> None:

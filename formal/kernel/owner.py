@@ -7,8 +7,8 @@ loads or puts a vCPU does what the C does (``TreeKernel``), so that claims are c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from formal import terms as t
@@ -16,14 +16,14 @@ from formal.epochs import Kernel
 from formal.epochs import Step as AnyStep
 from formal.kernel.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, flags_of
 from formal.kernel.compare import Counterpart, equalities
-from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted
 from formal.kernel.tree import Sources
 from formal.ownership import external_mdscr, load_debug, put_debug, set_guest_ownership, setup_mdcr_el2_by_owner
 from formal.state import State
-from formal.terms import TRUE, Eq, Not, Term
+from formal.system import System
+from formal.terms import BOOL, TRUE, And, Eq, Not, Term
 from formal.transitions import OPERATIONS, Inputs, Operation
-from formal.walk import substitute, support
+from formal.walk import nodes, substitute, support
 
 INIT = "kvm_init_host_debug_data"
 PMCR_EL0 = "hw.pmcr_el0"
@@ -50,6 +50,7 @@ _LINES = {
     "kvm_arch_vcpu_put": "kvm_vcpu_put_debug",
     "kvm_arch_vcpu_ioctl_run returns": "kvm_vcpu_put_debug",
     "kvm_reset_vcpu": "kvm_vcpu_load_debug",
+    "trap_oslar_el1": "kvm_vcpu_load_debug",
 }
 
 
@@ -91,6 +92,9 @@ class Debug:
         yield from effect.side_conditions.items()
         for o in function.obligations:
             yield f"never at {o.file}:{o.line}: {o.text}", Not(substitute(o.condition, mapping))
+        stored = (*effect.values.values(), *effect.elements.values())
+        zero = self._alone(s, stored)
+        yield f"{name}() depends on the modelled state only", And(*(Eq(v, substitute(v, zero)) for v in stored))
         if function.returns is not TRUE:
             yield f"{name}() returns", function.returns
 
@@ -98,39 +102,39 @@ class Debug:
         before = self.binding.before(function, s)
         return before | {name: substitute(value, before) for name, value in self.given(function).items()}
 
-    def step(self, name: str) -> Step:
-        """What the C function does, as a step of the specification: ghosts as in its description.
+    def _alone(self, s: State, values: Iterable[Term]) -> dict[str, Term]:
+        """What values depend on besides the state: all of it 0 (``conditions`` demands that it does not matter)."""
+        known = {n for value in s.values.values() for n in support(value)}
+        other = {v for value in values for v in nodes((value,)) if v.op == "var" and str(v.data) not in known}
+        return {str(v.data): t.FALSE if v.sort == BOOL else t.const(0, t.width(v)) for v in other}
 
-        Raises:
-            NotUnderstoodError: when it depends on something that is not in the state.
-        """
+    def _step(self, name: str, differs: Collection[str]) -> Step:
+        """What the C function does, as a step of the specification: as its description but where it differs."""
         function, by_hand = self.lifted[name], COMPONENTS[name]
 
         def does(s: State, k: Kernel) -> State:
-            wanted = by_hand(s, k)
             effect = self.binding.after(function, s, self._mapping(function, s))
-            known = {n for value in s.values.values() for n in support(value)}
-            for value in (*effect.values.values(), *effect.elements.values()):
-                if foreign := support(value) - known:
-                    reason = f"{name}() depends on {sorted(foreign)[0]}"
-                    raise NotUnderstoodError(function.file, function.line, reason)
-            kept = {n: s.values[n] for n in wanted.values if self.binding.decides(n)}
-            values = {**wanted.values, **kept, **effect.values}
+            zero = self._alone(s, (*effect.values.values(), *effect.elements.values()))
+            values = {**by_hand(s, k).values, **{n: s.values[n] for n in differs}}
+            values |= {n: substitute(value, zero) for n, value in effect.values.items() if n in differs}
             for (bank, number), value in effect.elements.items():
                 sort = s.values[bank].sort
                 assert isinstance(sort, tuple)
-                values[bank] = t.store(values[bank], t.const(number, sort[0]), value)
+                if bank in differs:
+                    values[bank] = t.store(values[bank], t.const(number, sort[0]), substitute(value, zero))
             return State(values, s.vcpu_id, s.cpu_id)
 
         return does
 
-    def kernel(self, k: Kernel, differing: tuple[str, ...]) -> Kernel:
-        """The kernel with the C's own vcpu_load and vcpu_put where they differ."""
-        steps = tuple((name, self.step(name)) for name in _LINES.values() if name in differing)
+    def system(self, system: System, differs: Mapping[str, Collection[str]]) -> System:
+        """The system with the C's own vcpu_load and vcpu_put where they differ, in these state variables."""
+        steps = tuple((n, self._step(n, differs[n])) for n in dict.fromkeys(_LINES.values()) if differs.get(n))
         if not steps:
-            return k
-        values: dict[str, Any] = {f.name: getattr(k, f.name) for f in fields(Kernel)}
-        return TreeKernel(**values, steps=tuple(dict(steps).items()))
+            return system
+        values: dict[str, Any] = {f.name: getattr(system.kernel, f.name) for f in fields(Kernel)}
+        more = frozenset().union(*(differs[name] for name, _ in steps))
+        operations = (replace(op, writes=op.writes | more) if op.name in _LINES else op for op in system.operations)
+        return System(TreeKernel(**values, steps=steps), tuple(operations))
 
     def init(self) -> dict[str, Counterpart]:
         """The operation that kvm_init_host_debug_data is, by its name."""
