@@ -5,7 +5,8 @@
 
 The edits are made in a copy of the tree (links, but for one file at a time), and only what is made from the edited
 function is lifted again. No claim is checked: an edit that is told from the original is ``differs`` or ``refused``; one
-that is not is ``equal``, and has to be equivalent.
+that is not is ``equal``, and the reason says what is known of it: ``equivalent`` if its terms are proved to be the
+original's on every state, ``not modelled`` if they differ where the specification says nothing, or ``not lifted``.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from types import TracebackType
 from typing import Literal, Self
 
 from formal.epochs import Mode
-from formal.kernel import scan, writers
+from formal.kernel import hypervisor, scan, writers
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import load
+from formal.kernel.front import Lifted, load
 from formal.kernel.signs import read
 from formal.kernel.tree import KVM, KernelTree
 from formal.mutate.operators import Edit, edits
+from formal.terms import FALSE, TRUE, Eq, Term, boolean
 from formal.treejob import FILES, Questions, TreeReport, compare
 
 TIMEOUT = 60.0  # seconds for a solver question
@@ -92,6 +94,7 @@ class Sweep:
         self.program = load(self.tree, FILES)
         self._questions = Questions(TIMEOUT)
         self._unchanged = self._compared()
+        self._lifted = self._all_lifted(self._unchanged)
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +127,7 @@ class Sweep:
         path.write_text(site.edit.apply(text), encoding="utf-8")
         self.program.forget(site.file, functions)
         try:
-            return self._told(self._compared(scanned=True))
+            return self._told(self._compared(scanned=True), site.edit.function)
         except NotUnderstoodError as error:
             return Outcome("refused", str(error))
         finally:
@@ -137,7 +140,30 @@ class Sweep:
         binding, signs = Binding(flags_of(self.tree)), read(self.tree)
         return compare(self.program, binding, signs, self.mode, self._questions)
 
-    def _told(self, report: TreeReport) -> Outcome:
+    def _all_lifted(self, report: TreeReport) -> dict[str, Lifted]:
+        """Every function that was compared as terms, by its name and place."""
+        found = [c.lifted for c in report.compared if c.lifted is not None]
+        found += [c.lifted for c in report.counterparts.values()]
+        found += [lifted for _, lifted in hypervisor.lifted(self.program, report.resolved.kernel)]
+        return {f"{f.name} {f.file}": f for f in found}
+
+    def _why_equal(self, report: TreeReport, function: str) -> str:
+        """What is known of an edit that is not told: ``equivalent`` is proved, on every state."""
+        now = self._all_lifted(report)
+        using = [name for name, f in self._lifted.items() if function in f.functions]
+        if not using:
+            return "not lifted: only the calls that it makes are looked at"
+        same: list[tuple[str, Term]] = []
+        for name in using:
+            before, after = self._lifted[name], now[name]
+            same += [(f"{before.name}: {what}", equal) for what, equal in _equalities(before, after)]
+        if all(equal is TRUE for _, equal in same):
+            return "equivalent: the same terms"
+        if other := self._questions.differing(same):
+            return f"not modelled: {', '.join(other)}"
+        return "equivalent: terms proved equal"
+
+    def _told(self, report: TreeReport, function: str) -> Outcome:
         if report.resolved.kernel != self._unchanged.resolved.kernel:
             return Outcome("differs", f"another kernel: {', '.join(report.resolved.differs)}")
         for problem in (*report.misdescribed, *report.problems):
@@ -153,7 +179,23 @@ class Sweep:
                 return Outcome(
                     "differs", f"{counterpart.lifted.name} has other obligations, which are claims of their own"
                 )
-        return Outcome("equal", "")
+        return Outcome("equal", self._why_equal(report, function))
+
+
+def _equalities(before: Lifted, after: Lifted) -> Iterator[tuple[str, Term]]:
+    """What must hold for two liftings of a function to be one: a place or part of it, and a term."""
+    reads = {**before.reads, **after.reads}
+    for lvalue in dict.fromkeys((*before.writes, *after.writes)):
+        old, new = before.writes.get(lvalue, reads[lvalue]), after.writes.get(lvalue, reads[lvalue])
+        yield lvalue, Eq(old, new) if old.sort == new.sort else FALSE
+    yield "when it returns", Eq(before.returns, after.returns)
+    results = [f.result for f in (before, after) if f.result is not None]
+    if len(results) == 2:
+        yield "its result", Eq(*results) if results[0].sort == results[1].sort else FALSE
+    elif results:
+        yield "its result", FALSE
+    targets = [{k: [x for _, x in v] for k, v in f.pointer_writes.items()} for f in (before, after)]
+    yield "what its pointers point to", boolean(targets[0] == targets[1])
 
 
 def _copied(tree: Path, copy: Path) -> Path:
