@@ -234,7 +234,8 @@ class Statements(Operators):
     def _flatten(self, cursor: Cursor, subject: Term, kind: IntType, steps: list[tuple[str, Cursor, Term]]) -> None:
         """A switch's block as a list of labels, each with the condition that it matches, and statements."""
         if cursor.kind not in (Kind.CASE_STMT, Kind.DEFAULT_STMT):
-            if any(c.kind in (Kind.CASE_STMT, Kind.DEFAULT_STMT) for c in _below_switches(cursor)):
+            below = _below_switches(cursor) if cursor.kind != Kind.SWITCH_STMT else []
+            if any(c.kind in (Kind.CASE_STMT, Kind.DEFAULT_STMT) for c in below):
                 raise self.refusal(cursor, "a case label inside a nested block")
             steps.append(("do", cursor, FALSE))
             return

@@ -171,3 +171,12 @@ REFUSED = {
 def test_what_is_not_understood_is_refused(body: str) -> None:
     with pytest.raises(NotUnderstoodError, match=REFUSED[body]):
         lift(body, before="void g(void); void h(u64 *p) { *p = 0; }\n")
+
+
+def test_a_switch_inside_a_switch() -> None:
+    inner = "switch (v->y) { case 2: v->z = 3; break; default: v->z = 4; }"
+    body = f"switch (v->x) {{ case 1: {inner} break; case 5: v->z = 6; }}"
+    lifted = snippet(f"struct kvm_vcpu {{ int x, y, z; }}; void f(struct kvm_vcpu *v) {{ {body} }}").lift("f", "vhe")
+    for x, y, z in ((1, 2, 3), (1, 1, 4), (5, 2, 6), (0, 2, 9)):
+        given = {"vcpu->x": x, "vcpu->y": y, "vcpu->z": 9}
+        assert evaluate(lifted.writes["vcpu->z"], given) == z
