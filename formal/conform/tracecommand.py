@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal.configuration import Configuration
+from formal.conform.ownerparts import OwnerGrouping, by_owner
 from formal.conform.tracecheck import Check, Result, TooManyRunsError, Unexplained, missing
 from formal.conform.tracecoverage import coverage, lines
-from formal.conform.tracefile import TraceFormatError, TraceText, parse, read
+from formal.conform.tracefile import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
 from formal.conform.traceparts import Grouping
-from formal.conform.tracerun import FIELDS, TRACED
+from formal.conform.tracerun import FIELDS
 from formal.epochs import EPOCHS, Mode
 from formal.evidence.traces import TraceBook, TraceError
 
@@ -29,6 +30,8 @@ OPTIONAL = (
     ("kvm_set_guest_debug", "KVM_SET_GUEST_DEBUG; it is assumed where an entry has other flags"),
     ("kvm_userspace_exit", "when user space has the vCPU; its writes are assumed wherever they are possible"),
 )
+PROBES_ARE = "the dynamic events that python -m formal.conform monitor --probes - prints"
+OPTIONAL_BY_OWNER = ("kvm_entry", "kvm_sys_access", "kvm_set_guest_debug", "kvm_userspace_exit")
 
 
 class InconclusiveError(Exception):
@@ -38,7 +41,7 @@ class InconclusiveError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
-    parser.add_argument("--epoch", choices=TRACED, help="the release; default: every one that explains it")
+    parser.add_argument("--epoch", choices=EPOCHS, help="the release; default: every one that explains it")
     parser.add_argument("--mode", choices=[m.value for m in Mode], help="the host mode; default: both")
     parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
 
@@ -97,7 +100,7 @@ def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | No
     elif text.truncated is not None:
         cut = f"line {text.truncated} is cut off"
     _relevant(text, cut)
-    grouping = Grouping(text)
+    grouping = OwnerGrouping(text) if by_owner(text) else Grouping(text)
     results: dict[Configuration, Result] = {}
     for configuration in _candidates(text, epoch, mode):
         try:
@@ -120,15 +123,16 @@ def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | No
 def _relevant(text: TraceText, cut: str | None) -> None:
     if not text.events and not text.others:
         raise InconclusiveError(f"no event{f'; {cut}' if cut else ''}")
-    if {"load_debug", "vcpu_run"} & text.others.keys() and "kvm_arm_setup_debug" not in text.names:
-        raise InconclusiveError(
-            "recorded on v6.14 or later, which has none of these trace points; dynamic events are not read"
-        )
-    if absent := missing(text):
+    if by_owner(text):
+        absent = [name for name in REQUIRED_PROBES if name not in text.names]
+        says = f"enable {PROBES_ARE}"
+    else:
+        absent, says = missing(text), f"enable the trace points of the group kvm; from v6.14 on {PROBES_ARE}"
+    if absent:
         others = ", ".join(f"{n} {name}" for name, n in text.others.most_common(3))
         raise InconclusiveError(
             f"no event {' and '.join(absent)}{f', only others ({others})' if others else ''}: "
-            "nothing can be compared; enable the trace points of the group kvm" + (f"; {cut}" if cut else "")
+            f"nothing can be compared; {says}" + (f"; {cut}" if cut else "")
         )
 
 
@@ -138,10 +142,15 @@ def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterato
         if event.name == "marker" and event.fields["verb"] == "recording":
             epoch = epoch or _epoch_of(str(event.fields.get("release", "")))
             mode = mode or event.fields.get("mode")
-    for name in reversed(TRACED):
+    for name in reversed(_epochs(text)):
         for m in Mode:
             if epoch in (None, name) and mode in (None, m.value):
                 yield Configuration(name, m.value)
+
+
+def _epochs(text: TraceText) -> list[str]:
+    """The epochs whose kernels have such events."""
+    return [name for name, e in EPOCHS.items() if e.kernel(Mode.VHE).tracks_debug_owner == by_owner(text)]
 
 
 _RELEASES = (
@@ -153,6 +162,8 @@ _RELEASES = (
     ("E6", (5, 15), (5, 17)),
     ("E7", (5, 18), (6, 0)),
     ("E8", (6, 1), (6, 13)),
+    ("E9", (6, 14), (6, 16)),
+    ("E10", (6, 17), (99, 0)),
 )
 
 
@@ -166,6 +177,8 @@ def _epoch_of(release: str) -> str | None:
 def _warnings(text: TraceText) -> Iterator[str]:
     marked = "marker" in text.names
     for name, what in OPTIONAL:
+        if by_owner(text) and name not in OPTIONAL_BY_OWNER:
+            continue
         if name not in text.names and not (marked and name == "kvm_userspace_exit"):
             yield f"no event {name}: not seen are {what}"
     if text.overwritten:

@@ -2,7 +2,8 @@
 
 Read are lines ``TASK-PID [CPU] flags TIMESTAMP: EVENT: text`` as the kernel's ``trace`` file, ``trace-cmd report`` and
 ``perf script`` print them; the texts of the events are those of arch/arm64/kvm/trace_arm.h, trace_handle_exit.h and
-include/trace/events/kvm.h, v4.17 to v6.13. Events of other names are counted, not read.
+include/trace/events/kvm.h, and of the dynamic events of vm/probes.txt, which take the place of the debug code's trace
+points from v6.14 on. Events of other names are counted, not read.
 """
 
 from __future__ import annotations
@@ -86,6 +87,40 @@ def _regset(match: re.Match[str]) -> dict[str, Any]:
     return {"register": name, "control": control, "value": value}
 
 
+# The fields of the dynamic events, as probes print them after where they were hit: name=NUMBER or name={NUMBER,...}.
+_BANK = ("debug_owner", "dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr")
+_ACCESS = ("crm", "op2", "is_write", "value")
+PROBES: Mapping[str, tuple[str, ...]] = {
+    "load_debug": ("guest_debug", "debug_owner", "mdcr_el2", "external_mdscr_el1", "pstate"),
+    "put_debug": ("guest_debug", "pstate"),
+    "vcpu_enter": ("guest_debug", "debug_owner", "mdcr_el2", "external_mdscr_el1", "pstate"),
+    "vcpu_leave": ("debug_owner", "external_mdscr_el1", "pstate"),
+    "debug_bank": _BANK,
+    "external_bank": _BANK,
+    "set_guest_ownership": ("debug_owner", "mdcr_el2"),
+    "handle_oslar": ("value",),
+    "trap_debug_regs": _ACCESS,
+    "trap_dbg_wb_reg": _ACCESS,
+    "vcpu_create": (),
+    "set_guest_debug": (),
+}
+
+
+def _probed(names: tuple[str, ...]) -> Callable[[re.Match[str]], dict[str, Any]]:
+    def read(match: re.Match[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for pair in match[1].split():
+            name, _, text = pair.partition("=")
+            found[name] = _numbers(text[1:-1].replace("0x", "")) if text.startswith("{") else int(text, 0)
+        if absent := [name for name in ("vcpu", *names) if name not in found]:
+            raise ValueError(
+                f"it has no {', '.join(absent)}; python -m formal.conform monitor --probes - prints its definition"
+            )
+        return found
+
+    return read
+
+
 _READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, Any]]]] = {
     name: (re.compile(pattern), fields)
     for name, pattern, fields in (
@@ -116,6 +151,7 @@ _READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, A
             _fields("pc:x", "register", "op0:d", "op1:d", "crn:d", "crm:d", "op2:d", "direction"),
         ),
         ("kvm_userspace_exit", r"reason (\w+) \((\d+)\)", _fields("reason", "number:d")),
+        *((name, r"\([^)]*\)((?:\s+\w+=\S+)+)", _probed(names)) for name, names in PROBES.items()),
     )
 }
 # What a marker of our own has to have; the values of all but ``_TEXTS`` are numbers.
@@ -135,6 +171,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 _TEXTS = ("reg", "reason")
 REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said
+REQUIRED_PROBES = ("load_debug", "put_debug", "vcpu_enter", "vcpu_leave", "kvm_exit")  # from v6.14 on
 _POINTER_NAME = re.compile(r"(?:0x)?[0-9a-f]{6,}: ")
 
 

@@ -173,21 +173,28 @@ class Markers:
 
     def _returned(self, run: Run, vcpu: Key, part: Part, shown: list[Shown]) -> Iterator[Attempt]:
         """KVM_RUN is over; the registers are read right after it."""
-        fields, line = part.first.fields, part.first.line
+        fields = part.first.fields
         if _number(fields, "error") not in (0, EINTR):
             yield Attempt(run, shown)  # KVM_RUN was refused before it did anything
             return
         if run.phase(vcpu) in (Phase.IN_GUEST, Phase.SETUP, Phase.EXITED):
             return
-        loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, line)
         pstate = _number(fields, "pstate") if "pstate" in fields else None
-        for after in self.fill.returned(loaded, vcpu, line, pstate):
+        for after in self._out_of_run(run, vcpu, part, pstate):
             checks = []
             for reg in ("pstate", "mdscr_el1"):
                 if reg in fields:
                     checks.append((reg.upper(), int(after.value(vcpu, reg)), _number(fields, reg)))
             wrong = [c for c in checks if c[1] != c[2]]
             yield Attempt(after, [_register_is(part.first, *wrong[0])] if wrong else shown)
+
+    def _out_of_run(self, run: Run, vcpu: Key, part: Part, pstate: int | None) -> Iterator[Run]:
+        if self.fill.kernel.tracks_debug_owner:  # vcpu_put has been seen, if KVM_RUN came as far as vcpu_load
+            yield from () if run.phase(vcpu) is Phase.LOADED or run.value(vcpu, "in_run") else (run,)
+            return
+        line = part.first.line
+        loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, line)
+        yield from self.fill.returned(loaded, vcpu, line, pstate)
 
     def _exit(self, run: Run, vcpu: Key, part: Part, shown: list[Shown]) -> Iterator[Attempt]:
         """Why KVM_RUN returned: the exit had to be one that user space handles."""

@@ -15,7 +15,6 @@ import pytest
 from formal.bugs import BUGS
 from formal.conform.__main__ import main
 from formal.conform.monitor import BREAKS, PASSES, READS, bpftrace, dot, expression, monitor
-from formal.conform.tracerun import TRACED
 from formal.epochs import EPOCHS, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import TraceBook
@@ -26,7 +25,7 @@ from formal.walk import evaluate
 from tests.conftest import PROOFS
 from tests.walks import Walk
 
-KERNELS = [(e, m) for e in TRACED for m in Mode]
+KERNELS = [(e, m) for e in EPOCHS for m in Mode]
 
 
 def entry_values(env, pair):

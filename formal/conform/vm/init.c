@@ -60,16 +60,24 @@ static const char *const events[] = {
     "kvm_set_guest_debug", "trap_reg", "kvm_sys_access", "kvm_hvc_arm64",
 };
 
-// From v6.14 the debug events are gone; these read the same values through the kernel's type information.
-static const char *const probes[] = {
-    "f:conform/load_debug kvm_vcpu_load_debug%return mdcr_el2=vcpu->arch.mdcr_el2:x64 "
-    "external_mdscr_el1=vcpu->arch.external_mdscr_el1:x64 debug_owner=vcpu->arch.debug_owner:u32 "
-    "guest_debug=vcpu->guest_debug:x32",
-    "p:conform/vcpu_run __kvm_vcpu_run mdcr_el2=vcpu->arch.mdcr_el2:x64 "
-    "external_mdscr_el1=vcpu->arch.external_mdscr_el1:x64 debug_owner=vcpu->arch.debug_owner:u32 "
-    "guest_debug=vcpu->guest_debug:x32",
-    "p:conform/set_guest_ownership kvm_debug_set_guest_ownership debug_owner=vcpu->arch.debug_owner:u32",
-};
+// From v6.14 the debug events are gone; the lines of the file /probes take their place.
+static void start_probes(void) {
+    char line[1024];
+    FILE *probes = fopen("/probes", "r");
+    if (!probes) {
+        fail("no probes: %s", strerror(errno));
+        return;
+    }
+    while (fgets(line, sizeof line, probes)) {
+        line[strcspn(line, "\n")] = 0;
+        if (*line && *line != '#' && !write_file(TRACING "dynamic_events", line))
+            printf("@@MISSING probe %s\n", line);
+    }
+    fclose(probes);
+    write_file(TRACING "events/conform/debug_bank/filter", "debug_owner != 0");
+    write_file(TRACING "events/conform/external_bank/filter", "debug_owner == 1");
+    write_file(TRACING "events/conform/enable", "1");
+}
 
 static void start_tracing(void) {
     int missing = 0;
@@ -84,11 +92,8 @@ static void start_tracing(void) {
         missing++;
         printf("@@MISSING event %s\n", events[i]);
     }
-    for (size_t i = 0; missing && i < sizeof probes / sizeof *probes; i++)
-        if (!write_file(TRACING "dynamic_events", probes[i]))
-            printf("@@MISSING probe %s\n", probes[i]);
     if (missing)
-        write_file(TRACING "events/conform/enable", "1");
+        start_probes();
     marker = open(TRACING "trace_marker", O_WRONLY);
     write_file(TRACING "tracing_on", "1");
 }
