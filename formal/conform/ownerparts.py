@@ -20,6 +20,7 @@ _WITHIN = (*_SWITCHES, Kind.OSLAR, Kind.OWN, Kind.ACCESS)
 _KINDS = {
     "vcpu_create": Kind.NAMED,
     "set_guest_debug": Kind.NAMED,
+    "guest_mdscr": Kind.LOAD,
     "load_debug": Kind.LOAD,
     "put_debug": Kind.PUT,
     "vcpu_enter": Kind.ENTER,
@@ -32,7 +33,8 @@ _KINDS = {
     "kvm_set_guest_debug": Kind.SET_DEBUG,
     "marker": Kind.MARKER,
 }
-_ANYTIME = ("marker", "kvm_set_guest_debug", "load_debug", "vcpu_create", "set_guest_debug")
+_LOADS = ("guest_mdscr", "load_debug")
+_ANYTIME = ("marker", "kvm_set_guest_debug", "vcpu_create", "set_guest_debug", *_LOADS)
 _MDSCR = (2, 2)  # CRm, op2
 _REGISTERS = (
     ("DBGBCR", "debug_bank", "dbg_bcr"),
@@ -45,6 +47,11 @@ _REGISTERS = (
 def by_owner(text: TraceText) -> bool:
     """Whether a trace has the dynamic events of v6.14 and later."""
     return not text.names.isdisjoint(PROBES)
+
+
+def grouping(text: TraceText) -> Grouping:
+    """The events of a trace in groups, whichever kernel it is from."""
+    return OwnerGrouping(text) if by_owner(text) else Grouping(text)
 
 
 def bank_of(event: Event) -> dict[tuple[str, int], int]:
@@ -70,7 +77,7 @@ class OwnerGrouping(Grouping):
         elif name not in _ANYTIME and task not in self._started:
             self.skipped += 1
         else:
-            self._started |= {task} if name == "load_debug" else set()
+            self._started |= {task} if name in _LOADS else set()
             part = Part(_KINDS.get(name, Kind.STRAY), [event])
             self._open[task] = part
             if part.kind is Kind.OWN:
@@ -122,7 +129,9 @@ def _continues(part: Part, event: Event) -> bool:
         return event.name in _LEAVE and "kvm_exit" not in seen
     if part.kind is Kind.ACCESS:
         return event.name == "kvm_sys_access"
-    return part.kind is Kind.PUT and event.name == "load_debug"
+    if part.kind is Kind.LOAD:
+        return event.name == "load_debug"
+    return part.kind is Kind.PUT and event.name in _LOADS
 
 
 def _split(parts: list[Part]) -> None:
@@ -136,11 +145,11 @@ def _split(parts: list[Part]) -> None:
     for part in list(parts):
         if part.kind is not Kind.PUT or len(part.events) == 1:
             continue
-        put, load = part.events
+        put, *load = part.events
         here = lines[part.cpu]
-        if here[bisect_right(here, put.line)] != load.line:
+        if here[bisect_right(here, put.line)] != load[0].line:
             part.events = [put]
-            parts.append(Part(Kind.LOAD, [load]))
+            parts.append(Part(Kind.LOAD, load))
         else:
             part.kind = Kind.RELOAD
 
@@ -196,7 +205,9 @@ class _Ahead:
         part.next_part, part.next_returned, part.next_exit = self.part, self.returned, self.reason
         part.mdscr_read, part.pstate_next, part.pstate_put = self.mdscr, self.pstate, self.pstate_put
         for event in part.events:
-            if event.name == "debug_bank":
+            if event.name == "guest_mdscr":
+                self.mdscr = event.fields["value"]
+            elif event.name == "debug_bank":
                 self.bank.update(bank_of(event))
             elif event.name == "external_bank":
                 self.user_bank.update(bank_of(event))

@@ -16,7 +16,6 @@ from formal.conform.traceparts import Key, Kind, Part
 from formal.conform.tracerun import Run, Shown, shows_bank, shows_entry, shows_probe, shows_values
 from formal.state import DebugOwner, Exit, Phase
 
-MDSCR_SS, MDE, KDE = 1 << 0, 1 << 15, 1 << 13
 _DEBUG_KINDS = (Exit.STEP, Exit.DEBUG)
 _SYS64 = (Exit.DEBUG_ACCESS, Exit.OS_ACCESS, Exit.EMULATE)
 ALL = (*_SYS64, Exit.NONE, Exit.STEP, Exit.DEBUG, Exit.FAULT, Exit.MMIO)
@@ -64,6 +63,10 @@ class OwnerSteps:
 
     # ---- load and put
 
+    def _shows_load(self, after: Run, vcpu: Key) -> list[Shown]:
+        mdscr = shows_values("guest_mdscr", {"value": int(after.value(vcpu, "mdscr_el1"))})
+        return [mdscr, shows_probe("load_debug", after, vcpu)]
+
     def _loaded(self, run: Run | None, vcpu: Key, part: Part) -> Run | None:
         """The vCPU loaded, by KVM_RUN or the scheduler; none where it is already, or another one is there."""
         if run is None or run.phase(vcpu) not in (Phase.CREATED, Phase.READY):
@@ -77,7 +80,7 @@ class OwnerSteps:
         for before in (run, *self._written(run, vcpu, part)):
             after = self._loaded(before, vcpu, part)
             if after is not None:
-                yield Attempt(after, [shows_probe("load_debug", after, vcpu)])
+                yield Attempt(after, self._shows_load(after, vcpu))
 
     def _written(self, run: Run, vcpu: Key, part: Part) -> Iterator[Run]:
         """User space may have written what no load shows: the break- and watchpoint registers that are seen next, or
@@ -107,7 +110,7 @@ class OwnerSteps:
         )
         if returns or not self.fill.visible.returns or ahead is None:
             for handled in self._handled(run, vcpu, part):
-                for after in self.fill.returned(handled, vcpu, part.first.line, part.pstate_next):
+                for after in self.fill.returned(handled, vcpu, part.first.line, part.first.fields["pstate"]):
                     last = after.last if self.fill.visible.returns else {**after.last, vcpu: Exit.NONE}
                     yield replace(after, last=last)
         if not returns:
@@ -132,14 +135,14 @@ class OwnerSteps:
             for before in (put, *self._written(put, vcpu, part)):
                 loaded = self._loaded(before, vcpu, part)
                 if loaded is not None:
-                    shown = [shows_probe("put_debug", put, vcpu), shows_probe("load_debug", loaded, vcpu)]
+                    shown = [shows_probe("put_debug", put, vcpu), *self._shows_load(loaded, vcpu)]
                     yield Attempt(loaded, shown)
 
     def _around(self, run: Run, after: Run, vcpu: Key, part: Part) -> Iterator[Attempt]:
         """A handler that puts the vCPU first and loads it last."""
         put = self._step(run, "kvm_arch_vcpu_put", vcpu, part)
         if put is not None:
-            yield Attempt(after, [shows_probe("put_debug", put, vcpu), shows_probe("load_debug", after, vcpu)])
+            yield Attempt(after, [shows_probe("put_debug", put, vcpu), *self._shows_load(after, vcpu)])
 
     def _turned_on(self, run: Run, vcpu: Key, part: Part) -> Iterator[Attempt]:
         """The guest turned this vCPU off by a call of PSCI, and another vCPU has turned it on again."""
@@ -261,7 +264,7 @@ class OwnerSteps:
             for acted in () if known is None else self._writes(known, vcpu, part):
                 loaded = self._loaded(acted, vcpu, part)
                 if loaded is not None:
-                    yield Attempt(loaded, [*shown, shows_probe("load_debug", loaded, vcpu)])
+                    yield Attempt(loaded, [*shown, *self._shows_load(loaded, vcpu)])
 
     def _writes(self, run: Run, vcpu: Key, part: Part) -> Iterator[Run]:
         """What user space may have written so that the load shows what it shows."""
@@ -271,7 +274,8 @@ class OwnerSteps:
             bank = self.fill.bank_of(dict(part.user_bank))
             control = fields["guest_debug"]
             now = self.fill.user(now, "KVM_SET_GUEST_DEBUG", vcpu, line, True, control=control, bank=bank)
-        now = self.fill.set_mdscr(now, vcpu, self._wanted_mdscr(run, vcpu, part), line)
+        mdscr = part.named("guest_mdscr")
+        now = self.fill.set_mdscr(now, vcpu, None if mdscr is None else mdscr.fields["value"], line)
         now = self.fill.set_bank(now, vcpu, part, line)
         if now is None:
             return
@@ -288,20 +292,6 @@ class OwnerSteps:
             written = self.fill.user(now, "KVM_SET_ONE_REG PSTATE", vcpu, line, True, value=value)
             if written is not None:
                 yield written
-
-    def _wanted_mdscr(self, run: Run, vcpu: Key, part: Part) -> int:
-        """MDSCR_EL1 that makes a load as it is seen: what the guest has next, if that is known."""
-        fields = part.events[-1].fields
-        owner, external = fields["debug_owner"], int(fields["external_mdscr_el1"])
-        now = int(run.value(vcpu, "mdscr_el1"))
-        if part.mdscr_read is not None:
-            now = part.mdscr_read
-        if owner == DebugOwner.HOST:
-            kept = MDSCR_SS | MDE | KDE
-            return now & kept | external & ~kept
-        if owner == DebugOwner.GUEST:
-            return now if now & (MDE | KDE) else now | MDE
-        return now & ~(MDE | KDE)
 
 
 _OF_USER = (Phase.CREATED, Phase.READY)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal.configuration import Configuration
-from formal.conform.ownerparts import OwnerGrouping, by_owner
+from formal.conform.ownerparts import by_owner, grouping
 from formal.conform.tracecheck import Check, Result, TooManyRunsError, Unexplained, missing
 from formal.conform.tracecoverage import coverage, lines
 from formal.conform.tracefile import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
@@ -100,18 +100,18 @@ def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | No
     elif text.truncated is not None:
         cut = f"line {text.truncated} is cut off"
     _relevant(text, cut)
-    grouping = OwnerGrouping(text) if by_owner(text) else Grouping(text)
+    groups = grouping(text)
     results: dict[Configuration, Result] = {}
     for configuration in _candidates(text, epoch, mode):
         try:
-            results[configuration] = Check(configuration.kernel(), grouping).run()
+            results[configuration] = Check(configuration.kernel(), groups).run()
         except TooManyRunsError as e:
             raise InconclusiveError(f"{e}; record more trace points") from e
     if not any(r.conforms for r in results.values()) and all(
         r.unexplained is None or r.unexplained.event is None for r in results.values()
     ):
         raise InconclusiveError("no value could be compared")
-    report = Report(name, text, grouping, results, list(_warnings(text)), cut, {})
+    report = Report(name, text, groups, results, list(_warnings(text)), cut, {})
     for configuration in report.explaining[:1]:
         watch = results[configuration].watch
         assert watch is not None
@@ -220,7 +220,7 @@ def _counts(counter: dict[str, int]) -> str:
 
 def show(report: Report, verbose: bool) -> Iterator[str]:
     """The report, line by line."""
-    text, grouping = report.text, report.grouping
+    text = report.text
     tasks = {e.task for e in text.events}
     cpus = ", ".join(map(str, sorted({e.cpu for e in text.events})))
     markers = sum(e.name == "marker" for e in text.events)
@@ -230,8 +230,9 @@ def show(report: Report, verbose: bool) -> Iterator[str]:
         + (f", {sum(text.others.values())} others" if text.others else "")
         + f"; {len(tasks)} thread{'s'[: len(tasks) > 1]}, CPUs {cpus}"
     )
-    if grouping.skipped:
-        yield f"skipped: {grouping.skipped} events before the first kvm_arm_setup_debug of their thread"
+    if report.grouping.skipped:
+        first = "load_debug" if by_owner(text) else "kvm_arm_setup_debug"
+        yield f"skipped: {report.grouping.skipped} events before the first {first} of their thread"
     for warning in report.warnings:
         yield f"note: {warning}"
     if report.cut:

@@ -91,6 +91,7 @@ def _regset(match: re.Match[str]) -> dict[str, Any]:
 _BANK = ("debug_owner", "dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr")
 _ACCESS = ("crm", "op2", "is_write", "value")
 PROBES: Mapping[str, tuple[str, ...]] = {
+    "guest_mdscr": ("value",),
     "load_debug": ("guest_debug", "debug_owner", "mdcr_el2", "external_mdscr_el1", "pstate"),
     "put_debug": ("guest_debug", "pstate"),
     "vcpu_enter": ("guest_debug", "debug_owner", "mdcr_el2", "external_mdscr_el1", "pstate"),
@@ -171,7 +172,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 _TEXTS = ("reg", "reason")
 REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said
-REQUIRED_PROBES = ("load_debug", "put_debug", "vcpu_enter", "vcpu_leave", "kvm_exit")  # from v6.14 on
+REQUIRED_PROBES = ("guest_mdscr", "load_debug", "put_debug", "vcpu_enter", "vcpu_leave", "kvm_exit")  # from v6.14 on
+_AT_LOAD = re.compile(r"\((?:kvm_vcpu_load_debug|setup_external_mdscr)\+")  # who called vcpu_read_sys_reg
 _POINTER_NAME = re.compile(r"(?:0x)?[0-9a-f]{6,}: ")
 
 
@@ -225,7 +227,7 @@ def _read_line(found: TraceText, number: int, line: str) -> None:
         found.events.append(Event(number, task, cpu, "marker", text, {"verb": marker[1], **keys}))
         return
     reader = _READERS.get(name)
-    if reader is None:
+    if reader is None or (name == "guest_mdscr" and not _AT_LOAD.match(text)):
         found.others[name] += 1
         return
     read = reader[0].fullmatch(text)

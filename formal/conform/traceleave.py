@@ -8,7 +8,7 @@ from dataclasses import replace
 from formal.conform.tracefile import Event
 from formal.conform.tracefill import SS, Attempt, Fill, next_pstate
 from formal.conform.traceparts import Key, Part, bank_access
-from formal.conform.tracerun import Run, Shown, shows_clear, shows_trap
+from formal.conform.tracerun import Run, Shown, guest_enter_defers, shows_clear, shows_trap
 from formal.state import Exit, Phase
 
 Encoding = tuple[int, int, int, int, int]  # op0, op1, CRn, CRm, op2
@@ -91,18 +91,32 @@ class Leave:
         """What the guest may have done: nothing, instructions, writes of registers that it reaches without a trap."""
         cpu, line, step = run.on[vcpu], part.first.line, self.machine.step
         yield run
+        yield from self._deferred(run, vcpu, part)
         mdscr = self.next_mdscr(part)
         for pstate in self.next_pstates(run, part, cpu):
-            now = step(run, "the guest executes", vcpu, cpu, line, pstate=pstate)
-            if now is None:
+            ran = step(run, "the guest executes", vcpu, cpu, line, pstate=pstate)
+            if ran is None:
                 return  # a step exception comes first
-            yield now
+            yield ran
             if mdscr is not None:
                 for before in self._steps_itself(run, vcpu, part, mdscr, pstate):
                     written = step(before, "the guest writes MDSCR_EL1", vcpu, cpu, line, value=mdscr, pstate=pstate)
                     if written is not None:
                         yield from self._writes_bank(written, vcpu, cpu, part, pstate)
-            yield from self._writes_bank(now, vcpu, cpu, part, pstate)
+                for before in self._writes_bank(run, vcpu, cpu, part, pstate):  # or in the other order
+                    last = step(before, "the guest writes MDSCR_EL1", vcpu, cpu, line, value=mdscr, pstate=pstate)
+                    if last is not None and before is not run:
+                        yield last
+            yield from self._writes_bank(ran, vcpu, cpu, part, pstate)
+
+    def _deferred(self, run: Run, vcpu: Key, part: Part) -> Iterator[Run]:
+        """An interrupt was pending, and the guest has not been entered: PSTATE.SS is as the entry wrote it."""
+        event = part.named("kvm_exit")
+        if (event is None or event.fields["code"] == "IRQ") and run.cpus[run.on[vcpu]]["p0.hw_pstate"] != run.value(
+            vcpu, "pstate"
+        ):
+            deferred = self.machine.step(run, guest_enter_defers.name, vcpu, run.on[vcpu], part.first.line)
+            yield from () if deferred is None else (deferred,)
 
     def _steps_itself(self, run: Run, vcpu: Key, part: Part, mdscr: int, pstate: int) -> Iterator[Run]:
         """The guest may have stepped itself before it wrote this value: that is how it comes to PSTATE.SS."""

@@ -19,8 +19,20 @@ from formal.evidence.replay import zero
 from formal.state import REGISTER_OF_BANK, Exit, Phase, State
 from formal.system import System
 from formal.terms import ArrayValue, Term, Value
-from formal.transitions import tweaks_guest
+from formal.transitions import OPERATIONS, Inputs, operation, tweaks_guest
 from formal.walk import evaluate, support
+
+
+@operation(
+    "__guest_enter defers",
+    "hyp/entry.S, __guest_enter",
+    writes="hw_pstate",
+    enabled=lambda s, k, i: s.in_guest,
+)
+def guest_enter_defers(s: State, k: Kernel, i: Inputs) -> State:
+    """An interrupt is pending: no ERET (from v5.4), so that SPSR_EL2 stays what the entry wrote. The exit follows."""
+    return s.but(hw_pstate=s.pstate)
+
 
 Values = dict[str, Value]  # the variables of one vCPU (``v0.mdcr_el2``) or one CPU (``p0.hw_mdcr_el2``)
 HERE, ELSEWHERE = 0, 1  # how the acting CPU, and any other, are named in the variables ``cpu`` and ``vcpu``
@@ -105,7 +117,7 @@ class Machine:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.system = System(kernel)
+        self.system = System(kernel, (*OPERATIONS, guest_enter_defers))
         self.state: State = self.system.state()
         self._operations: dict[str, tuple[Known, Known, dict[str, Term]]] = {}
         for applied in self.system.applied:
