@@ -140,7 +140,7 @@ def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterato
     """The kernels to try: those asked for; else what a marker says; else all, the newest first."""
     for event in text.events:
         if event.name == "marker" and event.fields["verb"] == "recording":
-            epoch = epoch or _epoch_of(str(event.fields.get("release", "")))
+            epoch = epoch or epoch_of(str(event.fields.get("release", "")))
             mode = mode or event.fields.get("mode")
     for name in reversed(_epochs(text)):
         for m in Mode:
@@ -167,7 +167,7 @@ _RELEASES = (
 )
 
 
-def _epoch_of(release: str) -> str | None:
+def epoch_of(release: str) -> str | None:
     """The epoch that a release such as 6.1.0-56-cloud-arm64 belongs to, if it is modelled."""
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)

@@ -220,6 +220,9 @@ static void command(char **words, int n) {
         set_debug(words, n);
     else if (!strcmp(what, "set") && n == 3)
         vcpu_set(vcpu, words[1], number(words[2]));
+    else if (!strcmp(what, "code") && n > 2)
+        for (int i = 2; i < n; i++)
+            vcpu_code(&vm, vcpu, number(words[1]) + 4 * (i - 2), number(words[i]));
     else if (!strcmp(what, "get") && n == 2)
         vcpu_get(vcpu, words[1]);
     else if (!strcmp(what, "run") && n == 2)

@@ -42,6 +42,7 @@ void vm_create(struct vm *vm);
 void vm_destroy(struct vm *vm);
 void vcpu_create(struct vm *vm, const char *program, uint32_t features);
 void vcpu_reset(struct vcpu *vcpu);
+void vcpu_code(struct vm *vm, struct vcpu *vcpu, uint64_t offset, uint32_t word); // an instruction of its program
 void vcpu_debug(struct vcpu *vcpu, const struct kvm_guest_debug *debug);
 void vcpu_set(struct vcpu *vcpu, const char *reg, uint64_t value);
 void vcpu_get(struct vcpu *vcpu, const char *reg);
