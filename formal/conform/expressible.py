@@ -42,6 +42,7 @@ _BANK_OP2 = {"DBGBVR": 4, "DBGBCR": 5, "DBGWVR": 6, "DBGWCR": 7}
 MDSCR: Encoding = (2, 0, 0, 2, 2)
 OSLAR: Encoding = (2, 0, 1, 0, 4)
 OSLSR: Encoding = (2, 0, 1, 1, 4)
+_ENDS = {Exit.DEBUG_ACCESS: MDSCR, Exit.EMULATE: OSLSR}
 
 
 class NotExpressibleError(Exception):
@@ -131,13 +132,15 @@ def _mmio_for_interrupt(steps: Sequence[Step], n: int) -> list[Step] | None:
 
 def _mmio_and_immediate(steps: Sequence[Step], n: int) -> list[Step] | None:
     """A return to user space right after an access was emulated, by one of which user space is told at once."""
-    if n < 3 or steps[n].operation != RETURNS or steps[n - 2].operation != CLEAR:
-        return None
-    if not steps[n - 1].operation.startswith(("trap_", EMULATES)):
+    if n < 3 or steps[n].operation != RETURNS or not steps[n - 1].operation.startswith(("trap_", EMULATES)):
         return None
     v, p = steps[n].vcpu, steps[n].cpu
-    after = _steps(v, p, CLEAR, RETURNS, "kvm_handle_mmio_return", LOAD, RETURNS)
-    return [_exit(v, p, Exit.MMIO), *after]
+    if steps[n - 2].operation == CLEAR:
+        before, clear = [], [CLEAR]
+    else:  # from v6.14 on there is none
+        before, clear = [steps[n - 3]], []
+    after = _steps(v, p, *clear, RETURNS, "kvm_handle_mmio_return", LOAD, RETURNS)
+    return [*before, _exit(v, p, Exit.MMIO), *after]
 
 
 def _put_by_user(steps: Sequence[Step], n: int) -> list[Step] | None:
@@ -162,7 +165,7 @@ def express(trace: Trace, claim: Claim, replay: Replay, reads: str | None = None
     """
     start = booted(trace)
     if not breaks(replay, start, claim):
-        raise NotExpressibleError(f"initial state: {_initial(trace)}; the emulator's CPUs boot alike")
+        raise NotExpressibleError(f"initial state: {_initial(trace)}; the emulator's CPUs boot with {HPMN}")
     todo, tried, first = [start], {_key(start)}, None
     while todo:
         now = todo.pop(0)
@@ -288,7 +291,7 @@ class Expression:
         elif name == EXECUTES:
             after = steps[n + 1] if n + 1 < len(steps) else None
             if after is not None and after.operation == LEAVES and not after.inputs.get("exit"):
-                ends = [s.operation for s in steps[n + 2 : n + 4]] == [CLEAR, RETURNS]
+                ends = [s.operation for s in steps[n + 2 : n + 4] if s.operation != CLEAR][:1] == [RETURNS]
                 self._call(CPU_SUSPEND if ends else PSCI_VERSION, asm.hvc(0), n)
                 self._blocks = ends
                 return n + 2
@@ -311,7 +314,7 @@ class Expression:
             self._run("immediate")
         elif self._blocks:
             self._run("interrupt 50000")
-        elif last == "kvm_handle_guest_debug" or (last == CLEAR and self._mmio):
+        elif last == "kvm_handle_guest_debug" or (last in (CLEAR, LEAVES) and self._mmio):
             self._run("run 1")
         else:
             raise NotExpressibleError(f"operation {RETURNS} after {last}: no signal comes just then", n)
@@ -334,6 +337,9 @@ class Expression:
         if kind is Exit.DEBUG:
             self.found.words.append(asm.brk(0))
             return after + (handler is not None)
+        if (handler is None or end) and kind in _ENDS:  # the trace ends before the exit is handled
+            self.found.words.append(asm.mrs(_ENDS[kind]) | 3)
+            return len(steps)
         if handler is None or end:
             raise NotExpressibleError(f"operation {LEAVES} with exit {kind.name}: nothing makes it happen there", n)
         if kind is Exit.DEBUG_ACCESS and handler.operation == "trap_debug_regs":

@@ -69,7 +69,9 @@ _WITH_VALUES = ("kvm_arm_set_dreg32", "kvm_arm_set_regset", "trap_reg", *PROBES)
 class Check:
     """Follows the runs of one kernel through a trace."""
 
-    def __init__(self, kernel: Kernel, grouping: Grouping, machine: Machine | None = None) -> None:
+    def __init__(
+        self, kernel: Kernel, grouping: Grouping, machine: Machine | None = None, also: frozenset[str] = frozenset()
+    ) -> None:
         self.machine = machine or Machine(kernel)
         self.grouping = grouping
         marked = any(p.kind is Kind.MARKER for p in grouping.parts)
@@ -78,7 +80,7 @@ class Check:
         self.leave = Leave(self.fill)
         self.owner = OwnerSteps(self.fill) if kernel.tracks_debug_owner else None
         self.markers = Markers(self.fill, grouping.parts)
-        self.watch = Watch(self.machine)
+        self.watch = Watch(self.machine, also)
         self.result = Result(kernel, watch=self.watch)
         self.runs: list[Run] = [Run()]
 
