@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.configuration import Configuration
+from formal.configuration import Configuration, checks
 from formal.conform.boot import Recording, boot
 from formal.conform.emulator import Qemu
-from formal.conform.expressible import NotExpressibleError, Plan, booted, breaks, express
+from formal.conform.expressible import NotExpressibleError, Plan
 from formal.conform.marks import Passage, passages
 from formal.conform.ownerparts import grouping
 from formal.conform.reproducers import State
+from formal.conform.substitutes import booted, breaks, express
 from formal.conform.tracecheck import Check, Result
 from formal.conform.tracefile import TraceFormatError, parse
 from formal.conform.tracewatch import SHOWN_BY_RETURNS
@@ -28,7 +29,6 @@ from formal.evidence.traces import Trace, TraceBook
 from formal.properties import performance_monitors_trapped
 from formal.system import System
 from formal.vocabulary import Claim
-from formal.witness import known_checks
 
 BOOKS = Path(__file__).parents[2] / "proofs/traces"
 _STEP, _SYSTEM = 0x32, 0x18  # ESR_ELx.EC
@@ -57,7 +57,7 @@ def plans(c: Configuration) -> dict[str, list[Plan | NotExpressibleError]]:
     Raises:
         TraceError: if the stored traces cannot be read.
     """
-    book, known = TraceBook.read(BOOKS / f"{c.stem}.json"), known_checks(c)
+    book, known = TraceBook.read(BOOKS / f"{c.stem}.json"), dict(checks(c.claims()))
     replay = Replay(System(c.kernel()))
     found: dict[str, list[Plan | NotExpressibleError]] = {}
     for name, number in book.counterexamples.items():
@@ -94,7 +94,7 @@ def run(c: Configuration, kernel: Path, mode: Mode, qemu: Qemu, timeout: float) 
     script = "\n".join(text.replace("scenario ", f"scenario {name}", 1) for text, name in scenarios.items())
     recording = boot(kernel, mode, script, qemu, timeout=timeout) if script else None
     found = passages(recording.trace) if recording is not None else {}
-    known = known_checks(c)
+    known = dict(checks(c.claims()))
     rows = []
     for name, several in wanted.items():
         judged = [

@@ -9,10 +9,11 @@ import pytest
 from formal.configuration import Configuration
 from formal.conform import counterexamples, emulator
 from formal.conform.counterexamples import judge, plans, run
-from formal.conform.expressible import NotExpressibleError, Plan, booted, breaks, express
+from formal.conform.expressible import NotExpressibleError, Plan
 from formal.conform.marks import passages
 from formal.conform.reproducers import State
 from formal.conform.scenarios import SCENARIOS
+from formal.conform.substitutes import booted, breaks, express
 from formal.epochs import Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import Step, TraceBook
