@@ -18,7 +18,7 @@ from formal.conform.tracefill import ENABLE, Attempt, Fill, Visible, forget, nex
 from formal.conform.traceleave import KVM_EXIT_MMIO, Leave
 from formal.conform.tracemarkers import Markers
 from formal.conform.traceparts import Grouping, Key, Kind, Part
-from formal.conform.tracerun import Did, Machine, Run, Shown, first_difference, shows_set_debug
+from formal.conform.tracerun import NOBODY, Did, Machine, Run, Shown, first_difference, shows_set_debug
 from formal.conform.tracewatch import Watch
 from formal.epochs import Kernel
 from formal.state import Exit, Phase
@@ -120,7 +120,7 @@ class Check:
         if not did.line:
             return
         (self.result.assumed if did.assumed else self.result.operations)[did.operation] += 1
-        if did.vcpu is not None:
+        if did.vcpu is not None and did.vcpu != NOBODY:
             self.result.vcpus.add(did.vcpu)
         hpmn = did.after[1]["p0.boot_mdcr_el2"]
         assert isinstance(hpmn, int)

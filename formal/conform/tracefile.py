@@ -169,6 +169,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "run": ("vcpu",),
     "returned": ("vcpu", "error"),
     "exit": ("vcpu", "reason"),
+    "hotplug": ("cpu", "online", "begins"),
+    "host_watchpoint": ("armed",),
 }
 _TEXTS = ("reg", "reason")
 REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said

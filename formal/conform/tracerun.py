@@ -35,6 +35,7 @@ def guest_enter_defers(s: State, k: Kernel, i: Inputs) -> State:
 
 
 Values = dict[str, Value]  # the variables of one vCPU (``v0.mdcr_el2``) or one CPU (``p0.hw_mdcr_el2``)
+NOBODY: Key = (0, "nobody")  # the vCPU of operations that act on a CPU alone
 HERE, ELSEWHERE = 0, 1  # how the acting CPU, and any other, are named in the variables ``cpu`` and ``vcpu``
 
 

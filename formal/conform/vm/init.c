@@ -123,7 +123,7 @@ static const char *kvm_mode(void) {
 static struct vm vm;
 static struct vcpu *vcpu; // the one that commands speak of
 static pthread_t threads[VCPUS];
-static bool exists;
+static bool exists, stuck;
 
 static uint64_t number(const char *text) {
     char *rest;
@@ -208,6 +208,8 @@ static void command(char **words, int n) {
         vcpu = &vm.vcpus[vm.count - 1];
     } else if (!strcmp(what, "cpu") && n == 2)
         on_cpu(number(words[1]));
+    else if ((!strcmp(what, "offline") || !strcmp(what, "online")) && n == 2)
+        stuck = !bring_cpu(number(words[1]), what[1] == 'n');
     else if (!strcmp(what, "sleep") && n == 2)
         usleep(number(words[1]));
     else if ((!strcmp(what, "arm") || !strcmp(what, "disarm")) && n == 1)
@@ -258,7 +260,7 @@ static void run_script(const char *path) {
         fail("no script: %s", strerror(errno));
         return;
     }
-    while (fgets(line, sizeof line, script)) {
+    while (!stuck && fgets(line, sizeof line, script)) {
         int n = 0;
         line[strcspn(line, "#\n")] = 0;
         for (char *save, *word = strtok_r(line, " \t", &save); word && n < 72; word = strtok_r(NULL, " \t", &save))
@@ -276,6 +278,8 @@ int main(void) {
     mkdir("/sys", 0755);
     mkdir("/dev", 0755);
     mount("sysfs", "/sys", "sysfs", 0, NULL);
+    mkdir("/proc", 0755);
+    mount("proc", "/proc", "proc", 0, NULL);
     mount("dev", "/dev", "devtmpfs", 0, NULL);
     if (mount("tracefs", TRACING, "tracefs", 0, NULL))
         fail("no tracefs: %s", strerror(errno));
@@ -299,6 +303,8 @@ int main(void) {
     }
     printf("@@DONE\n");
     fflush(stdout);
+    if (stuck) // powering off would wait for the same lock
+        write_file("/proc/sysrq-trigger", "b");
     reboot(RB_POWER_OFF);
     return 0;
 }

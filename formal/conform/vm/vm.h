@@ -54,4 +54,6 @@ bool vcpu_run(struct vcpu *vcpu, bool immediate, long microseconds);
 bool write_file(const char *path, const char *text);
 void on_cpu(unsigned cpu);              // the calling thread goes to a CPU
 void move_thread(int vcpu, int thread, unsigned cpu); // another one, which may be inside KVM_RUN
+#define HOTPLUG_SECONDS 20
+bool bring_cpu(unsigned cpu, bool up);  // down or up; false if the kernel does not come back
 void watch_host(bool armed);            // a watchpoint of the host on a word of this process
