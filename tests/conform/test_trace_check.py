@@ -226,6 +226,45 @@ def test_nothing_to_compare_is_no_conformance():
     assert not result.conforms
 
 
+def test_what_the_host_does_is_attributed():
+    """A CPU down and up again, and the host's own watchpoint: steps of the model, taken while no vCPU is there."""
+    marks = (
+        "hotplug cpu=1 online=0 begins=1",
+        "hotplug cpu=1 online=0 begins=0",
+        "hotplug cpu=1 online=1 begins=1",
+        "hotplug cpu=1 online=1 begins=0",
+        "host_watchpoint armed=1",
+        "host_watchpoint armed=0 hits=1",
+    )
+    lines = [f"  init-1 [000] ..... 9{n}: tracing_mark_write: conform: {m}\n" for n, m in enumerate(marks)]
+    text = text_of("6.1-vhe").splitlines(True)
+    at = next(n for n, line in enumerate(text) if "conform: scenario name=one_reg_banks" in line)
+    result = checked("".join([*text[:at], *lines, *text[at:]]), "E8", "vhe")
+    assert result.unexplained is None
+    assert result.operations["cpu_boot"] == result.operations["kvm_arm_init_debug"] == 1
+    assert result.operations["the host writes its debug registers"] == 2
+    assert len(result.vcpus) == len(checked(text_of("6.1-vhe"), "E8", "vhe").vcpus)
+
+
+def test_an_interrupt_at_the_entry_keeps_the_guest_out():
+    """PSTATE.SS as user space set it, without a step: an ERET clears it, an interrupt pending before does not."""
+    lines = text_of("7.3-vhe").splitlines(True)
+    entered = [
+        n for n, x in enumerate(lines) if "pstate=0x2003c5" in x and "vcpu_enter" in x and "guest_debug=0x0" in x
+    ]
+    assert entered
+    at = next(n for n in range(entered[0], len(lines)) if "vcpu_leave" in lines[n])
+    exits = next(n for n in range(at, len(lines)) if "kvm_exit" in lines[n])
+    assert "pstate=0x3c5" in lines[at]
+    assert "TRAP" in lines[exits]
+    lines[at] = lines[at].replace("pstate=0x3c5", "pstate=0x2003c5")
+    found = checked("".join(lines), "E10", "vhe").unexplained
+    assert found is not None and found.value == ("pstate", 0x2003C5, 0x3C5)
+    lines[exits] = lines[exits].split("kvm_exit:")[0] + "kvm_exit: IRQ: HSR_EC: 0x0000 (UNKNOWN), PC: 0x0\n"
+    found = checked("".join(lines), "E10", "vhe").unexplained
+    assert found is None or found.event.line > exits + 1  # the access that was there has no exit any more
+
+
 def test_coverage():
     results = [checked(text_of(name), *RECORDINGS[name]) for name in ("6.1-vhe", "6.12-nvhe")]
     both, one = coverage(results), coverage(results[:1])
