@@ -16,7 +16,7 @@ from formal.conform.traceparts import Grouping, Key, Kind, Part, bank_register
 BANKS = ("debug_bank", "external_bank")
 _LEAVE = ("vcpu_leave", *BANKS, "kvm_exit")
 _SWITCHES = (Kind.LOAD, Kind.PUT, Kind.RELOAD)
-_WITHIN = (*_SWITCHES, Kind.OSLAR, Kind.OWN, Kind.ACCESS)
+_WITHIN = (*_SWITCHES, Kind.OSLAR, Kind.OWN, Kind.ACCESS, Kind.CALL)
 _KINDS = {
     "vcpu_create": Kind.NAMED,
     "set_guest_debug": Kind.NAMED,
@@ -28,6 +28,7 @@ _KINDS = {
     "kvm_handle_sys_reg": Kind.ACCESS,
     "kvm_sys_access": Kind.ACCESS,
     "handle_oslar": Kind.OSLAR,
+    "kvm_hvc_arm64": Kind.CALL,
     "set_guest_ownership": Kind.OWN,
     "kvm_userspace_exit": Kind.RETURN,
     "kvm_set_guest_debug": Kind.SET_DEBUG,

@@ -11,7 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from formal.conform.tracefill import CALLS, SINGLESTEP, SS, Attempt, Fill
-from formal.conform.traceleave import BY_BANK, BY_TRAP_DEBUG_REGS, EC_SYS64, OSLAR_EL1, Encoding, Leave, access, is_bank
+from formal.conform.traceleave import (
+    BY_BANK,
+    BY_TRAP_DEBUG_REGS,
+    EC_SYS64,
+    OSLAR_EL1,
+    Encoding,
+    Leave,
+    access,
+    is_bank,
+    turns_off,
+)
 from formal.conform.traceparts import Key, Kind, Part
 from formal.conform.tracerun import Run, Shown, shows_bank, shows_entry, shows_probe, shows_values
 from formal.state import DebugOwner, Exit, Phase
@@ -36,6 +46,7 @@ class OwnerSteps:
             Kind.LEAVE: self.leave.attempts,
             Kind.ACCESS: self._access,
             Kind.OSLAR: self._oslar,
+            Kind.CALL: self._call,
             Kind.OWN: self._own,
         }
 
@@ -211,6 +222,13 @@ class OwnerSteps:
         if run.value(vcpu, "exit") == Exit.OS_ACCESS and run.phase(vcpu) is Phase.LOADED:
             yield Attempt(run, [Shown("handle_oslar", "value=...", lambda e: True)])
 
+    def _call(self, run: Run, vcpu: Key, part: Part) -> Iterator[Attempt]:
+        """The guest has called; one call turns it off."""
+        if run.phase(vcpu) is Phase.LOADED and run.value(vcpu, "exit") == Exit.NONE:
+            after = self._step(run, "PSCI CPU_OFF", vcpu, part) if turns_off(part) else run
+            if after is not None:
+                yield Attempt(after, [Shown("kvm_hvc_arm64", "HVC at ...", lambda e: True)])
+
     def _own(self, run: Run, vcpu: Key, part: Part) -> Iterator[Attempt]:
         """trap_debug_regs or trap_dbg_wb_reg: the value, then whose the registers are."""
         if run.phase(vcpu) is not Phase.LOADED or run.on[vcpu] != part.cpu:
@@ -270,6 +288,8 @@ class OwnerSteps:
         """What user space may have written so that the load shows what it shows."""
         line, fields = part.first.line, part.events[-1].fields
         now: Run | None = run
+        if run.value(vcpu, "powered_off"):
+            now = self.fill.user(now, "KVM_SET_MP_STATE", vcpu, line, True, stopped=False)
         if fields["guest_debug"] != run.value(vcpu, "guest_debug"):
             bank = self.fill.bank_of(dict(part.user_bank))
             control = fields["guest_debug"]

@@ -151,6 +151,7 @@ _READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, A
             rf"PC: {_HEX} (.+) \((\d+),(\d+),(\d+),(\d+),(\d+)\) (read|write)",
             _fields("pc:x", "register", "op0:d", "op1:d", "crn:d", "crm:d", "op2:d", "direction"),
         ),
+        ("kvm_hvc_arm64", rf"HVC at {_HEX} \(r0: {_HEX}, imm: {_HEX}\)", _fields("pc:x", "r0:x", "imm:x")),
         ("kvm_userspace_exit", r"reason (\w+) \((\d+)\)", _fields("reason", "number:d")),
         *((name, r"\([^)]*\)((?:\s+\w+=\S+)+)", _probed(names)) for name, names in PROBES.items()),
     )

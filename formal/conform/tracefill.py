@@ -200,6 +200,8 @@ class Fill:
         line = part.first.line
         flags = int(part.first.fields["flags"])
         now: Run | None = run
+        if run.value(vcpu, "powered_off"):
+            now = self.user(now, "KVM_SET_MP_STATE", vcpu, line, True, stopped=False)
         if flags != run.value(vcpu, "guest_debug") and "kvm_set_guest_debug" not in self.visible.names:
             bank = self.bank_of(dict(part.user_bank))
             now = self.user(now, "KVM_SET_GUEST_DEBUG", vcpu, line, True, control=flags, bank=bank)

@@ -17,6 +17,8 @@ OSLAR_EL1: Encoding = (2, 0, 1, 0, 4)
 BY_TRAP_DEBUG_REGS: dict[Encoding, str] = {(2, 0, 0, 2, 2): "MDSCR_EL1", (2, 0, 0, 2, 0): "MDCCINT_EL1"}
 BY_BANK = {4: ("trap_bvr", "DBGBVR"), 5: ("trap_bcr", "DBGBCR"), 6: ("trap_wvr", "DBGWVR"), 7: ("trap_wcr", "DBGWCR")}
 
+CPU_OFF = 0x84000002  # PSCI
+_HVC = (0x12, 0x16)
 KVM_EXIT_MMIO = 6  # include/uapi/linux/kvm.h
 EC_SYS64 = 0x18
 _BY_CLASS: dict[int, tuple[Exit, ...]] = {  # ESR_EL2.EC (Arm ARM D24.2, ESR_ELx), as handle_exit.c dispatches it
@@ -210,9 +212,10 @@ class Leave:
         """The exit handled, and what that shows."""
         cpu, line, step = run.on[vcpu], part.first.line, self.machine.step
         shown = self._shows_access(part) if kind in (Exit.DEBUG_ACCESS, Exit.OS_ACCESS, Exit.EMULATE) else []
+        shown = [*shows_call(part), *shown]
         after: list[Run | None] = []
         if kind in (Exit.NONE, Exit.MMIO):
-            after = [run]
+            after = [step(run, "PSCI CPU_OFF", vcpu, cpu, line) if turns_off(part) else run]
         elif kind in (Exit.STEP, Exit.DEBUG):
             after = [step(run, "kvm_handle_guest_debug", vcpu, cpu, line)]
         elif kind is Exit.OS_ACCESS:
@@ -311,6 +314,19 @@ class Leave:
             text = printed.text.replace("reg ...", f"reg {number}")
             printed = replace(printed, text=text, same=lambda e: same(e) and e.fields["number"] == number)
         yield after, [*shown, printed]
+
+
+def shows_call(part: Part) -> list[Shown]:
+    """kvm_hvc_arm64 of a call."""
+    event = part.named("kvm_exit")
+    called = event is not None and event.fields["ec"] in _HVC
+    return [Shown("kvm_hvc_arm64", "HVC at ...", _always)] if called else []
+
+
+def turns_off(part: Part) -> bool:
+    """Whether the guest asks to be turned off by its call."""
+    call = part.named("kvm_hvc_arm64")
+    return call is not None and call.fields["r0"] & 0xFFFFFFFF == CPU_OFF
 
 
 def _is_mmio(event: Event) -> bool:

@@ -30,6 +30,7 @@ class Kind(Enum):
     PUT = "vcpu_put"
     RELOAD = "vcpu_put and vcpu_load"
     ACCESS = "the handling of a trapped access"
+    CALL = "the handling of a call"
     OSLAR = "the handling of a write of OSLAR_EL1"
     OWN = "a trapped access of a debug register"
     STRAY = "out of place"
@@ -76,7 +77,7 @@ class Part:
 
 
 _OF_ENTRY = ("kvm_arm_set_dreg32", "kvm_arm_set_regset", "kvm_entry")
-_HANDLING = ("kvm_handle_sys_reg", "kvm_sys_access", "trap_reg")
+_HANDLING = ("kvm_handle_sys_reg", "kvm_sys_access", "trap_reg", "kvm_hvc_arm64")
 _ALONE = {"kvm_userspace_exit": Kind.RETURN, "kvm_set_guest_debug": Kind.SET_DEBUG, "marker": Kind.MARKER}
 
 

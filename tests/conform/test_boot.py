@@ -40,7 +40,7 @@ def test_a_console_is_read():
     ("console", "says"),
     [
         ("", "k did not come up; its console is empty"),
-        ("Kernel panic - not syncing: no init\n\n", "k did not come up; last line of its console: Kernel panic"),
+        ("Kernel panic - not syncing: no init\n\n", "k did not come up; the kernel died: Kernel panic"),
         (CONSOLE.partition("@@END")[0], r"k stopped before the end; .*kvm_entry"),
         ("@@KERNEL 6.1\n@@ERROR no /dev/kvm: No such device\n@@DONE\n", "k left no trace: no /dev/kvm"),
         (CONSOLE.replace("mode=nvhe", ""), "k left no trace: no register X77"),

@@ -99,7 +99,7 @@ DREG = LINE.format(2, "kvm_arm_set_dreg32: MDCR_EL2: 0x84e66")
         (SETUP + DREG, "no event kvm_arm_clear_debug"),
         (
             LINE.format(1, "put_debug: (x) vcpu=0x1 guest_debug=0x0 pstate=0x0"),
-            "no event load_debug and vcpu_enter and",
+            "no event guest_mdscr and load_debug and",
         ),
         (
             LINE.format(1, "kvm_entry: PC: 0x0"),
