@@ -125,5 +125,5 @@ def parse(console: str, name: str, cpus: int) -> Recording:
     if trace is None or begin is None:
         raise EmulatorError(f"{name} left no trace: {errors[0] if errors else _progress(console)}")
     head = f"# conform: kernel {said['KERNEL']}, {said['VERSION']}, {begin[1]}, {cpus} CPUs\n"
-    missing = tuple(value.split()[-1] for key, value in tagged if key == "MISSING")
+    missing = tuple(value.split()[1] for key, value in tagged if key == "MISSING")
     return Recording(said["KERNEL"], said["VERSION"], begin[1], cpus, head + trace[1], missing, errors)

@@ -105,8 +105,8 @@ LEGAL = {
     "6.1-vhe": {"bit of trap_reg", "bit of regset", "twice kvm_set_guest_debug"},
     "6.12-nvhe": {"bit of trap_reg", "twice kvm_set_guest_debug"},
     "5.10-nvhe": {"bit of trap_reg", "twice kvm_set_guest_debug"},
-    "7.3-vhe": {"bit of value", "bit of dbg_bcr", "bit of dbg_wvr", "twice kvm_set_guest_debug"},
-    "7.3-nvhe": {"bit of value", "bit of dbg_bcr", "bit of dbg_wvr", "twice kvm_set_guest_debug"},
+    "7.3-vhe": {"bit of value", "bit of dbg_bcr", "bit of dbg_wvr", "without kvm_sys_access"},  # none of what KVM
+    "7.3-nvhe": {"bit of value", "bit of dbg_bcr", "bit of dbg_wvr", "without kvm_sys_access"},  # does not know
 }
 
 

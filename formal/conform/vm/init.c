@@ -77,7 +77,7 @@ static void start_probes(void) {
     write_file(TRACING "events/conform/debug_bank/filter", "debug_owner != 0");
     write_file(TRACING "events/conform/external_bank/filter", "debug_owner == 1");
     if (!write_file(TRACING "events/conform/guest_mdscr/filter", "__probe_ret_ip.function == kvm_vcpu_load_debug"))
-        printf("@@MISSING filter of guest_mdscr\n");
+        printf("@@MISSING filter guest_mdscr\n");
     write_file(TRACING "events/conform/enable", "1");
 }
 
