@@ -123,13 +123,15 @@ def _from_traces(args: argparse.Namespace) -> int:
     """What became of each counterexample; 0 all were run or cannot be, 1 one is not there, 2 usage, 3 it cannot run."""
     series = args.kernel or DEFAULT
     absent = False
+    if args.name:
+        sys.stderr.write("formal.conform finding: --from-trace runs every counterexample; it takes no NAME\n")
+        return 2
     try:
         qemu = emulator.find(args.qemu)
         kernel = image(series, args.kernels or default_directory())
         epoch = epoch_of(kernel.path.name.removeprefix("vmlinuz-"))
-        if epoch is None or args.name:
-            why = "--from-trace takes no names" if args.name else f"the release of {kernel.path.name} is not modelled"
-            sys.stderr.write(f"formal.conform finding: {why}\n")
+        if epoch is None:
+            sys.stderr.write(f"formal.conform finding: the release of {kernel.path.name} is not modelled\n")
             return 2
         for mode in modes(args):
             rows, recording = run_counterexamples(

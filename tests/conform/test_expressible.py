@@ -19,7 +19,8 @@ from formal.evidence.replay import Replay
 from formal.evidence.traces import Step, TraceBook
 from formal.system import System
 from formal.witness import known_checks
-from tests.conftest import PROOFS
+from tests.conform.test_command import errors
+from tests.conftest import PROOFS, ROOT
 
 KERNELS = [Configuration(e, m.value) for e in ("E4s", "E8", "E10") for m in Mode]
 COMMANDS = {*re.findall(r"^#   (\w+)", SCENARIOS.read_text(), re.M), "wake", "join", "immediate"}
@@ -141,3 +142,22 @@ def test_counterexamples_of_a_running_kernel(booted_kernel):
     assert state["one_step_one_instruction"] is State.CONFIRMED
     assert state["performance_monitors_trapped"] is State.CONFIRMED
     assert state["hpmn_preserved_always"] is State.NOT_EXPRESSIBLE
+    shown = (ROOT / "README.md").read_text().partition("it prints for 6.1 under VHE:\n\n```\n")[2].partition("```")[0]
+    said = {_without_count(f"{r.claim}: {r.state}: {r.why}") for r in rows}
+    assert shown and {_without_count(line) for line in shown.splitlines()} <= said
+
+
+def _without_count(line):
+    """An interrupt more or less changes how many values there are."""
+    return re.sub(r"\d+ values", "N values", line)
+
+
+def test_misuse(capsys, tmp_path):
+    assert errors(capsys, "finding", "lost-step", "--from-trace") == (
+        2,
+        "formal.conform finding: --from-trace runs every counterexample; it takes no NAME",
+    )
+    path = tmp_path / "Image"
+    path.write_bytes(b"")
+    code, err = errors(capsys, "finding", "--from-trace", "--kernel", str(path))
+    assert code == 3 or (code, err) == (2, "formal.conform finding: the release of Image is not modelled")
