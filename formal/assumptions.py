@@ -14,8 +14,8 @@ ASSUMED: tuple[str, ...] = (
 
 NOT_MODELLED: tuple[str, ...] = (
     "AArch32 guests, and 32-bit EL0.",
-    "Protected mode (pKVM) in the C of a tree, and before v6.14, where it is as nVHE; a host that attacks its protected "
-    "guests; when the rest of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand).",
+    "Protected mode (pKVM) in the C of a tree, and before v6.14, where it is as nVHE; a host that attacks its "
+    "protected guests; when the rest of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand).",
     "Nested virtualization before v6.18, and in the C of a tree (--kernel): there no vCPU of the VM has an EL2.",
     "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
     "HCR_EL2 decides whether itself or its guest runs.",

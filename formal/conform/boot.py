@@ -18,6 +18,7 @@ from formal.conform.build import build_init
 from formal.conform.emulator import EmulatorError, EmulatorTimeoutError, Qemu
 from formal.epochs import Mode
 
+PROBES = Path(__file__).parent / "vm" / "probes.txt"
 CPUS: Mapping[Mode, str] = {Mode.VHE: "cortex-a76", Mode.NVHE: "cortex-a53"}  # with and without FEAT_VHE
 
 
@@ -90,13 +91,19 @@ def _ram_disk(init: bytes, script: str) -> bytes:
             initrd.character_device("dev/console", 5, 1),
             initrd.file("init", init, 0o755),
             initrd.file("script", script.encode()),
+            initrd.file("probes", PROBES.read_bytes()),
         ]
     )
+
+
+_DIED = re.compile(r"Unable to handle kernel|Internal error|kernel BUG|Kernel panic")
 
 
 def _progress(console: str) -> str:
     """How far a machine came, for an error message."""
     lines = [line for line in console.splitlines() if line.strip()]
+    if died := next((line for line in lines if _DIED.search(line)), None):
+        return f"the kernel died: {died[:200]}"
     return f"last line of its console: {lines[-1][:200]}" if lines else "its console is empty"
 
 
@@ -118,5 +125,5 @@ def parse(console: str, name: str, cpus: int) -> Recording:
     if trace is None or begin is None:
         raise EmulatorError(f"{name} left no trace: {errors[0] if errors else _progress(console)}")
     head = f"# conform: kernel {said['KERNEL']}, {said['VERSION']}, {begin[1]}, {cpus} CPUs\n"
-    missing = tuple(value.split()[-1] for key, value in tagged if key == "MISSING")
+    missing = tuple(value.split()[1] for key, value in tagged if key == "MISSING")
     return Recording(said["KERNEL"], said["VERSION"], begin[1], cpus, head + trace[1], missing, errors)

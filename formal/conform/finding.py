@@ -11,12 +11,16 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 
+from formal.configuration import Configuration
 from formal.conform import emulator
 from formal.conform.boot import Recording, boot
+from formal.conform.counterexamples import run as run_counterexamples
 from formal.conform.debian import default_directory, image
 from formal.conform.kernel import CANNOT_RUN, DEFAULT, add_machine_arguments, modes
 from formal.conform.marks import MissingMarkError, Passage, passages
-from formal.conform.reproducers import REPRODUCERS, STATES, Reproducer, ReproducerError, by_name
+from formal.conform.reproducers import REPRODUCERS, STATES, Reproducer, ReproducerError, State, by_name
+from formal.conform.tracecommand import epoch_of
+from formal.evidence.traces import TraceError
 
 
 class Outcome(StrEnum):
@@ -71,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="*", default=[], metavar="NAME", help="a finding; default: all that the kernel is affected by"
     )
     parser.add_argument("--list", action="store_true", help="all findings, and what became of the other causes")
+    parser.add_argument(
+        "--from-trace", action="store_true", help="every stored counterexample of the kernel's release, made into a run"
+    )
     parser.add_argument("--kernel", metavar="KERNEL", help="a series or an image; default: the first that is affected")
     add_machine_arguments(parser)
 
@@ -80,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         _print_list()
         return 0
+    if args.from_trace:
+        return _from_traces(args)
     for name in args.name:
         if by_name(name) is None:
             sys.stderr.write(f"formal.conform finding: {_unknown(name)}\n")
@@ -108,6 +117,36 @@ def run(args: argparse.Namespace) -> int:
     if Outcome.UNCLEAR in outcomes or not outcomes:
         return 3
     return int(Outcome.ABSENT in outcomes)
+
+
+def _from_traces(args: argparse.Namespace) -> int:
+    """What became of each counterexample; 0 all were run or cannot be, 1 one is not there, 2 usage, 3 it cannot run."""
+    series = args.kernel or DEFAULT
+    absent = False
+    if args.name:
+        sys.stderr.write("formal.conform finding: --from-trace runs every counterexample; it takes no NAME\n")
+        return 2
+    try:
+        qemu = emulator.find(args.qemu)
+        kernel = image(series, args.kernels or default_directory())
+        epoch = epoch_of(kernel.path.name.removeprefix("vmlinuz-"))
+        if epoch is None:
+            sys.stderr.write(f"formal.conform finding: the release of {kernel.path.name} is not modelled\n")
+            return 2
+        for mode in modes(args):
+            rows, recording = run_counterexamples(
+                Configuration(epoch, mode.value), kernel.path, mode, qemu, args.timeout
+            )
+            where = f"{recording.release if recording else series} {mode.value}"
+            for row in rows:
+                print(f"{where}: {row.claim}: {row.state}: {row.why}", flush=True)
+                absent |= row.state is State.NOT_REPRODUCIBLE
+            for error in recording.errors if recording else ():
+                print(f"COMPLAINT: {error}")
+    except (*CANNOT_RUN, TraceError) as e:
+        sys.stderr.write(f"formal.conform finding: {e}\n")
+        return 3
+    return int(absent)
 
 
 def _unknown(name: str) -> str:

@@ -4,7 +4,8 @@ Both are generated from the transition relation and the claims, for one kernel. 
 trace point that an operation passes (``PASSES``) and follows what the operations do to a vCPU's phase; operations that
 pass none are silent. A claim about a running guest is monitored if it reads nothing but what the trace points give at
 an entry: guest_debug, MDCR_EL2, MDSCR_EL1, and HPMN of the first value seen on the CPU. An entry that breaks one is an
-event that the automaton allows nowhere.
+event that the automaton allows nowhere. From v6.14 on the order is that of entries and exits, and the values are read
+from the vCPU right before an entry, debug_owner and external_mdscr_el1 with them; MDSCR_EL1 is not among them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,26 @@ READS = {  # what the trace points give at an entry
     "p0.hw_mdscr_el1": "mdscr_el1",
     "p0.boot_mdcr_el2": "first_mdcr_el2",
 }
+PASSES_BY_OWNER = {"__kvm_vcpu_run enters": "kvm_entry", "__kvm_vcpu_run returns": "kvm_exit"}
+READS_BY_OWNER = {
+    "v0.guest_debug": "guest_debug",
+    "p0.hw_mdcr_el2": "mdcr_el2",
+    "v0.debug_owner": "debug_owner",
+    "v0.external_mdscr_el1": "external_mdscr_el1",
+    "p0.boot_mdcr_el2": "first_mdcr_el2",
+}
+BEFORE_ENTRY = "kvm_arch_vcpu_ctxflush_fp"  # the last function before kvm_entry that has the vCPU
 BREAKS = "breaks_"
+
+
+def passes(kernel: Kernel) -> Mapping[str, str]:
+    """The trace point that each operation passes, of those that are monitored."""
+    return PASSES_BY_OWNER if kernel.tracks_debug_owner else PASSES
+
+
+def reads(kernel: Kernel) -> Mapping[str, str]:
+    """The variables that are known at an entry, and what they are called."""
+    return READS_BY_OWNER if kernel.tracks_debug_owner else READS
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,7 @@ class Condition:
 class Monitor:
     """What is monitored of one kernel."""
 
+    kernel: Kernel
     automaton: Automaton
     conditions: tuple[Condition, ...]
 
@@ -72,7 +93,7 @@ class Monitor:
 def monitor(kernel: Kernel) -> Monitor:
     """The monitor of a kernel."""
     system = System(kernel)
-    return Monitor(_automaton(system), tuple(_conditions(system)))
+    return Monitor(kernel, _automaton(system), tuple(_conditions(system)))
 
 
 # ---- from the specification
@@ -93,11 +114,11 @@ def _moves(system: System) -> Iterator[tuple[str, Phase, Phase]]:
 
 
 def _automaton(system: System) -> Automaton:
-    moves = list(_moves(system))
+    moves, passed = list(_moves(system)), passes(system.kernel)
 
     def closed(phases: frozenset[Phase]) -> frozenset[Phase]:
         while True:
-            more = phases | {b for op, a, b in moves if op not in PASSES and a in phases}
+            more = phases | {b for op, a, b in moves if op not in passed and a in phases}
             if more == phases:
                 return phases
             phases = more
@@ -107,7 +128,7 @@ def _automaton(system: System) -> Automaton:
     todo, seen = [start], {start}
     while todo:
         now = todo.pop()
-        for op, event in PASSES.items():
+        for op, event in passed.items():
             reached = frozenset(b for name, a, b in moves if name == op and a in now)
             if reached:
                 after = edges[now, event] = closed(reached)
@@ -121,13 +142,14 @@ def _merged(
     start: frozenset[Phase], edges: dict[tuple[frozenset[Phase], str], frozenset[Phase]]
 ) -> dict[tuple[frozenset[Phase], str], frozenset[Phase]]:
     """The automaton with states joined that allow the same for ever (Moore's partition refinement); start first."""
+    events = sorted({e for _, e in edges})
     states = dict.fromkeys([start, *(s for s, _ in edges), *edges.values()])
     block = dict.fromkeys(states, 0)
     while True:
         kinds: dict[object, int] = {}
         finer: dict[frozenset[Phase], int] = {}
         for s in states:
-            allowed = tuple((e, block[edges[s, e]]) for e in PASSES.values() if (s, e) in edges)
+            allowed = tuple((e, block[edges[s, e]]) for e in events if (s, e) in edges)
             finer[s] = kinds.setdefault((block[s], allowed), len(kinds))
         if len(set(finer.values())) == len(set(block.values())):
             break
@@ -161,7 +183,7 @@ def _conditions(system: System) -> Iterator[Condition]:
         if claim.actors or claim.given or claim.at is not Point.IN_GUEST or claim.applies(kernel) is not None:
             continue
         holds = substitute(claim.holds(state, kernel), here)
-        if support(holds) and support(holds) <= READS.keys() and _only_hpmn(holds):
+        if support(holds) and support(holds) <= reads(kernel).keys() and _only_hpmn(holds):
             yield Condition(claim.name, claim.says, holds)
 
 
@@ -222,12 +244,28 @@ def dot(found: Monitor) -> str:
     return "\n".join(lines) + "\n"
 
 
-_NAMES = {"guest_debug": "@guest_debug[tid]", "mdcr_el2": "@mdcr_el2[tid]", "mdscr_el1": "@mdscr_el1[tid]"}
+def _reads(found: Monitor) -> Mapping[str, str]:
+    return reads(found.kernel)
+
+
+def _values_of_vcpu(kernel: Kernel) -> Iterator[str]:
+    """What an entry has, from the vCPU itself; its type is the running kernel's own."""
+    values = [n for n in reads(kernel).values() if n != "first_mdcr_el2"]
+    yield f"kprobe:{BEFORE_ENTRY} {{"
+    yield "\t$vcpu = (struct kvm_vcpu *)arg0;"
+    for name in values:
+        place = f"$vcpu->{name}" if name == "guest_debug" else f"$vcpu->arch.{name}"
+        yield f"\t@{name}[tid] = (uint64){place};"
+    yield "\tif (@seen[cpu] == 0) { @first_mdcr_el2[cpu] = (uint64)$vcpu->arch.mdcr_el2; @seen[cpu] = 1; }"
+    yield "\t@known[tid] = 1;"
+    yield "}"
+    yield ""
+    yield f"END {{ clear(@state); clear(@known); clear(@seen); {' '.join(f'clear(@{n});' for n in values)} }}"
 
 
 def bpftrace(found: Monitor, title: str) -> str:
     """The monitor as a bpftrace script, one vCPU a thread; it may be started at any time."""
-    names = {v: _NAMES.get(n, "@first_mdcr_el2[cpu]") for v, n in READS.items()}
+    names = {v: "@first_mdcr_el2[cpu]" if n == "first_mdcr_el2" else f"@{n}[tid]" for v, n in _reads(found).items()}
     number = {state: n for n, state in enumerate(found.automaton.states, 1)}  # 0: not seen yet, anything may come
     lines = ["#!/usr/bin/env bpftrace", f"// Monitor of the debug traps of KVM/arm64: {title}.", ""]
     for event in found.automaton.events:
@@ -243,6 +281,8 @@ def bpftrace(found: Monitor, title: str) -> str:
         elif event == "kvm_entry":
             lines += _checks(found, names)
         lines += [f"\t@state[tid] = {to};", "}", ""]
+    if found.kernel.tracks_debug_owner:
+        return "\n".join([*lines, *_values_of_vcpu(found.kernel)]) + "\n"
     lines += [
         "tracepoint:kvm:kvm_arm_set_dreg32 {",
         '\tif (str(args->name) == "MDCR_EL2") {',
@@ -258,9 +298,12 @@ def bpftrace(found: Monitor, title: str) -> str:
 
 
 def _checks(found: Monitor, names: Mapping[str, str]) -> Iterator[str]:
-    """The claims, each where its values are known: the entry after a kvm_arm_setup_debug."""
-    setup = next(n for n, s in enumerate(found.automaton.states, 1) if s == "setup")
-    yield f"\tif (@state[tid] == {setup}) {{"
+    """The claims, each where its values are known: the entry after a kvm_arm_setup_debug, or its like."""
+    if found.kernel.tracks_debug_owner:
+        yield "\tif (@known[tid] == 1) {"
+    else:
+        setup = next(n for n, s in enumerate(found.automaton.states, 1) if s == "setup")
+        yield f"\tif (@state[tid] == {setup}) {{"
     for c in found.conditions:
         yield f"\t\t// {' '.join(c.says.split())}"
         yield f"\t\tif (!({expression(c.holds, names)})) {{"

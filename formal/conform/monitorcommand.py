@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from formal.conform.boot import PROBES
 from formal.conform.monitor import bpftrace, dot, monitor
-from formal.conform.tracerun import TRACED
+from formal.conform.tracecommand import TRACED
 from formal.epochs import EPOCHS, HOSTS, Mode
 from formal.evidence.traces import write_atomically
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=[m.value for m in HOSTS], default="vhe", help="the host mode; default: vhe")
     parser.add_argument("--dot", metavar="FILE", help="an automaton for the kernel's tools/verification (rv, dot2k)")
     parser.add_argument("--bpftrace", metavar="FILE", help="a bpftrace script; - is the standard output")
+    parser.add_argument("--probes", metavar="FILE", help="the dynamic events that v6.14 and later need; - as above")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +27,11 @@ def run(args: argparse.Namespace) -> int:
     found = monitor(EPOCHS[args.epoch].kernel(Mode(args.mode)))
     title = f"{args.epoch} {args.mode} ({EPOCHS[args.epoch].releases})"
     try:
-        for path, text in ((args.dot, dot(found)), (args.bpftrace, bpftrace(found, title))):
+        for path, text in (
+            (args.dot, dot(found)),
+            (args.bpftrace, bpftrace(found, title)),
+            (args.probes, PROBES.read_text(encoding="utf-8")),
+        ):
             if path == "-":
                 sys.stdout.write(text)
             elif path:
@@ -35,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as e:
         sys.stderr.write(f"formal.conform monitor: {e}\n")
         return 2
-    if "-" not in (args.dot, args.bpftrace):
+    if "-" not in (args.dot, args.bpftrace, args.probes):
         automaton = found.automaton
         sys.stdout.write(f"{title}: {len(automaton.states)} states, {len(automaton.events)} events in order, ")
         sys.stdout.write(f"{len(found.conditions)} claims at every entry:\n")

@@ -7,6 +7,7 @@ if the control shows what is expected does the sequence prove anything, about th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,6 +42,7 @@ class Reproducer:
     observe: Callable[[Passage], str]
     expected: str
     defect: str
+    also: tuple[str, ...] = ()  # the causes on later kernels
 
     def script(self) -> str:
         """Both as scenarios: the control, and the sequence by the finding's name."""
@@ -113,6 +115,23 @@ def _traps(passage: Passage) -> str:
     return {8: "every read traps"}.get(reads, "reads do not trap" if reads <= 2 else f"{reads} of 8 reads trap")
 
 
+_TDCC = 1 << 12  # MDSCR_EL1.TDCC
+
+
+def _tdcc_at_entry(passage: Passage) -> str:
+    """Whether the first entry after MDSCR_EL1 has TDCC loads it, from external_mdscr_el1 (v6.14 and later)."""
+    has = [
+        n for n, line in enumerate(passage.lines) if re.search(r"trap_debug_regs: .* is_write=1 value=0x1000$", line)
+    ]
+    has += [m.line for m in passage.all("set_one_reg", reg="MDSCR_EL1", value="0x1000")]
+    for n, line in enumerate(passage.lines):
+        if has and n > has[0] and (entry := re.search(r"vcpu_enter: .* external_mdscr_el1=(0x[0-9a-f]+)", line)):
+            return "TDCC set" if int(entry[1], 0) & _TDCC else "TDCC clear"
+        if has and n > has[0] and "load_debug:" in line and "trap_debug_regs" in passage.lines[has[0]]:
+            raise ReproducerError("the thread was preempted before the entry")
+    raise ReproducerError("no entry with TDCC in MDSCR_EL1")
+
+
 REPRODUCERS: tuple[Reproducer, ...] = (
     Reproducer(
         "mdscr-upper-half",
@@ -154,6 +173,7 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         _first_step_of("0"),
         "0 instructions",
         "1 instruction",
+        ("restart",),
     ),
     Reproducer(
         "step-without-instruction",
@@ -169,6 +189,7 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         _after_interruption,
         "1 instruction",
         "0 instructions",
+        ("restart",),
     ),
     Reproducer(
         "pmu-denied-to-el0",
@@ -195,6 +216,19 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         _traps,
         "reads do not trap",
         "every read traps",
+    ),
+    Reproducer(
+        "mdscr-write-ignored",
+        "stale",
+        ("external_mdscr_follows_guest",),
+        ("newest",),
+        _BOTH,
+        "While user space debugs, what the guest writes to MDSCR_EL1 has no effect until the vCPU is loaded again.",
+        "vcpu writes_and_reads_mdscr\nset X9 0x1000\ndebug ENABLE\nrun 1",
+        "vcpu plain\nset MDSCR_EL1 0x1000\ndebug ENABLE\nrun 1",
+        _tdcc_at_entry,
+        "TDCC set",
+        "TDCC clear",
     ),
     Reproducer(
         "pstate-ss-leak",
@@ -236,7 +270,7 @@ class State(StrEnum):
 _UNLIKE_CPUS = "needs CPUs with different HPMN; QEMU gives all CPUs of a machine the same number of counters"
 _INVISIBLE = "no trace event and no ioctl shows the host's MDCR_EL2"
 STATES: Mapping[str, tuple[State, str]] = {
-    **{r.cause: (State.CONFIRMED, "") for r in REPRODUCERS},
+    **{cause: (State.CONFIRMED, "") for r in REPRODUCERS for cause in (r.cause, *r.also)},
     "perf": (
         State.CONFIRMED,
         "6.1; not reproducible on 5.10, whose perf driver never writes PMUSERENR_EL0, though the model lets it",
@@ -245,6 +279,10 @@ STATES: Mapping[str, tuple[State, str]] = {
     "rebuilt": (State.NOT_EXPRESSIBLE, _UNLIKE_CPUS),
     "B10": (State.NOT_EXPRESSIBLE, _INVISIBLE),
     "B11": (State.NOT_EXPRESSIBLE, "needs a boot value of MDCR_EL2 with bits above 31; the boot code sets none here"),
+    "counters": (
+        State.NOT_EXPRESSIBLE,
+        "needs boot code that leaves HPMN below PMCR_EL0.N; the kernel's own sets it to that",
+    ),
     "pmuv3p9": (State.NOT_EXPRESSIBLE, "needs a CPU with FEAT_PMUv3p9; QEMU has none"),
 }
 

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from formal.conform.tracefile import REQUIRED, Event, TraceText
+from formal.conform.ownersteps import OwnerSteps
+from formal.conform.tracefile import PROBES, REQUIRED, Event, TraceText
 from formal.conform.tracefill import ENABLE, Attempt, Fill, Visible, forget, next_pstate, past
 from formal.conform.traceleave import KVM_EXIT_MMIO, Leave
 from formal.conform.tracemarkers import Markers
 from formal.conform.traceparts import Grouping, Key, Kind, Part
-from formal.conform.tracerun import Did, Machine, Run, Shown, first_difference, shows_set_debug
+from formal.conform.tracerun import NOBODY, Did, Machine, Run, Shown, first_difference, shows_set_debug
 from formal.conform.tracewatch import Watch
 from formal.epochs import Kernel
 from formal.state import Exit, Phase
@@ -62,21 +63,24 @@ class Result:
         return self.unexplained is None and self.values > 0
 
 
-_WITH_VALUES = ("kvm_arm_set_dreg32", "kvm_arm_set_regset", "trap_reg")
+_WITH_VALUES = ("kvm_arm_set_dreg32", "kvm_arm_set_regset", "trap_reg", *PROBES)
 
 
 class Check:
     """Follows the runs of one kernel through a trace."""
 
-    def __init__(self, kernel: Kernel, grouping: Grouping, machine: Machine | None = None) -> None:
+    def __init__(
+        self, kernel: Kernel, grouping: Grouping, machine: Machine | None = None, also: frozenset[str] = frozenset()
+    ) -> None:
         self.machine = machine or Machine(kernel)
         self.grouping = grouping
         marked = any(p.kind is Kind.MARKER for p in grouping.parts)
         self.visible = Visible(grouping.names, marked, _first_hpmn(grouping.parts))
         self.fill = Fill(self.machine, self.visible)
         self.leave = Leave(self.fill)
+        self.owner = OwnerSteps(self.fill) if kernel.tracks_debug_owner else None
         self.markers = Markers(self.fill, grouping.parts)
-        self.watch = Watch(self.machine)
+        self.watch = Watch(self.machine, also)
         self.result = Result(kernel, watch=self.watch)
         self.runs: list[Run] = [Run()]
 
@@ -116,7 +120,7 @@ class Check:
         if not did.line:
             return
         (self.result.assumed if did.assumed else self.result.operations)[did.operation] += 1
-        if did.vcpu is not None:
+        if did.vcpu is not None and did.vcpu != NOBODY:
             self.result.vcpus.add(did.vcpu)
         hpmn = did.after[1]["p0.boot_mdcr_el2"]
         assert isinstance(hpmn, int)
@@ -154,7 +158,7 @@ class Check:
     def _ways(self, part: Part) -> Iterator[Iterator[tuple[Run, Attempt]]]:
         """Continuations, the plain ones first, those with steps that no event shows after them."""
         yield self._continuations(part, False)
-        if part.kind is Kind.ENTER:
+        if part.kind is Kind.ENTER or self.owner is not None:
             yield self._continuations(part, True)
 
     def _continuations(self, part: Part, unseen: bool) -> Iterator[tuple[Run, Attempt]]:
@@ -165,7 +169,9 @@ class Check:
     def _attempts(self, run: Run, part: Part, unseen: bool) -> Iterator[Attempt]:
         vcpu = part.vcpu
         if part.kind is Kind.MARKER:
-            yield from self.markers.attempts(run, part)
+            yield from () if unseen else self.markers.attempts(run, part)
+        elif self.owner is not None and vcpu is not None and part.kind not in (Kind.SET_DEBUG, Kind.RETURN):
+            yield from self.owner.attempts(run, vcpu, part, unseen)
         elif vcpu is None:
             if part.kind is Kind.RETURN:  # of a vCPU that the trace says nothing about yet
                 yield Attempt(run, [Shown("kvm_userspace_exit", "", lambda e: True)])
@@ -218,6 +224,8 @@ class Check:
         if run.phase(vcpu) in (Phase.IN_GUEST, Phase.SETUP, Phase.EXITED):
             return
         last = run.last.get(vcpu, Exit.NONE)
+        if self.owner is not None and (run.value(vcpu, "in_run") or run.phase(vcpu) is Phase.LOADED):
+            return  # vcpu_put comes before
 
         def same(e: Event) -> bool:
             if e.fields["reason"] in ("restart", "error"):
@@ -226,6 +234,9 @@ class Check:
             return bool(debug == (last in (Exit.STEP, Exit.DEBUG)) and mmio == (last is Exit.MMIO))
 
         shown = [Shown("kvm_userspace_exit", f"the reason of an exit of the kind {last.name}", same)]
+        if self.owner is not None:
+            yield Attempt(replace(run, last={**run.last, vcpu: Exit.NONE}), shown)
+            return
         loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, part.first.line)
         for after in self.fill.returned(loaded, vcpu, part.first.line, next_pstate(part)):
             yield Attempt(replace(after, last={**after.last, vcpu: Exit.NONE}), shown)
@@ -242,7 +253,11 @@ class Check:
         if event is None:
             return Unexplained(part.events[-1], (text,), "after this event the model shows one that is not there")
         value = None
-        if event.name == expected.name and expected.register == event.fields.get("register") and expected.register:
+        if event.name == expected.name and expected.values:
+            wrong = next((f for f, x in expected.values.items() if event.fields[f] != x), None)
+            if wrong is not None:
+                value = (wrong, event.fields[wrong], expected.values[wrong])
+        elif event.name == expected.name and expected.register == event.fields.get("register") and expected.register:
             seen = event.fields.get("value")
             if isinstance(seen, int) and expected.value is not None:
                 value = (expected.register, seen, expected.value)
@@ -308,6 +323,8 @@ def _first_hpmn(parts: list[Part]) -> dict[int, int]:
         event = part.named("kvm_arm_set_dreg32", "MDCR_EL2")
         if event is not None:
             found.setdefault(event.cpu, event.fields["value"] & 0x1F)
+        elif (load := part.named("load_debug")) is not None:
+            found.setdefault(load.cpu, load.fields["mdcr_el2"] & 0x1F)
     return found
 
 

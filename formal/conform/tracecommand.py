@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal.configuration import Configuration
+from formal.conform.ownerparts import by_owner, grouping
 from formal.conform.tracecheck import Check, Result, TooManyRunsError, Unexplained, missing
 from formal.conform.tracecoverage import coverage, lines
-from formal.conform.tracefile import TraceFormatError, TraceText, parse, read
+from formal.conform.tracefile import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
 from formal.conform.traceparts import Grouping
-from formal.conform.tracerun import FIELDS, TRACED
-from formal.epochs import EPOCHS, HOSTS
+from formal.conform.tracerun import FIELDS
+from formal.epochs import EPOCHS, HOSTS, Mode
 from formal.evidence.traces import TraceBook, TraceError
 
+# No event says whether a guest has an EL2 of its own: guests that have none are those of E10 in later kernels, too.
+TRACED = tuple(name for name, e in EPOCHS.items() if not e.kernel(Mode.VHE).nests)
 BOOKS = Path(__file__).parents[2] / "proofs/traces"
 OPTIONAL = (
     ("kvm_arm_clear_debug", "the restored MDSCR_EL1"),
@@ -29,6 +32,8 @@ OPTIONAL = (
     ("kvm_set_guest_debug", "KVM_SET_GUEST_DEBUG; it is assumed where an entry has other flags"),
     ("kvm_userspace_exit", "when user space has the vCPU; its writes are assumed wherever they are possible"),
 )
+PROBES_ARE = "the dynamic events that python -m formal.conform monitor --probes - prints"
+OPTIONAL_BY_OWNER = ("kvm_entry", "kvm_sys_access", "kvm_set_guest_debug", "kvm_userspace_exit")
 
 
 class InconclusiveError(Exception):
@@ -97,18 +102,18 @@ def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | No
     elif text.truncated is not None:
         cut = f"line {text.truncated} is cut off"
     _relevant(text, cut)
-    grouping = Grouping(text)
+    groups = grouping(text)
     results: dict[Configuration, Result] = {}
     for configuration in _candidates(text, epoch, mode):
         try:
-            results[configuration] = Check(configuration.kernel(), grouping).run()
+            results[configuration] = Check(configuration.kernel(), groups).run()
         except TooManyRunsError as e:
             raise InconclusiveError(f"{e}; record more trace points") from e
     if not any(r.conforms for r in results.values()) and all(
         r.unexplained is None or r.unexplained.event is None for r in results.values()
     ):
         raise InconclusiveError("no value could be compared")
-    report = Report(name, text, grouping, results, list(_warnings(text)), cut, {})
+    report = Report(name, text, groups, results, list(_warnings(text)), cut, {})
     for configuration in report.explaining[:1]:
         watch = results[configuration].watch
         assert watch is not None
@@ -120,15 +125,16 @@ def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | No
 def _relevant(text: TraceText, cut: str | None) -> None:
     if not text.events and not text.others:
         raise InconclusiveError(f"no event{f'; {cut}' if cut else ''}")
-    if {"load_debug", "vcpu_run"} & text.others.keys() and "kvm_arm_setup_debug" not in text.names:
-        raise InconclusiveError(
-            "recorded on v6.14 or later, which has none of these trace points; dynamic events are not read"
-        )
-    if absent := missing(text):
+    if by_owner(text):
+        absent = [name for name in REQUIRED_PROBES if name not in text.names]
+        says = f"enable {PROBES_ARE}"
+    else:
+        absent, says = missing(text), f"enable the trace points of the group kvm; from v6.14 on {PROBES_ARE}"
+    if absent:
         others = ", ".join(f"{n} {name}" for name, n in text.others.most_common(3))
         raise InconclusiveError(
             f"no event {' and '.join(absent)}{f', only others ({others})' if others else ''}: "
-            "nothing can be compared; enable the trace points of the group kvm" + (f"; {cut}" if cut else "")
+            f"nothing can be compared; {says}" + (f"; {cut}" if cut else "")
         )
 
 
@@ -136,12 +142,17 @@ def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterato
     """The kernels to try: those asked for; else what a marker says; else all, the newest first."""
     for event in text.events:
         if event.name == "marker" and event.fields["verb"] == "recording":
-            epoch = epoch or _epoch_of(str(event.fields.get("release", "")))
+            epoch = epoch or epoch_of(str(event.fields.get("release", "")))
             mode = mode or event.fields.get("mode")
-    for name in reversed(TRACED):
-        for m in EPOCHS[name].modes:
+    for name in reversed(_epochs(text)):
+        for m in (m for m in HOSTS if m in EPOCHS[name].modes):
             if epoch in (None, name) and mode in (None, m.value):
                 yield Configuration(name, m.value)
+
+
+def _epochs(text: TraceText) -> list[str]:
+    """The epochs whose kernels have such events."""
+    return [name for name in TRACED if EPOCHS[name].kernel(Mode.VHE).tracks_debug_owner == by_owner(text)]
 
 
 _RELEASES = (
@@ -153,10 +164,12 @@ _RELEASES = (
     ("E6", (5, 15), (5, 17)),
     ("E7", (5, 18), (6, 0)),
     ("E8", (6, 1), (6, 13)),
+    ("E9", (6, 14), (6, 16)),
+    ("E10", (6, 17), (99, 0)),
 )
 
 
-def _epoch_of(release: str) -> str | None:
+def epoch_of(release: str) -> str | None:
     """The epoch that a release such as 6.1.0-56-cloud-arm64 belongs to, if it is modelled."""
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -166,6 +179,8 @@ def _epoch_of(release: str) -> str | None:
 def _warnings(text: TraceText) -> Iterator[str]:
     marked = "marker" in text.names
     for name, what in OPTIONAL:
+        if by_owner(text) and name not in OPTIONAL_BY_OWNER:
+            continue
         if name not in text.names and not (marked and name == "kvm_userspace_exit"):
             yield f"no event {name}: not seen are {what}"
     if text.overwritten:
@@ -207,7 +222,7 @@ def _counts(counter: dict[str, int]) -> str:
 
 def show(report: Report, verbose: bool) -> Iterator[str]:
     """The report, line by line."""
-    text, grouping = report.text, report.grouping
+    text = report.text
     tasks = {e.task for e in text.events}
     cpus = ", ".join(map(str, sorted({e.cpu for e in text.events})))
     markers = sum(e.name == "marker" for e in text.events)
@@ -217,8 +232,9 @@ def show(report: Report, verbose: bool) -> Iterator[str]:
         + (f", {sum(text.others.values())} others" if text.others else "")
         + f"; {len(tasks)} thread{'s'[: len(tasks) > 1]}, CPUs {cpus}"
     )
-    if grouping.skipped:
-        yield f"skipped: {grouping.skipped} events before the first kvm_arm_setup_debug of their thread"
+    if report.grouping.skipped:
+        first = "load_debug" if by_owner(text) else "kvm_arm_setup_debug"
+        yield f"skipped: {report.grouping.skipped} events before the first {first} of their thread"
     for warning in report.warnings:
         yield f"note: {warning}"
     if report.cut:

@@ -2,7 +2,8 @@
 
 Read are lines ``TASK-PID [CPU] flags TIMESTAMP: EVENT: text`` as the kernel's ``trace`` file, ``trace-cmd report`` and
 ``perf script`` print them; the texts of the events are those of arch/arm64/kvm/trace_arm.h, trace_handle_exit.h and
-include/trace/events/kvm.h, v4.17 to v6.13. Events of other names are counted, not read.
+include/trace/events/kvm.h, and of the dynamic events of vm/probes.txt, which take the place of the debug code's trace
+points from v6.14 on. Events of other names are counted, not read.
 """
 
 from __future__ import annotations
@@ -86,6 +87,41 @@ def _regset(match: re.Match[str]) -> dict[str, Any]:
     return {"register": name, "control": control, "value": value}
 
 
+# The fields of the dynamic events, as probes print them after where they were hit: name=NUMBER or name={NUMBER,...}.
+_BANK = ("debug_owner", "dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr")
+_ACCESS = ("crm", "op2", "is_write", "value")
+PROBES: Mapping[str, tuple[str, ...]] = {
+    "guest_mdscr": ("value",),
+    "load_debug": ("guest_debug", "debug_owner", "mdcr_el2", "external_mdscr_el1", "pstate"),
+    "put_debug": ("guest_debug", "pstate"),
+    "vcpu_enter": ("guest_debug", "debug_owner", "mdcr_el2", "external_mdscr_el1", "pstate"),
+    "vcpu_leave": ("debug_owner", "external_mdscr_el1", "pstate"),
+    "debug_bank": _BANK,
+    "external_bank": _BANK,
+    "set_guest_ownership": ("debug_owner", "mdcr_el2"),
+    "handle_oslar": ("value",),
+    "trap_debug_regs": _ACCESS,
+    "trap_dbg_wb_reg": _ACCESS,
+    "vcpu_create": (),
+    "set_guest_debug": (),
+}
+
+
+def _probed(names: tuple[str, ...]) -> Callable[[re.Match[str]], dict[str, Any]]:
+    def read(match: re.Match[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for pair in match[1].split():
+            name, _, text = pair.partition("=")
+            found[name] = _numbers(text[1:-1].replace("0x", "")) if text.startswith("{") else int(text, 0)
+        if absent := [name for name in ("vcpu", *names) if name not in found]:
+            raise ValueError(
+                f"it has no {', '.join(absent)}; python -m formal.conform monitor --probes - prints its definition"
+            )
+        return found
+
+    return read
+
+
 _READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, Any]]]] = {
     name: (re.compile(pattern), fields)
     for name, pattern, fields in (
@@ -115,7 +151,9 @@ _READERS: dict[str, tuple[re.Pattern[str], Callable[[re.Match[str]], dict[str, A
             rf"PC: {_HEX} (.+) \((\d+),(\d+),(\d+),(\d+),(\d+)\) (read|write)",
             _fields("pc:x", "register", "op0:d", "op1:d", "crn:d", "crm:d", "op2:d", "direction"),
         ),
+        ("kvm_hvc_arm64", rf"HVC at {_HEX} \(r0: {_HEX}, imm: {_HEX}\)", _fields("pc:x", "r0:x", "imm:x")),
         ("kvm_userspace_exit", r"reason (\w+) \((\d+)\)", _fields("reason", "number:d")),
+        *((name, r"\([^)]*\)((?:\s+\w+=\S+)+)", _probed(names)) for name, names in PROBES.items()),
     )
 }
 # What a marker of our own has to have; the values of all but ``_TEXTS`` are numbers.
@@ -132,9 +170,13 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "run": ("vcpu",),
     "returned": ("vcpu", "error"),
     "exit": ("vcpu", "reason"),
+    "hotplug": ("cpu", "online", "begins"),
+    "host_watchpoint": ("armed",),
 }
 _TEXTS = ("reg", "reason")
 REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said
+REQUIRED_PROBES = ("guest_mdscr", "load_debug", "put_debug", "vcpu_enter", "vcpu_leave", "kvm_exit")  # from v6.14 on
+_AT_LOAD = re.compile(r"\((?:kvm_vcpu_load_debug|setup_external_mdscr)\+")  # who called vcpu_read_sys_reg
 _POINTER_NAME = re.compile(r"(?:0x)?[0-9a-f]{6,}: ")
 
 
@@ -188,7 +230,7 @@ def _read_line(found: TraceText, number: int, line: str) -> None:
         found.events.append(Event(number, task, cpu, "marker", text, {"verb": marker[1], **keys}))
         return
     reader = _READERS.get(name)
-    if reader is None:
+    if reader is None or (name == "guest_mdscr" and not _AT_LOAD.match(text)):
         found.others[name] += 1
         return
     read = reader[0].fullmatch(text)

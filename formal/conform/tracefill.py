@@ -116,12 +116,12 @@ class Fill:
         """KVM_RUN returns to user space; an exception that is pending for the guest leaves it with this PSTATE."""
         if run is None or run.phase(vcpu) is not Phase.LOADED:
             return
-        for inputs in self._adjustments(run, vcpu, pstate):
+        for inputs in self.adjustments(run, vcpu, pstate):
             after = self.machine.step(run, "kvm_arch_vcpu_ioctl_run returns", vcpu, run.on[vcpu], line, **inputs)
             if after is not None:
                 yield after
 
-    def _adjustments(self, run: Run, vcpu: Key, pstate: int | None) -> Iterator[dict[str, Any]]:
+    def adjustments(self, run: Run, vcpu: Key, pstate: int | None) -> Iterator[dict[str, Any]]:
         """How a pending PC adjustment may be committed: the instruction skipped, or an exception entered."""
         yield {}
         pending = run.value(vcpu, "adjust_pc") and self.kernel.defers_pc_adjustment
@@ -200,6 +200,8 @@ class Fill:
         line = part.first.line
         flags = int(part.first.fields["flags"])
         now: Run | None = run
+        if run.value(vcpu, "powered_off"):
+            now = self.user(now, "KVM_SET_MP_STATE", vcpu, line, True, stopped=False)
         if flags != run.value(vcpu, "guest_debug") and "kvm_set_guest_debug" not in self.visible.names:
             bank = self.bank_of(dict(part.user_bank))
             now = self.user(now, "KVM_SET_GUEST_DEBUG", vcpu, line, True, control=flags, bank=bank)
@@ -288,7 +290,7 @@ class Fill:
         if after is None:
             return
         shown = [*shows_setup(self.machine, run, after, vcpu, cpu), shows_entry()]
-        for inputs in self._adjustments(after, vcpu, next_pstate(part)):
+        for inputs in self.adjustments(after, vcpu, next_pstate(part)):
             entered = self.machine.step(after, "__kvm_vcpu_run enters", vcpu, cpu, line, **inputs)
             if entered is not None:
                 yield Attempt(entered, shown)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from formal.conform.tracefile import Event
 from formal.conform.tracefill import SS, Attempt, Fill, next_pstate
 from formal.conform.traceparts import Key, Part, bank_access
-from formal.conform.tracerun import Run, Shown, shows_clear, shows_trap
+from formal.conform.tracerun import Run, Shown, guest_enter_defers, shows_clear, shows_trap
 from formal.state import Exit, Phase
 
 Encoding = tuple[int, int, int, int, int]  # op0, op1, CRn, CRm, op2
@@ -17,6 +17,8 @@ OSLAR_EL1: Encoding = (2, 0, 1, 0, 4)
 BY_TRAP_DEBUG_REGS: dict[Encoding, str] = {(2, 0, 0, 2, 2): "MDSCR_EL1", (2, 0, 0, 2, 0): "MDCCINT_EL1"}
 BY_BANK = {4: ("trap_bvr", "DBGBVR"), 5: ("trap_bcr", "DBGBCR"), 6: ("trap_wvr", "DBGWVR"), 7: ("trap_wcr", "DBGWCR")}
 
+CPU_OFF = 0x84000002  # PSCI
+_HVC = (0x12, 0x16)
 KVM_EXIT_MMIO = 6  # include/uapi/linux/kvm.h
 EC_SYS64 = 0x18
 _BY_CLASS: dict[int, tuple[Exit, ...]] = {  # ESR_EL2.EC (Arm ARM D24.2, ESR_ELx), as handle_exit.c dispatches it
@@ -91,18 +93,32 @@ class Leave:
         """What the guest may have done: nothing, instructions, writes of registers that it reaches without a trap."""
         cpu, line, step = run.on[vcpu], part.first.line, self.machine.step
         yield run
+        yield from self._deferred(run, vcpu, part)
         mdscr = self.next_mdscr(part)
         for pstate in self.next_pstates(run, part, cpu):
-            now = step(run, "the guest executes", vcpu, cpu, line, pstate=pstate)
-            if now is None:
+            ran = step(run, "the guest executes", vcpu, cpu, line, pstate=pstate)
+            if ran is None:
                 return  # a step exception comes first
-            yield now
+            yield ran
             if mdscr is not None:
                 for before in self._steps_itself(run, vcpu, part, mdscr, pstate):
                     written = step(before, "the guest writes MDSCR_EL1", vcpu, cpu, line, value=mdscr, pstate=pstate)
                     if written is not None:
                         yield from self._writes_bank(written, vcpu, cpu, part, pstate)
-            yield from self._writes_bank(now, vcpu, cpu, part, pstate)
+                for before in self._writes_bank(run, vcpu, cpu, part, pstate):  # or in the other order
+                    last = step(before, "the guest writes MDSCR_EL1", vcpu, cpu, line, value=mdscr, pstate=pstate)
+                    if last is not None and before is not run:
+                        yield last
+            yield from self._writes_bank(ran, vcpu, cpu, part, pstate)
+
+    def _deferred(self, run: Run, vcpu: Key, part: Part) -> Iterator[Run]:
+        """An interrupt was pending, and the guest has not been entered: PSTATE.SS is as the entry wrote it."""
+        event = part.named("kvm_exit")
+        if (event is None or event.fields["code"] == "IRQ") and run.cpus[run.on[vcpu]]["p0.hw_pstate"] != run.value(
+            vcpu, "pstate"
+        ):
+            deferred = self.machine.step(run, guest_enter_defers.name, vcpu, run.on[vcpu], part.first.line)
+            yield from () if deferred is None else (deferred,)
 
     def _steps_itself(self, run: Run, vcpu: Key, part: Part, mdscr: int, pstate: int) -> Iterator[Run]:
         """The guest may have stepped itself before it wrote this value: that is how it comes to PSTATE.SS."""
@@ -196,9 +212,10 @@ class Leave:
         """The exit handled, and what that shows."""
         cpu, line, step = run.on[vcpu], part.first.line, self.machine.step
         shown = self._shows_access(part) if kind in (Exit.DEBUG_ACCESS, Exit.OS_ACCESS, Exit.EMULATE) else []
+        shown = [*shows_call(part), *shown]
         after: list[Run | None] = []
         if kind in (Exit.NONE, Exit.MMIO):
-            after = [run]
+            after = [step(run, "PSCI CPU_OFF", vcpu, cpu, line) if turns_off(part) else run]
         elif kind in (Exit.STEP, Exit.DEBUG):
             after = [step(run, "kvm_handle_guest_debug", vcpu, cpu, line)]
         elif kind is Exit.OS_ACCESS:
@@ -297,6 +314,19 @@ class Leave:
             text = printed.text.replace("reg ...", f"reg {number}")
             printed = replace(printed, text=text, same=lambda e: same(e) and e.fields["number"] == number)
         yield after, [*shown, printed]
+
+
+def shows_call(part: Part) -> list[Shown]:
+    """kvm_hvc_arm64 of a call."""
+    event = part.named("kvm_exit")
+    called = event is not None and event.fields["ec"] in _HVC
+    return [Shown("kvm_hvc_arm64", "HVC at ...", _always)] if called else []
+
+
+def turns_off(part: Part) -> bool:
+    """Whether the guest asks to be turned off by its call."""
+    call = part.named("kvm_hvc_arm64")
+    return call is not None and call.fields["r0"] & 0xFFFFFFFF == CPU_OFF
 
 
 def _is_mmio(event: Event) -> bool:

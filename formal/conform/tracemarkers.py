@@ -13,9 +13,11 @@ from typing import Any
 from formal.conform.tracefile import Event
 from formal.conform.tracefill import Attempt, Fill
 from formal.conform.traceparts import Key, Kind, Part, bank_register
-from formal.conform.tracerun import Run, Shown, shows_set_debug
+from formal.conform.tracerun import NOBODY, Run, Shown, shows_set_debug
 from formal.state import Exit, Phase
+from formal.terms import ArrayValue
 
+MDE = 1 << 15  # MDSCR_EL1.MDE, which the host sets for a watchpoint of user space
 OSLK = 2  # OSLSR_EL1.OSLK
 EINTR = 4
 POWER_OFF = 1  # bit KVM_ARM_VCPU_POWER_OFF of kvm_vcpu_init.features
@@ -23,6 +25,10 @@ _POINTS = {
     "breakpoint": ("dbgbcr", "DBGBCR", "dbgbvr", "DBGBVR"),
     "watchpoint": ("dbgwcr", "DBGWCR", "dbgwvr", "DBGWVR"),
 }
+# Marks that announce no ioctl whose result follows.
+_ALONE = frozenset(
+    "returned exit get_one_reg run cpu move create_vcpu recording scenario hotplug host_watchpoint".split()
+)
 _DEBUG_KINDS = (Exit.STEP, Exit.DEBUG)
 
 
@@ -60,7 +66,7 @@ class Markers:
                 bank = points.setdefault(task, {})
                 bank[control_name, _number(fields, "n")] = _number(fields, control)
                 bank[value_name, _number(fields, "n")] = _number(fields, value)
-            elif verb not in ("returned", "exit", "get_one_reg", "run", "cpu", "create_vcpu", "recording", "scenario"):
+            elif verb not in _ALONE:
                 announced[task] = part
                 self._banks[part.first.line] = points.setdefault(task, {})
 
@@ -71,6 +77,10 @@ class Markers:
         handler = getattr(self, f"_{verb}", None)
         if verb == "scenario":
             after = self._destroy(run)
+            if after is not None:
+                yield Attempt(after, shown)
+        elif verb in ("hotplug", "host_watchpoint"):
+            after = self._host(run, part)
             if after is not None:
                 yield Attempt(after, shown)
         elif handler is None or part.vcpu is None or self._failed.get(part.first.line) or self._unknown(run, part):
@@ -88,6 +98,27 @@ class Markers:
         for vcpu, cpu in run.on.items():
             now = None if now is None else self.step(now, "kvm_arch_vcpu_put", vcpu, cpu, 0)
         return None if now is None else replace(now, vcpus={}, last={})
+
+    def _host(self, run: Run, part: Part) -> Run | None:
+        """What the host does to a CPU: its own watchpoint there, or the CPU down and up again. No vCPU is loaded."""
+        fields, line = part.first.fields, part.first.line
+        now: Run | None = replace(run, vcpus={**run.vcpus, NOBODY: self.fill.machine.new_vcpu()})
+        if fields["verb"] == "host_watchpoint":
+            armed = bool(_number(fields, "armed"))
+            cpu, bank = part.cpu, ArrayValue(0).set(self.fill.machine.place("DBGWCR", 0), int(armed))
+            now = None if now is None else self.fill.with_cpu(now, NOBODY, cpu)
+            inputs: dict[str, Any] = {"mdscr_el1": MDE if armed else 0, "bank": bank}
+            now = None if now is None else self.fill.free(now, cpu, line)
+            names = [("the host writes its debug registers", inputs)]
+        else:
+            cpu = _number(fields, "cpu")
+            now = None if now is None else self.fill.with_cpu(now, NOBODY, cpu)
+            now = None if now is None else self.fill.free(now, cpu, line)
+            up = _number(fields, "online") and not _number(fields, "begins")
+            names = [("cpu_boot", {}), ("kvm_arm_init_debug", {})] if up else []
+        for name, inputs in names:
+            now = None if now is None else self.step(now, name, NOBODY, cpu, line, **inputs)
+        return None if now is None else replace(now, vcpus={v: x for v, x in now.vcpus.items() if v != NOBODY})
 
     def _create_vcpu(self, run: Run, vcpu: Key, part: Part, shown: list[Shown]) -> Iterator[Attempt]:
         after = self.fill.create(run, vcpu, part.cpu, part.first.line)
@@ -173,21 +204,28 @@ class Markers:
 
     def _returned(self, run: Run, vcpu: Key, part: Part, shown: list[Shown]) -> Iterator[Attempt]:
         """KVM_RUN is over; the registers are read right after it."""
-        fields, line = part.first.fields, part.first.line
+        fields = part.first.fields
         if _number(fields, "error") not in (0, EINTR):
             yield Attempt(run, shown)  # KVM_RUN was refused before it did anything
             return
         if run.phase(vcpu) in (Phase.IN_GUEST, Phase.SETUP, Phase.EXITED):
             return
-        loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, line)
         pstate = _number(fields, "pstate") if "pstate" in fields else None
-        for after in self.fill.returned(loaded, vcpu, line, pstate):
+        for after in self._out_of_run(run, vcpu, part, pstate):
             checks = []
             for reg in ("pstate", "mdscr_el1"):
                 if reg in fields:
                     checks.append((reg.upper(), int(after.value(vcpu, reg)), _number(fields, reg)))
             wrong = [c for c in checks if c[1] != c[2]]
             yield Attempt(after, [_register_is(part.first, *wrong[0])] if wrong else shown)
+
+    def _out_of_run(self, run: Run, vcpu: Key, part: Part, pstate: int | None) -> Iterator[Run]:
+        if self.fill.kernel.tracks_debug_owner:  # vcpu_put has been seen, if KVM_RUN came as far as vcpu_load
+            yield from () if run.phase(vcpu) is Phase.LOADED or run.value(vcpu, "in_run") else (run,)
+            return
+        line = part.first.line
+        loaded = run if run.phase(vcpu) is Phase.LOADED else self.fill.load(run, vcpu, part.cpu, line)
+        yield from self.fill.returned(loaded, vcpu, line, pstate)
 
     def _exit(self, run: Run, vcpu: Key, part: Part, shown: list[Shown]) -> Iterator[Attempt]:
         """Why KVM_RUN returned: the exit had to be one that user space handles."""

@@ -25,6 +25,14 @@ class Kind(Enum):
     RETURN = "the return of KVM_RUN"
     SET_DEBUG = "KVM_SET_GUEST_DEBUG"
     MARKER = "a marker"
+    NAMED = "the name of a vCPU"
+    LOAD = "vcpu_load"
+    PUT = "vcpu_put"
+    RELOAD = "vcpu_put and vcpu_load"
+    ACCESS = "the handling of a trapped access"
+    CALL = "the handling of a call"
+    OSLAR = "the handling of a write of OSLAR_EL1"
+    OWN = "a trapped access of a debug register"
     STRAY = "out of place"
 
 
@@ -41,6 +49,12 @@ class Part:
     next_exit: Event | None = field(default=None, repr=False)  # why KVM_RUN returns before the next entry
     last_exit: Event | None = field(default=None, repr=False)  # the kvm_exit before this part
     mdscr_read: int | None = field(default=None, repr=False)  # MDSCR_EL1 as the guest reads it next, by a trap
+    # From v6.14 on: what follows, PSTATE at the next exit and the next put; for an exit or its handler, the access.
+    next_part: Part | None = field(default=None, repr=False)
+    pstate_next: int | None = field(default=None, repr=False)
+    pstate_put: int | None = field(default=None, repr=False)
+    access: Part | None = field(default=None, repr=False)
+    oslar: Part | None = field(default=None, repr=False)
     bank: Mapping[tuple[str, int], int] = field(default_factory=dict, repr=False)
     user_bank: Mapping[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
@@ -63,7 +77,7 @@ class Part:
 
 
 _OF_ENTRY = ("kvm_arm_set_dreg32", "kvm_arm_set_regset", "kvm_entry")
-_HANDLING = ("kvm_handle_sys_reg", "kvm_sys_access", "trap_reg")
+_HANDLING = ("kvm_handle_sys_reg", "kvm_sys_access", "trap_reg", "kvm_hvc_arm64")
 _ALONE = {"kvm_userspace_exit": Kind.RETURN, "kvm_set_guest_debug": Kind.SET_DEBUG, "marker": Kind.MARKER}
 
 
@@ -78,14 +92,23 @@ class Grouping:
         self._started: set[str] = set()
         for event in text.events:
             self._take(event)
+        self._finish()
+
+    def _finish(self) -> None:
         self.parts.sort(key=lambda part: part.first.line)
         ends = {part.first.task: part for part in self.parts}
         self.last = frozenset(id(part) for part in ends.values())  # the trace may end inside these
         self.ends: dict[int, list[Key]] = {}  # by part: the vCPUs that nothing follows of
-        _name_vcpus(self.parts)
-        _look_ahead(self.parts)
+        self._name_vcpus()
+        self._look_ahead()
         for key, part in {p.vcpu: p for p in self.parts if p.vcpu is not None}.items():
             self.ends.setdefault(id(part), []).append(key)
+
+    def _name_vcpus(self) -> None:
+        _name_vcpus(self.parts)
+
+    def _look_ahead(self) -> None:
+        _look_ahead(self.parts)
 
     def _new(self, kind: Kind, event: Event) -> None:
         part = Part(kind, [event])

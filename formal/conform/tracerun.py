@@ -12,19 +12,30 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
-from formal.conform.tracefile import Event
+from formal.conform.tracefile import PROBES, Event
 from formal.conform.traceparts import Key
-from formal.epochs import EPOCHS, Kernel, Mode
+from formal.epochs import Kernel
 from formal.evidence.replay import zero
 from formal.state import REGISTER_OF_BANK, Exit, Phase, State
 from formal.system import System
 from formal.terms import ArrayValue, Term, Value
-from formal.transitions import tweaks_guest
+from formal.transitions import OPERATIONS, Inputs, operation, tweaks_guest
 from formal.walk import evaluate, support
 
-TRACED = tuple(name for name, e in EPOCHS.items() if not e.kernel(Mode.VHE).tracks_debug_owner)  # v6.14 has none
+
+@operation(
+    "__guest_enter defers",
+    "hyp/entry.S, __guest_enter",
+    writes="hw_pstate",
+    enabled=lambda s, k, i: s.in_guest,
+)
+def guest_enter_defers(s: State, k: Kernel, i: Inputs) -> State:
+    """An interrupt is pending: no ERET (from v5.4), so that SPSR_EL2 stays what the entry wrote. The exit follows."""
+    return s.but(hw_pstate=s.pstate)
+
 
 Values = dict[str, Value]  # the variables of one vCPU (``v0.mdcr_el2``) or one CPU (``p0.hw_mdcr_el2``)
+NOBODY: Key = (0, "nobody")  # the vCPU of operations that act on a CPU alone
 HERE, ELSEWHERE = 0, 1  # how the acting CPU, and any other, are named in the variables ``cpu`` and ``vcpu``
 
 
@@ -107,7 +118,7 @@ class Machine:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.system = System(kernel)
+        self.system = System(kernel, (*OPERATIONS, guest_enter_defers))
         self.state: State = self.system.state()
         self._operations: dict[str, tuple[Known, Known, dict[str, Term]]] = {}
         for applied in self.system.applied:
@@ -125,7 +136,8 @@ class Machine:
     def new_cpu(self, hpmn: int) -> Values:
         """A CPU that has booted with this HPMN; the rest of MDCR_EL2 shows nowhere and is 0."""
         values = {str(x.data): zero(x.sort) for x in self.system.part("cpu", 0).values()}
-        values |= {"p0.boot_mdcr_el2": hpmn, "p0.hw_mdcr_el2": hpmn, "p0.event_counters": 31}
+        counters = hpmn if self.kernel.tracks_debug_owner else 31  # boot code sets HPMN to PMCR_EL0.N
+        values |= {"p0.boot_mdcr_el2": hpmn, "p0.hw_mdcr_el2": hpmn, "p0.event_counters": counters}
         if not evaluate(self.system.init(), {**self.new_vcpu(), **values}):
             raise ValueError(f"no CPU boots with MDCR_EL2.HPMN {hpmn}")
         return values
@@ -183,6 +195,7 @@ class Shown:
     same: Callable[[Event], bool] = field(compare=False)
     register: str | None = None
     value: int | None = None
+    values: Mapping[str, int] = field(default_factory=dict, compare=False)  # of a dynamic event, by field
 
 
 def _flags(name: str, flags: int, vcpu: str = "") -> Shown:
@@ -278,6 +291,36 @@ def shows_trap(function: str, writes: bool, value: int) -> Shown:
 
 _USE_HW = 1 << 17
 FIELDS = {"MDCR_EL2": MDCR_EL2, "MDSCR_EL1": MDSCR_EL1, "SPSR_EL2": PSTATE}
+FIELDS |= {"mdcr_el2": MDCR_EL2, "external_mdscr_el1": MDSCR_EL1, "pstate": PSTATE}
+
+
+def shows_probe(name: str, run: Run, vcpu: Key, *fields: str) -> Shown:
+    """What a dynamic event prints of these variables of a vCPU, or of those that its definition names."""
+    values = {f: int(run.value(vcpu, f)) for f in fields or PROBES[name]}
+    return shows_values(name, values)
+
+
+def shows_values(name: str, values: Mapping[str, int]) -> Shown:
+    """A dynamic event with these values."""
+    text = " ".join(f"{f}={value:#x}" for f, value in values.items())
+    return Shown(name, text, lambda e: all(e.fields[f] == value for f, value in values.items()), values=values)
+
+
+def shows_bank(name: str, machine: Machine, bank: ArrayValue, owner: int) -> Shown:
+    """A dynamic event with the break- and watchpoint registers."""
+    found = {}
+    for register in REGISTER_OF_BANK:
+        key = f"{register[:3]}_{register[3:]}".lower()
+        found[key] = tuple(bank[machine.place(register, n)] for n in range(machine.kernel.breakpoints))
+
+    def same(e: Event) -> bool:
+        return e.fields["debug_owner"] == owner and all(
+            len(e.fields[key]) <= len(values) and e.fields[key] == values[: len(e.fields[key])]
+            for key, values in found.items()
+        )
+
+    shown = " ".join(f"{key}[{n}]={x:#x}" for key, values in found.items() for n, x in enumerate(values) if x)
+    return Shown(name, f"debug_owner={owner} {shown or 'all 0'}", same)
 
 
 def first_difference(shown: list[Shown], events: list[Event], names: frozenset[str]) -> int | None:

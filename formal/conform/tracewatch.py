@@ -21,15 +21,19 @@ from formal.walk import support
 
 SHOWN_OF_VCPU = (
     "phase in_run exit cpu mdcr_el2 guest_debug debug_dirty mdscr_el1 oslsr_el1 preserved_mdscr_el1 debug_ptr_external "
-    "guest_mdscr_el1 guest_os_lock sampled_dirty is_set_up"
+    "guest_mdscr_el1 guest_os_lock sampled_dirty is_set_up debug_owner external_mdscr_el1"
 ).split()
+SHOWN_BY_RETURNS = frozenset(
+    ("v0.pstate", "v0.guest_pstate_ss")
+)  # where markers tell PSTATE at every return of KVM_RUN
 SHOWN_OF_CPU = "vcpu busy hw_mdcr_el2 hw_mdscr_el1 hw_oslk boot_mdcr_el2".split()  # of boot_mdcr_el2, HPMN
 _HARDWARE = {f"p0.{name}" for name in ("hw_mdcr_el2", "hw_mdscr_el1")}
 _SHOWN = {f"v0.{n}" for n in SHOWN_OF_VCPU} | {f"p0.{n}" for n in SHOWN_OF_CPU}
 
 
-def watched(kernel: Kernel, state: State) -> list[tuple[Claim, Term, Term]]:
-    """The claims that a trace of this kernel decides, with their situation and their formula."""
+def watched(kernel: Kernel, state: State, also: frozenset[str] = frozenset()) -> list[tuple[Claim, Term, Term]]:
+    """The claims that a trace of this kernel decides, with their situation and their formula; ``also`` names variables
+    that this trace shows."""
     found = []
     for claim in CLAIMS:
         if claim.actors or claim.given or claim.applies(kernel) is not None:
@@ -38,7 +42,7 @@ def watched(kernel: Kernel, state: State) -> list[tuple[Claim, Term, Term]]:
             continue
         when, holds = claim.when(state, kernel), claim.holds(state, kernel)
         reads = support(when) | support(holds)
-        if not reads <= _SHOWN or not support(holds):
+        if not reads <= _SHOWN | also or not support(holds):
             continue
         if claim.at is not Point.IN_GUEST and reads & _HARDWARE:
             continue  # the host's own values show nowhere
@@ -60,6 +64,7 @@ class Watch:
     """Which claims a run reached and broke; ``states`` counts the states looked at."""
 
     machine: Machine
+    also: frozenset[str] = frozenset()
     states: int = 0
     reached: Counter[str] = field(default_factory=Counter)  # states in which a watched claim says something
     met: Counter[str] = field(default_factory=Counter)  # states in the situation of any claim
@@ -67,7 +72,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         kernel, state = self.machine.kernel, self.machine.state
-        self.claims = watched(kernel, state)
+        self.claims = watched(kernel, state, self.also)
         self.situations = situations(kernel, state)
         terms: dict[str, Term] = {}
         for claim, when, holds in self.claims:

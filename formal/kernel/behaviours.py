@@ -69,7 +69,7 @@ def _of_owner(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dic
         raise NotUnderstoodError(setup.file, setup.line, "mdcr_el2 is not used here")
     return {
         "mdcr_el2_bits": width,
-        "traps_trace_filter": bool(_at_zero(setup, "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
+        "traps_trace_filter": bool(_at_zero((setup,), "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
         "vhe_saves_host_mdcr_first": mode is not Mode.VHE or "mdcr_el2_host" in binding.stores(load)[0],
         "keeps_step_pending": "ss_active_pending" in binding.stores(put)[0],
     }

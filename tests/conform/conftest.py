@@ -8,7 +8,7 @@ import pytest
 
 from formal.arch.features import closure
 from formal.conform.build import MissingToolError, compiler, linux_compiler
-from formal.conform.debian import Image, MissingKernelError, default_directory, image
+from formal.conform.debian import NEWEST, Image, MissingKernelError, default_directory, image
 from formal.conform.identify import Cpu
 
 PLAIN = Cpu({}, closure(["FEAT_PMUv3", "FEAT_DoubleLock"]), counters=6, breakpoints=6, watchpoints=4)
@@ -46,8 +46,8 @@ def emulator() -> None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
 
 
-def kernel_image() -> Image:
-    """The 6.1 kernel to boot: from the folder that KVM_KERNELS names, fetched if need be; else one fetched before.
+def kernel_image(series: str = "6.1") -> Image:
+    """The kernel to boot: from the folder that KVM_KERNELS names, fetched if need be; else one fetched before.
 
     Raises:
         MissingKernelError: if there is none.
@@ -57,17 +57,27 @@ def kernel_image() -> Image:
         raise MissingToolError("qemu-system-aarch64 is not installed (Debian: qemu-system-arm)")
     linux_compiler()
     if where := os.environ.get("KVM_KERNELS"):
-        return image("6.1", Path(where))
-    if not any((default_directory() / "6.1").glob("vmlinuz-*")):
+        return image(series, Path(where))
+    if not any((default_directory() / series).glob("vmlinuz-*")):
         raise MissingKernelError("KVM_KERNELS names no folder for kernels, and none was fetched before")
-    return image("6.1", default_directory())
+    return image(series, default_directory())
 
 
 @pytest.fixture(scope="session")
 def booted_kernel() -> Path:
     """The image of a kernel that can be booted here; skips where there is none, fails there in CI."""
+    return _bootable("6.1")
+
+
+@pytest.fixture(scope="session")
+def newest_kernel() -> Path:
+    """The same for the newest kernel that Debian packages."""
+    return _bootable(NEWEST)
+
+
+def _bootable(series: str) -> Path:
     try:
-        return kernel_image().path
+        return kernel_image(series).path
     except (MissingKernelError, MissingToolError) as e:
         if os.environ.get("CI") == "true":
             pytest.fail(str(e))

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from formal.conform.tracefile import PROBES
+
 _VALUE = {
     "MDCR_EL2": re.compile(r"(kvm_arm_set_dreg32: MDCR_EL2: 0x)([0-9a-f]+)"),
     "MDSCR_EL1": re.compile(r"(kvm_arm_set_dreg32: (?:(?:Saved|Restored) )?MDSCR_EL1: 0x)([0-9a-f]+)"),
@@ -13,9 +15,23 @@ _VALUE = {
     "guest_debug": re.compile(r"(kvm_(?:arm_setup|arm_clear|set_guest)_debug: .*flags: 0x)([0-9a-f]+)"),
     "trap_reg": re.compile(r"(trap_reg: .*\(0x)([0-9a-f]+)"),
     "regset": re.compile(r"(kvm_arm_set_regset: .*CTRL:\{0x)([0-9a-f]+)"),
+    # the dynamic events of v6.14 and later
+    "mdcr_el2": re.compile(r"( mdcr_el2=0x)([0-9a-f]+)"),
+    "external_mdscr_el1": re.compile(r"( external_mdscr_el1=0x)([0-9a-f]+)"),
+    "pstate": re.compile(r"( vcpu=\S+ .*pstate=0x)([0-9a-f]+)"),
+    "guest_debug field": re.compile(r"( guest_debug=0x)([0-9a-f]+)"),
+    "debug_owner": re.compile(r"( debug_owner=)([0-9a-f]+)"),
+    "value": re.compile(r"( is_write=\d value=0x)([0-9a-f]+)"),
+    "is_write": re.compile(r"( is_write=)([0-9a-f]+)"),
+    "locks": re.compile(r"(handle_oslar: .* value=0x)([0-9a-f]+)"),
+    "dbg_bcr": re.compile(r"( dbg_bcr=\{0x)([0-9a-f]+)"),
+    "dbg_wvr": re.compile(r"( dbg_wvr=\{0x0,0x)([0-9a-f]+)"),
 }
 _BITS = {"MDCR_EL2": range(20), "MDSCR_EL1": (0, 12, 13, 15), "SPSR_EL2": (0, 21), "guest_debug": (0, 1, 16, 17)}
-_EVENT = re.compile(r"(\S+-\d+) +\[(\d+)\] .*?: (kvm_(?!guest_fault)\w+|trap_reg): ")
+_BITS |= {"mdcr_el2": range(20), "external_mdscr_el1": (0, 12, 13, 15), "pstate": (0, 21), "debug_owner": (0, 1)}
+_BITS |= {"guest_debug field": (0, 1, 16, 17), "is_write": (0,), "locks": (0,)}
+_PROBES = "|".join(name for name in PROBES if name not in ("vcpu_create", "set_guest_debug"))
+_EVENT = re.compile(rf"(\S+-\d+) +\[(\d+)\] .*?: (kvm_(?!guest_fault|hvc)\w+|trap_reg|{_PROBES}): ")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from formal.conform.tracerun import (
     Machine,
     Run,
+    shows_bank,
     shows_clear,
     shows_first_run,
+    shows_probe,
     shows_set_debug,
     shows_setup,
+    shows_values,
 )
 from formal.epochs import Kernel
-from formal.state import Exit
+from formal.state import DebugOwner, Exit
 from formal.system import System
 from formal.transitions import OPERATIONS
 from tests.walks import Walk
@@ -33,9 +36,12 @@ class Loop(Walk):
         super().__init__(system, vcpus, cpus, seed)
 
     def _try(self, name, pair):
-        if name == "kvm_arm_setup_debug" and pair[0] in self.owes:
+        if name in ("kvm_arm_setup_debug", "__kvm_vcpu_run enters") and pair[0] in self.owes and self.ends_setup(name):
             return None
         return super()._try(name, pair)
+
+    def ends_setup(self, name):
+        return (name == "kvm_arm_setup_debug") != self.system.kernel.tracks_debug_owner
 
     def _value(self, name, sort):
         return False if name == "powers_off" else super()._value(name, sort)
@@ -140,3 +146,77 @@ class Recorder:
         if kind in (Exit.STEP, Exit.DEBUG):
             return "reason KVM_EXIT_DEBUG (4)"
         return "reason KVM_EXIT_MMIO (6)" if kind is Exit.MMIO else "reason restart (4)"
+
+
+class OwnerRecorder(Recorder):
+    """The same for v6.14 and later, whose dynamic events show load and put as well."""
+
+    def _probe(self, v, p, shown, text=None) -> None:
+        self._print(
+            v,
+            p,
+            shown.name,
+            f"(kvm_vcpu_load_debug+0x0 <- f) vcpu={v + 4096:#x} {shown.text if text is None else text}".rstrip(),
+        )
+
+    def _take(self, step) -> None:
+        v, p, key = step.vcpu, step.cpu, (0, f"v{step.vcpu}")
+        before = self.run
+        after = self.machine.step(before, step.operation, key, p, 1, **step.inputs)
+        assert after is not None, step
+        self.run = after
+        writes = step.inputs.get("is_write", True)
+        match step.operation:
+            case "kvm_arch_vcpu_create":
+                self._probe(v, p, shows_values("vcpu_create", {}))
+            case "kvm_arch_vcpu_load":
+                self._load(v, p, key)
+            case "kvm_arch_vcpu_put" | "kvm_arch_vcpu_ioctl_run returns":
+                self._probe(v, p, shows_probe("put_debug", after, key))
+                if step.operation != "kvm_arch_vcpu_put":
+                    self._print(v, p, "kvm_userspace_exit", self._reason(self.exits.pop(v, Exit.NONE)))
+            case "__kvm_vcpu_run enters":
+                self._probe(v, p, shows_probe("vcpu_enter", before, key))
+                self._print(v, p, "kvm_entry", "PC: 0x0")
+            case "__kvm_vcpu_run returns":
+                self._leave(v, p, key, after)
+            case "trap_debug_regs":
+                value = step.inputs["value"] if writes else before.value(key, "mdscr_el1")
+                self._access(v, p, (2, 0, 0, 2, 2), writes)
+                self._own(v, p, key, "trap_debug_regs", (2, 2), writes, value)
+            case "trap_bvr, trap_bcr, trap_wvr, trap_wcr":
+                kind, number = _BANKS[step.inputs["index"] // 16], step.inputs["index"] % 16
+                self._access(v, p, (2, 0, 0, number, _OP2[kind]), True)
+                self._own(v, p, key, "trap_dbg_wb_reg", (number, _OP2[kind]), True, step.inputs["value"])
+            case "trap_oslar_el1":
+                put = self.machine.step(before, "kvm_arch_vcpu_put", key, p, 1)
+                assert put is not None
+                self._access(v, p, (2, 0, 1, 0, 4), True)
+                self._probe(v, p, shows_values("handle_oslar", {"value": int(step.inputs["locks"])}))
+                self._probe(v, p, shows_probe("put_debug", put, key))
+                self._load(v, p, key)
+            case "KVM_SET_GUEST_DEBUG":
+                self._probe(v, p, shows_values("set_guest_debug", {}))
+                shown = shows_set_debug(step.inputs["control"])
+                self._print(v, p, shown.name, self._text(v, shown.text))
+
+    def _load(self, v, p, key) -> None:
+        self._probe(v, p, shows_values("guest_mdscr", {"value": self.run.value(key, "mdscr_el1")}))
+        self._probe(v, p, shows_probe("load_debug", self.run, key))
+
+    def _own(self, v, p, key, function, place, writes, value) -> None:
+        self._probe(v, p, shows_probe("set_guest_ownership", self.run, key))
+        values = {"crm": place[0], "op2": place[1], "is_write": int(writes), "value": value}
+        self._probe(v, p, shows_values(function, values))
+
+    def _leave(self, v, p, key, after) -> None:
+        self._probe(v, p, shows_probe("vcpu_leave", after, key))
+        owner = after.value(key, "debug_owner")
+        for name, shown in (("debug_bank", "vcpu_debug_state"), ("external_bank", "external_debug_state")):
+            if owner == DebugOwner.HOST or (owner == DebugOwner.GUEST and name == "debug_bank"):
+                bank = after.value(key, shown)
+                lists = (",".join(f"{bank[k * 16 + n]:#x}" for n in range(16)) for k in range(4))
+                fields = " ".join(f"dbg_{kind}={{{x}}}" for kind, x in zip(_BANKS, lists, strict=True))
+                self._probe(v, p, shows_bank(name, self.machine, bank, owner), f"debug_owner={owner} {fields}")
+        self.exits[v] = kind = Exit(after.value(key, "exit"))
+        self._print(v, p, "kvm_exit", self._exit(kind))

@@ -8,6 +8,8 @@ import pytest
 from formal.conform import emulator, initrd, scenarios
 from formal.conform.boot import CPUS, boot, parse
 from formal.conform.emulator import EmulatorError, EmulatorTimeoutError
+from formal.conform.tracecommand import check_recording
+from formal.conform.tracefile import PROBES
 from formal.epochs import Mode
 
 VM = Path(scenarios.__file__).parent / "vm"
@@ -40,7 +42,7 @@ def test_a_console_is_read():
     ("console", "says"),
     [
         ("", "k did not come up; its console is empty"),
-        ("Kernel panic - not syncing: no init\n\n", "k did not come up; last line of its console: Kernel panic"),
+        ("Kernel panic - not syncing: no init\n\n", "k did not come up; the kernel died: Kernel panic"),
         (CONSOLE.partition("@@END")[0], r"k stopped before the end; .*kvm_entry"),
         ("@@KERNEL 6.1\n@@ERROR no /dev/kvm: No such device\n@@DONE\n", "k left no trace: no /dev/kvm"),
         (CONSOLE.replace("mode=nvhe", ""), "k left no trace: no register X77"),
@@ -106,6 +108,20 @@ def test_a_kernel_boots_and_all_scenarios_run(booted_kernel, mode):
     for event in ("kvm_arm_setup_debug", "kvm_arm_clear_debug", "trap_reg", "kvm_entry", "SOFTSTP_LOW", "BRK64"):
         assert event in found.trace
     assert set(re.findall(r"\[(\d+)\]", found.trace)) == {"000", "001"}
+
+
+def test_a_kernel_without_trace_points_is_recorded_by_dynamic_events(newest_kernel):
+    """From v6.14 on: every one of them can be defined, and what they print is a run of the model."""
+    names = ("guest_debug_registers", "step_os_lock", "breakpoint_guest_debug_registers", "migration", "hotplug")
+    found = boot(newest_kernel, Mode.NVHE, scenarios.choose(names), emulator.find())
+    assert found.errors == ()
+    assert all(name.startswith("kvm_") or name == "trap_reg" for name in found.missing)
+    for event in (x for x in PROBES if x not in ("trap_dbg_wb_reg", "handle_oslar")):
+        assert f" {event}: (" in found.trace, event
+    code, lines, result = check_recording(found.trace, found.release)
+    assert code == 0, lines
+    assert result is not None and result.kernel.tracks_debug_owner and not result.assumed
+    assert result.operations["cpu_boot"] == 1
 
 
 def test_what_the_script_gets_wrong_is_a_complaint(booted_kernel):

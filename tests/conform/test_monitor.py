@@ -14,9 +14,21 @@ import pytest
 
 from formal.bugs import BUGS
 from formal.conform.__main__ import main
-from formal.conform.monitor import BREAKS, PASSES, READS, bpftrace, dot, expression, monitor
-from formal.conform.tracerun import TRACED
-from formal.epochs import EPOCHS, Mode
+from formal.conform.monitor import (
+    BEFORE_ENTRY,
+    BREAKS,
+    PASSES,
+    PASSES_BY_OWNER,
+    READS,
+    bpftrace,
+    dot,
+    expression,
+    monitor,
+    passes,
+    reads,
+)
+from formal.conform.tracecommand import TRACED
+from formal.epochs import EPOCHS, HOSTS, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import TraceBook
 from formal.properties import CLAIMS
@@ -26,28 +38,30 @@ from formal.walk import evaluate
 from tests.conftest import PROOFS
 from tests.walks import Walk
 
-KERNELS = [(e, m) for e in TRACED for m in EPOCHS[e].modes]
+KERNELS = [(e, m) for e in TRACED for m in EPOCHS[e].modes if m in HOSTS]
 
 
-def entry_values(env, pair):
+def entry_values(found, env, pair):
     v, p = pair
-    return {name: env[name.replace("v0.", f"v{v}.").replace("p0.", f"p{p}.")] for name in READS}
+    return {name: env[name.replace("v0.", f"v{v}.").replace("p0.", f"p{p}.")] for name in reads(found.kernel)}
 
 
 def follow(found, states, step, env, pair):
     """What a monitor says to a step: a violated order, and broken claims."""
-    event = PASSES.get(step.operation)
+    event = passes(found.kernel).get(step.operation)
     if event is None:
         return []
     state = found.automaton.after(states.get(step.vcpu, found.automaton.states[0]), event)
     if state is None:
         return ["order"]
     states[step.vcpu] = state
-    values = entry_values(env, pair)
+    values = entry_values(found, env, pair)
     return [c.claim for c in found.conditions if event == "kvm_entry" and not evaluate(c.holds, values)]
 
 
-@pytest.mark.parametrize(("epoch", "mode"), [("E8", Mode.VHE), ("E8", Mode.NVHE), ("E4s", Mode.NVHE)])
+@pytest.mark.parametrize(
+    ("epoch", "mode"), [("E10", Mode.VHE), ("E9", Mode.NVHE), ("E8", Mode.VHE), ("E8", Mode.NVHE), ("E4s", Mode.NVHE)]
+)
 def test_walks_of_a_good_kernel_violate_nothing(epoch, mode):
     kernel = EPOCHS[epoch].kernel(mode)
     found = monitor(kernel)
@@ -56,7 +70,9 @@ def test_walks_of_a_good_kernel_violate_nothing(epoch, mode):
     entries = 0
     for _ in range(600):
         pair = walk.step()
-        assert follow(found, states, walk.steps[-1], walk.env, pair) == []
+        # Of E10 under VHE this one is false: HPMN is PMCR_EL0.N, whatever the boot code chose.
+        known = {"hpmn_preserved_in_guest"} if kernel.tracks_debug_owner and kernel.vhe else set()
+        assert set(follow(found, states, walk.steps[-1], walk.env, pair)) <= known
         entries += walk.steps[-1].operation == "__kvm_vcpu_run enters"
     assert entries > 20
 
@@ -99,14 +115,19 @@ def test_conditions_are_the_claims(epoch, mode):
             continue
         for c in found.conditions:
             wanted = evaluate(claims[c.claim].holds(walk.system.state(pair), kernel), walk.env)
-            assert evaluate(c.holds, entry_values(walk.env, pair)) == wanted, c.claim
+            assert evaluate(c.holds, entry_values(found, walk.env, pair)) == wanted, c.claim
             compared += 1
-    assert compared >= len(found.conditions) > 10
+    assert compared >= len(found.conditions) > (9 if kernel.tracks_debug_owner else 10)
 
 
 @pytest.mark.parametrize(("epoch", "mode"), KERNELS)
 def test_the_order_is_the_same_in_every_kernel(epoch, mode):
-    found = monitor(EPOCHS[epoch].kernel(mode)).automaton
+    kernel = EPOCHS[epoch].kernel(mode)
+    found = monitor(kernel).automaton
+    if kernel.tracks_debug_owner:
+        assert found.states == ("outside", "in_guest")
+        assert found.edges == {("outside", "kvm_entry"): "in_guest", ("in_guest", "kvm_exit"): "outside"}
+        return
     assert found.states == ("outside", "setup", "in_guest")
     assert found.edges == {
         ("outside", "kvm_arm_setup_debug"): "setup",
@@ -174,21 +195,30 @@ def test_expressions_of_the_script_are_the_claims(tmp_path: Path):
     assert len(outcomes) == 2 * len(found.conditions), "each condition is seen to hold and to fail"
 
 
-def test_the_script_has_every_condition_and_event():
-    found = monitor(EPOCHS["E8"].kernel(Mode.VHE))
+@pytest.mark.parametrize("epoch", ["E8", "E10"])
+def test_the_script_has_every_condition_and_event(epoch):
+    found = monitor(EPOCHS[epoch].kernel(Mode.VHE))
     text = bpftrace(found, "a test")
     for c in found.conditions:
         assert f"{c.claim} broken" in text
-    assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == {*PASSES.values(), "kvm_arm_set_dreg32"}
+    if epoch == "E8":
+        assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == {*PASSES.values(), "kvm_arm_set_dreg32"}
+    else:
+        assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == set(PASSES_BY_OWNER.values())
+        assert set(re.findall(r"kprobe:(\w+)", text)) == {BEFORE_ENTRY}
+        assert all(f"->{name};" in text or f".{name};" in text for name in ("guest_debug", "debug_owner", "mdcr_el2"))
     assert text.count("{") == text.count("}")
 
 
 @pytest.mark.skipif(shutil.which("bpftrace") is None, reason="bpftrace is not installed")
-def test_bpftrace_understands_the_script(tmp_path: Path):
+@pytest.mark.parametrize("epoch", ["E8", "E10"])
+def test_bpftrace_understands_the_script(tmp_path: Path, epoch):
     """Its syntax and types; the trace points themselves exist on arm64 only, so timers take their places here."""
     numbers = itertools.count(1)
-    text = bpftrace(monitor(EPOCHS["E8"].kernel(Mode.VHE)), "a test")
-    text = re.sub(r"tracepoint:kvm:\w+", lambda _: f"interval:s:{next(numbers)}", text)
+    text = bpftrace(monitor(EPOCHS[epoch].kernel(Mode.VHE)), "a test")
+    text = re.sub(r"(tracepoint:kvm|kprobe):\w+", lambda _: f"interval:s:{next(numbers)}", text)
+    text = re.sub(r"\t\$vcpu = .*\n", "", text)
+    text = re.sub(r"\$vcpu->[\w.]+", "7", text)
     text = text.replace("args->guest_debug", "3").replace("args->value", "5").replace("str(args->name)", "comm")
 
     def analysed(script: str) -> str:
@@ -216,5 +246,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["monitor", "--dot", str(tmp_path / "m.dot"), "--bpftrace", "-"]) == 0
     assert capsys.readouterr().out.startswith("#!/usr/bin/env bpftrace")
     assert (tmp_path / "m.dot").read_text() == dot(monitor(EPOCHS["E8"].kernel(Mode.VHE)))
+    assert main(["monitor", "--probes", "-"]) == 0
+    assert "\nf:conform/load_debug kvm_vcpu_load_debug%return vcpu=vcpu:x64 " in capsys.readouterr().out
     assert main(["monitor", "--dot", "/no/such/place/m.dot"]) == 2
     assert capsys.readouterr().err == "formal.conform monitor: /no/such/place/m.dot: there is no such directory\n"

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from formal.conform.ownerparts import grouping
 from formal.conform.tracecheck import Check, Result
 from formal.conform.tracecoverage import coverage
 from formal.conform.tracefile import TraceFormatError, parse
 from formal.conform.tracefill import past
-from formal.conform.traceparts import Grouping
 from formal.conform.tracerun import Machine
 from formal.epochs import EPOCHS, Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import Step, Trace
 from formal.system import System
 from tests.conform.damage import damages
-from tests.conform.recorder import Loop, Recorder
+from tests.conform.recorder import Loop, OwnerRecorder, Recorder
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDINGS = {
@@ -27,6 +27,8 @@ RECORDINGS = {
     "6.1-vhe-returns": ("E8", "vhe"),
     "6.12-nvhe": ("E8", "nvhe"),
     "5.10-nvhe": ("E4s", "nvhe"),
+    "7.3-vhe": ("E10", "vhe"),
+    "7.3-nvhe": ("E10", "nvhe"),
 }
 
 
@@ -42,7 +44,7 @@ def text_of(name: str, markers: bool = True) -> str:
 
 def checked(text: str, epoch: str, mode: str) -> Result:
     m = machine(epoch, mode)
-    return Check(m.kernel, Grouping(parse(text)), m).run()
+    return Check(m.kernel, grouping(parse(text)), m).run()
 
 
 @pytest.mark.parametrize("markers", [True, False])
@@ -103,6 +105,8 @@ LEGAL = {
     "6.1-vhe": {"bit of trap_reg", "bit of regset", "twice kvm_set_guest_debug"},
     "6.12-nvhe": {"bit of trap_reg", "twice kvm_set_guest_debug"},
     "5.10-nvhe": {"bit of trap_reg", "twice kvm_set_guest_debug"},
+    "7.3-vhe": {"bit of value", "bit of dbg_bcr", "bit of dbg_wvr", "without kvm_sys_access"},  # none of what KVM
+    "7.3-nvhe": {"bit of value", "bit of dbg_bcr", "bit of dbg_wvr", "without kvm_sys_access"},  # does not know
 }
 
 
@@ -155,11 +159,11 @@ def test_an_entry_on_another_cpu_than_its_setup_is_found():
 @pytest.mark.parametrize("first", [40, 133, 258, 391, 530])
 def test_a_trace_may_begin_anywhere(first):
     text = "".join(text_of("6.1-vhe-returns").splitlines(True)[first:])
-    grouping = Grouping(parse(text))
+    groups = grouping(parse(text))
     result = checked(text, "E8", "vhe")
     assert result.unexplained is None
-    assert result.explained + grouping.skipped == len(parse(text).events)
-    assert grouping.skipped < 12
+    assert result.explained + groups.skipped == len(parse(text).events)
+    assert groups.skipped < 12
 
 
 @pytest.mark.parametrize("first", [60, 211, 333])
@@ -191,7 +195,17 @@ def test_trace_points_may_be_off(off):
 
 
 @pytest.mark.parametrize(
-    ("epoch", "mode"), [("E8", "vhe"), ("E8", "nvhe"), ("E7", "vhe"), ("E5", "nvhe"), ("E4s", "nvhe"), ("E3a", "nvhe")]
+    ("epoch", "mode"),
+    [
+        ("E10", "vhe"),
+        ("E10", "nvhe"),
+        ("E8", "vhe"),
+        ("E8", "nvhe"),
+        ("E7", "vhe"),
+        ("E5", "nvhe"),
+        ("E4s", "nvhe"),
+        ("E3a", "nvhe"),
+    ],
 )
 def test_walks_of_the_model_are_explained(epoch, mode):
     """Two vCPUs on two CPUs, as the kernel would print what they do; preempted and moved at any time."""
@@ -200,7 +214,7 @@ def test_walks_of_the_model_are_explained(epoch, mode):
         walk = Loop(kernel, 2, 2, seed)
         for _ in range(300):
             walk.step()
-        text = Recorder(walk, kernel).text()
+        text = (OwnerRecorder if kernel.tracks_debug_owner else Recorder)(walk, kernel).text()
         result = checked(text, epoch, mode)
         assert result.unexplained is None, (seed, result.unexplained)
         assert result.explained == len(text.splitlines()) > 100
@@ -210,6 +224,45 @@ def test_nothing_to_compare_is_no_conformance():
     result = checked("x-1 [000] d.... 1: kvm_entry: PC: 0x0\n", "E8", "vhe")
     assert result.unexplained is None
     assert not result.conforms
+
+
+def test_what_the_host_does_is_attributed():
+    """A CPU down and up again, and the host's own watchpoint: steps of the model, taken while no vCPU is there."""
+    marks = (
+        "hotplug cpu=1 online=0 begins=1",
+        "hotplug cpu=1 online=0 begins=0",
+        "hotplug cpu=1 online=1 begins=1",
+        "hotplug cpu=1 online=1 begins=0",
+        "host_watchpoint armed=1",
+        "host_watchpoint armed=0 hits=1",
+    )
+    lines = [f"  init-1 [000] ..... 9{n}: tracing_mark_write: conform: {m}\n" for n, m in enumerate(marks)]
+    text = text_of("6.1-vhe").splitlines(True)
+    at = next(n for n, line in enumerate(text) if "conform: scenario name=one_reg_banks" in line)
+    result = checked("".join([*text[:at], *lines, *text[at:]]), "E8", "vhe")
+    assert result.unexplained is None
+    assert result.operations["cpu_boot"] == result.operations["kvm_arm_init_debug"] == 1
+    assert result.operations["the host writes its debug registers"] == 2
+    assert len(result.vcpus) == len(checked(text_of("6.1-vhe"), "E8", "vhe").vcpus)
+
+
+def test_an_interrupt_at_the_entry_keeps_the_guest_out():
+    """PSTATE.SS as user space set it, without a step: an ERET clears it, an interrupt pending before does not."""
+    lines = text_of("7.3-vhe").splitlines(True)
+    entered = [
+        n for n, x in enumerate(lines) if "pstate=0x2003c5" in x and "vcpu_enter" in x and "guest_debug=0x0" in x
+    ]
+    assert entered
+    at = next(n for n in range(entered[0], len(lines)) if "vcpu_leave" in lines[n])
+    exits = next(n for n in range(at, len(lines)) if "kvm_exit" in lines[n])
+    assert "pstate=0x3c5" in lines[at]
+    assert "TRAP" in lines[exits]
+    lines[at] = lines[at].replace("pstate=0x3c5", "pstate=0x2003c5")
+    found = checked("".join(lines), "E10", "vhe").unexplained
+    assert found is not None and found.value == ("pstate", 0x2003C5, 0x3C5)
+    lines[exits] = lines[exits].split("kvm_exit:")[0] + "kvm_exit: IRQ: HSR_EC: 0x0000 (UNKNOWN), PC: 0x0\n"
+    found = checked("".join(lines), "E10", "vhe").unexplained
+    assert found is None or found.event.line > exits + 1  # the access that was there has no exit any more
 
 
 def test_coverage():

@@ -98,8 +98,12 @@ DREG = LINE.format(2, "kvm_arm_set_dreg32: MDCR_EL2: 0x84e66")
         (SETUP, "no event kvm_arm_set_dreg32 and kvm_arm_clear_debug"),
         (SETUP + DREG, "no event kvm_arm_clear_debug"),
         (
-            LINE.format(1, "load_debug: (x) mdcr=0x0"),
-            "recorded on v6.14 or later, which has none of these trace points",
+            LINE.format(1, "put_debug: (x) vcpu=0x1 guest_debug=0x0 pstate=0x0"),
+            "no event guest_mdscr and load_debug and",
+        ),
+        (
+            LINE.format(1, "kvm_entry: PC: 0x0"),
+            "from v6.14 on the dynamic events that python -m formal.conform monitor",
         ),
         ("CPU:0 [LOST 12 EVENTS]\n" + SETUP + DREG, "no event; events are lost at line 1"),
     ],
@@ -143,7 +147,7 @@ def test_damage_before_the_loss_is_still_found(capsys, trace):
     [
         ((), "the following arguments are required: FILE"),
         (("/no/such/file",), "/no/such/file: No such file or directory"),
-        (("x", "--epoch", "E9"), "invalid choice: 'E9'"),
+        (("x", "--epoch", "E12"), "invalid choice: 'E12'"),
         (("x", "--mode", "both"), "invalid choice: 'both'"),
     ],
 )

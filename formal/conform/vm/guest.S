@@ -39,6 +39,9 @@
     \conduit #0
 .endm
 
+program generated                       // what the command `code` puts there
+end generated
+
 program plain
     mov     x0, #1
     add     x0, x0, #1

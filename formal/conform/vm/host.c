@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 bool write_file(const char *path, const char *text) {
@@ -37,6 +38,28 @@ void on_cpu(unsigned cpu) {
 void move_thread(int vcpu, int thread, unsigned cpu) {
     mark("move vcpu=%d thread=%d cpu=%u", vcpu, thread, cpu);
     set_affinity(thread, cpu);
+}
+
+// The write of the file comes back when the CPU is down or up; a process of its own makes it, so that it can be given up.
+bool bring_cpu(unsigned cpu, bool up) {
+    char path[64];
+    int status = 1;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/online", cpu);
+    mark("hotplug cpu=%u online=%d begins=1", cpu, up);
+    pid_t child = fork();
+    if (!child)
+        _exit(!write_file(path, up ? "1" : "0"));
+    for (int waited = 0; waited < HOTPLUG_SECONDS * 100; waited++) {
+        if (waitpid(child, &status, WNOHANG) == child) {
+            mark("hotplug cpu=%u online=%d begins=0", cpu, up);
+            if (status)
+                fail("CPU %u cannot be brought %s", cpu, up ? "up" : "down");
+            return true;
+        }
+        usleep(10000);
+    }
+    fail("CPU %u is not %s after %d s: the kernel hangs", cpu, up ? "up" : "down", HOTPLUG_SECONDS);
+    return false;
 }
 
 static volatile uint64_t watched;

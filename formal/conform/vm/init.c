@@ -60,16 +60,26 @@ static const char *const events[] = {
     "kvm_set_guest_debug", "trap_reg", "kvm_sys_access", "kvm_hvc_arm64",
 };
 
-// From v6.14 the debug events are gone; these read the same values through the kernel's type information.
-static const char *const probes[] = {
-    "f:conform/load_debug kvm_vcpu_load_debug%return mdcr_el2=vcpu->arch.mdcr_el2:x64 "
-    "external_mdscr_el1=vcpu->arch.external_mdscr_el1:x64 debug_owner=vcpu->arch.debug_owner:u32 "
-    "guest_debug=vcpu->guest_debug:x32",
-    "p:conform/vcpu_run __kvm_vcpu_run mdcr_el2=vcpu->arch.mdcr_el2:x64 "
-    "external_mdscr_el1=vcpu->arch.external_mdscr_el1:x64 debug_owner=vcpu->arch.debug_owner:u32 "
-    "guest_debug=vcpu->guest_debug:x32",
-    "p:conform/set_guest_ownership kvm_debug_set_guest_ownership debug_owner=vcpu->arch.debug_owner:u32",
-};
+// From v6.14 the debug events are gone; the lines of the file /probes take their place.
+static void start_probes(void) {
+    char line[1024];
+    FILE *probes = fopen("/probes", "r");
+    if (!probes) {
+        fail("no probes: %s", strerror(errno));
+        return;
+    }
+    while (fgets(line, sizeof line, probes)) {
+        line[strcspn(line, "\n")] = 0;
+        if (*line && *line != '#' && !write_file(TRACING "dynamic_events", line))
+            printf("@@MISSING probe %s\n", line);
+    }
+    fclose(probes);
+    write_file(TRACING "events/conform/debug_bank/filter", "debug_owner != 0");
+    write_file(TRACING "events/conform/external_bank/filter", "debug_owner == 1");
+    if (!write_file(TRACING "events/conform/guest_mdscr/filter", "__probe_ret_ip.function == kvm_vcpu_load_debug"))
+        printf("@@MISSING filter guest_mdscr\n");
+    write_file(TRACING "events/conform/enable", "1");
+}
 
 static void start_tracing(void) {
     int missing = 0;
@@ -84,11 +94,8 @@ static void start_tracing(void) {
         missing++;
         printf("@@MISSING event %s\n", events[i]);
     }
-    for (size_t i = 0; missing && i < sizeof probes / sizeof *probes; i++)
-        if (!write_file(TRACING "dynamic_events", probes[i]))
-            printf("@@MISSING probe %s\n", probes[i]);
     if (missing)
-        write_file(TRACING "events/conform/enable", "1");
+        start_probes();
     marker = open(TRACING "trace_marker", O_WRONLY);
     write_file(TRACING "tracing_on", "1");
 }
@@ -116,7 +123,7 @@ static const char *kvm_mode(void) {
 static struct vm vm;
 static struct vcpu *vcpu; // the one that commands speak of
 static pthread_t threads[VCPUS];
-static bool exists;
+static bool exists, stuck;
 
 static uint64_t number(const char *text) {
     char *rest;
@@ -201,6 +208,8 @@ static void command(char **words, int n) {
         vcpu = &vm.vcpus[vm.count - 1];
     } else if (!strcmp(what, "cpu") && n == 2)
         on_cpu(number(words[1]));
+    else if ((!strcmp(what, "offline") || !strcmp(what, "online")) && n == 2)
+        stuck = !bring_cpu(number(words[1]), what[1] == 'n');
     else if (!strcmp(what, "sleep") && n == 2)
         usleep(number(words[1]));
     else if ((!strcmp(what, "arm") || !strcmp(what, "disarm")) && n == 1)
@@ -213,6 +222,9 @@ static void command(char **words, int n) {
         set_debug(words, n);
     else if (!strcmp(what, "set") && n == 3)
         vcpu_set(vcpu, words[1], number(words[2]));
+    else if (!strcmp(what, "code") && n > 2)
+        for (int i = 2; i < n; i++)
+            vcpu_code(&vm, vcpu, number(words[1]) + 4 * (i - 2), number(words[i]));
     else if (!strcmp(what, "get") && n == 2)
         vcpu_get(vcpu, words[1]);
     else if (!strcmp(what, "run") && n == 2)
@@ -248,7 +260,7 @@ static void run_script(const char *path) {
         fail("no script: %s", strerror(errno));
         return;
     }
-    while (fgets(line, sizeof line, script)) {
+    while (!stuck && fgets(line, sizeof line, script)) {
         int n = 0;
         line[strcspn(line, "#\n")] = 0;
         for (char *save, *word = strtok_r(line, " \t", &save); word && n < 72; word = strtok_r(NULL, " \t", &save))
@@ -266,6 +278,8 @@ int main(void) {
     mkdir("/sys", 0755);
     mkdir("/dev", 0755);
     mount("sysfs", "/sys", "sysfs", 0, NULL);
+    mkdir("/proc", 0755);
+    mount("proc", "/proc", "proc", 0, NULL);
     mount("dev", "/dev", "devtmpfs", 0, NULL);
     if (mount("tracefs", TRACING, "tracefs", 0, NULL))
         fail("no tracefs: %s", strerror(errno));
@@ -289,6 +303,8 @@ int main(void) {
     }
     printf("@@DONE\n");
     fflush(stdout);
+    if (stuck) // powering off would wait for the same lock
+        write_file("/proc/sysrq-trigger", "b");
     reboot(RB_POWER_OFF);
     return 0;
 }

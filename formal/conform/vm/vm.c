@@ -28,8 +28,6 @@ static const struct {
 } registers[] = {
     {"PC", CORE(pc)},
     {"PSTATE", CORE(pstate)},
-    {"X3", CORE(regs[3])},
-    {"X9", CORE(regs[9])},
     {"MDSCR_EL1", ARM64_SYS_REG(2, 0, 0, 2, 2)},
     {"OSLSR_EL1", ARM64_SYS_REG(2, 0, 1, 1, 4)},
 };
@@ -40,6 +38,12 @@ static uint64_t id_of(const char *name) {
     for (size_t i = 0; i < sizeof registers / sizeof *registers; i++)
         if (!strcmp(registers[i].name, name))
             return registers[i].id;
+    if (*name == 'X') {
+        char *end;
+        unsigned long n = strtoul(name + 1, &end, 10);
+        if (n < 31 && end > name + 1 && !*end)
+            return CORE(regs[0]) + 2 * n; // counted in 32-bit words
+    }
     for (unsigned i = 0; i < 4; i++) {
         char *rest;
         if (strncmp(name, banks[i], 6))
@@ -85,6 +89,13 @@ static void load_program(struct vm *vm, int number, const char *name) {
         return;
     }
     fail("no guest program %s", name);
+}
+
+void vcpu_code(struct vm *vm, struct vcpu *vcpu, uint64_t offset, uint32_t word) {
+    if (offset % 4 || offset >= PROGRAM_STRIDE)
+        fail("no instruction at %llu", (unsigned long long)offset);
+    else
+        memcpy(vm->memory + vcpu->number * PROGRAM_STRIDE + offset, &word, sizeof word);
 }
 
 void vcpu_reset(struct vcpu *vcpu) {

@@ -42,6 +42,7 @@ void vm_create(struct vm *vm);
 void vm_destroy(struct vm *vm);
 void vcpu_create(struct vm *vm, const char *program, uint32_t features);
 void vcpu_reset(struct vcpu *vcpu);
+void vcpu_code(struct vm *vm, struct vcpu *vcpu, uint64_t offset, uint32_t word); // an instruction of its program
 void vcpu_debug(struct vcpu *vcpu, const struct kvm_guest_debug *debug);
 void vcpu_set(struct vcpu *vcpu, const char *reg, uint64_t value);
 void vcpu_get(struct vcpu *vcpu, const char *reg);
@@ -53,4 +54,6 @@ bool vcpu_run(struct vcpu *vcpu, bool immediate, long microseconds);
 bool write_file(const char *path, const char *text);
 void on_cpu(unsigned cpu);              // the calling thread goes to a CPU
 void move_thread(int vcpu, int thread, unsigned cpu); // another one, which may be inside KVM_RUN
+#define HOTPLUG_SECONDS 20
+bool bring_cpu(unsigned cpu, bool up);  // down or up; false if the kernel does not come back
 void watch_host(bool armed);            // a watchpoint of the host on a word of this process
