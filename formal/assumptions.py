@@ -22,8 +22,8 @@ NOT_MODELLED: tuple[str, ...] = (
     "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE.",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",
     "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name.",
-    "An interrupt that is pending at an entry: from v5.3 on __guest_enter then returns without an ERET. That is an exit "
-    "before the first instruction, except that PSTATE.SS stays as it was (formal.conform trace knows it).",
+    "An interrupt that is pending at an entry: from v5.3 on __guest_enter then returns without an ERET. That is an "
+    "exit before the first instruction, except that PSTATE.SS stays as it was (formal.conform trace knows it).",
     "Reads by the guest as steps: claims about them ask whether the read would execute, and what it finds.",
 )
 
