@@ -31,7 +31,10 @@ _SIBLINGS = tuple(group.split() for group in (
     "ESR_ELx_EC_SOFTSTP_LOW ESR_ELx_EC_WATCHPT_LOW ESR_ELx_EC_BREAKPT_LOW ESR_ELx_EC_BRK64",
     "trap_bvr trap_bcr trap_wvr trap_wcr", "set_bvr set_bcr set_wvr set_wcr", "reset_bvr reset_bcr reset_wvr reset_wcr",
     "trap_debug_regs trap_raz_wi", "trap_oslar_el1 trap_oslsr_el1", "kvm_arm_setup_debug kvm_arm_clear_debug",
-    "kvm_arch_vcpu_load kvm_arch_vcpu_put", "CRm Op2 CRn", "pstate pc", "regval val",
+    "VCPU_DEBUG_FREE VCPU_DEBUG_HOST_OWNED VCPU_DEBUG_GUEST_OWNED", "HOST_SS_ACTIVE_PENDING GUEST_SS_ACTIVE_PENDING",
+    "MDSCR_EL1_SS MDSCR_EL1_KDE MDSCR_EL1_MDE", "kvm_host_owns_debug_regs kvm_guest_owns_debug_regs", "BRPs WRPs",
+    "kvm_vcpu_load_debug kvm_vcpu_put_debug", "kvm_arch_vcpu_load kvm_arch_vcpu_put", "CRm Op2 CRn", "pstate pc",
+    "regval val",
 ))  # fmt: skip
 _NEXT = [(name, group[(i + 1) % len(group)]) for group in _SIBLINGS for i, name in enumerate(group)]
 _NO_STATEMENT = frozenset(  # words with which a simple statement does not start

@@ -34,24 +34,27 @@ TIMEOUT = 60.0  # seconds for a solver question
 # file: the functions that the specification describes, and tables (in brackets)
 MODELLED: dict[str, str] = {
     f"{KVM}/debug.c": "save_guest_debug_regs restore_guest_debug_regs kvm_arm_init_debug kvm_arm_setup_mdcr_el2 "
-    "kvm_arm_vcpu_init_debug kvm_arm_reset_debug_ptr kvm_arm_setup_debug kvm_arm_clear_debug",
+    "kvm_arm_vcpu_init_debug kvm_arm_reset_debug_ptr kvm_arm_setup_debug kvm_arm_clear_debug kvm_init_host_debug_data "
+    "setup_external_mdscr kvm_vcpu_load_debug kvm_vcpu_put_debug kvm_debug_set_guest_ownership kvm_debug_handle_oslar",
     f"{KVM}/sys_regs.c": "trap_debug_regs reg_to_dbg dbg_to_reg trap_bvr set_bvr get_bvr reset_bvr trap_bcr set_bcr "
     "get_bcr reset_bcr trap_wvr set_wvr get_wvr reset_wvr trap_wcr set_wcr get_wcr reset_wcr trap_oslar_el1 "
+    "demux_wb_reg trap_dbg_wb_reg set_dbg_wb_reg get_dbg_wb_reg reset_dbg_wb_reg "
     "trap_oslsr_el1 set_oslsr_el1 perform_access emulate_sys_reg kvm_handle_sys_reg",
     f"{KVM}/handle_exit.c": "kvm_handle_guest_debug handle_trap_exceptions handle_exit [arm_exit_handlers]",
     f"{KVM}/guest.c": "kvm_arch_vcpu_ioctl_set_guest_debug core_reg_addr",
     f"{KVM}/arm.c": "kvm_arch_vcpu_create kvm_arch_vcpu_run_pid_change kvm_vcpu_first_run_init kvm_arch_vcpu_load "
-    "kvm_arch_vcpu_put kvm_arch_vcpu_ioctl_run kvm_arm_vcpu_enter_exit cpu_hyp_init_features cpu_hyp_reinit",
+    "kvm_arch_vcpu_put kvm_arch_vcpu_ioctl_run kvm_arm_vcpu_enter_exit cpu_hyp_init_features cpu_hyp_init_context "
+    "cpu_hyp_reinit",
     f"{KVM}/reset.c": "kvm_reset_vcpu",
     f"{KVM}/mmio.c": "kvm_handle_mmio_return",
     f"{KVM}/pmu.c": "kvm_set_pmuserenr",
     f"{KVM}/hyp/exception.c": "__kvm_adjust_pc",
     f"{KVM}/hyp/include/hyp/adjust_pc.h": "kvm_skip_instr __kvm_skip_instr",
     f"{KVM}/hyp/include/hyp/debug-sr.h": "__debug_save_state __debug_restore_state __debug_switch_to_guest_common "
-    "__debug_switch_to_host_common",
+    "__debug_switch_to_host_common __vcpu_debug_regs",
     f"{KVM}/hyp/include/hyp/switch.h": "__activate_traps_common __deactivate_traps_common synchronize_vcpu_pstate",
     f"{KVM}/hyp/include/hyp/sysreg-sr.h": "__sysreg_save_common_state __sysreg_restore_common_state "
-    "__sysreg_save_el2_return_state __sysreg_restore_el2_return_state",
+    "__sysreg_save_el2_return_state __sysreg_restore_el2_return_state ctxt_mdscr_el1",
     f"{KVM}/hyp/vhe/switch.c": "__activate_traps __deactivate_traps __vcpu_load_activate_traps "
     "__vcpu_put_deactivate_traps activate_traps_vhe_load deactivate_traps_vhe_put fixup_guest_exit __kvm_vcpu_run_vhe "
     "__kvm_vcpu_run kvm_vcpu_load_vhe kvm_vcpu_put_vhe",
