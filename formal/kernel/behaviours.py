@@ -19,6 +19,7 @@ from formal.walk import evaluate, support
 DEBUG_C = f"{KVM}/debug.c"
 # the functions of debug.c without which there is no comparison: until v6.13, and from v6.14 on
 OF_DIRTY = ("kvm_arm_init_debug", "kvm_arm_setup_debug", "kvm_arm_clear_debug")
+_OF_COPY = ("hands_over_debug_owner", "hands_over_external_mdscr")  # matter in protected mode only
 OF_OWNER = ("kvm_init_host_debug_data", "kvm_arm_setup_mdcr_el2", "kvm_vcpu_load_debug", "kvm_vcpu_put_debug",
             "kvm_debug_set_guest_ownership", "setup_external_mdscr")  # fmt: skip
 
@@ -47,7 +48,7 @@ def resolve(
     found |= _of_owner(mode, lifted, binding) if found["tracks_debug_owner"] else _of_dirty(mode, lifted, binding)
     found |= _by_comment(tree)
     kernel = Kernel(mode, **found)  # type: ignore[arg-type]
-    names = [f.name for f in fields(Kernel) if f.name != "mode"]
+    names = [f.name for f in fields(Kernel) if f.name != "mode" and (kernel.copies_vcpu or f.name not in _OF_COPY)]
 
     def unlike(e: Epoch) -> list[str]:
         preset = e.kernel(mode)

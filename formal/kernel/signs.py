@@ -66,10 +66,14 @@ class _Reader:
                 return file, found[0], found[1]
         raise NotUnderstoodError(files[0], 0, f"{name}() is not defined here, and the model needs it")
 
+    def body(self, file: str, name: str) -> tuple[str, int] | None:
+        """The body and line of a function, if the file defines it."""
+        text = source(self.tree, file)
+        return body(text, name) if text is not None else None
+
     def defined(self, file: str, name: str) -> tuple[bool, int]:
         """Whether a file defines a function, and where."""
-        text = source(self.tree, file)
-        found = body(text, name) if text is not None else None
+        found = self.body(file, name)
         return found is not None, found[1] if found else 0
 
 
@@ -114,4 +118,10 @@ def read(tree: KernelTree) -> tuple[Sign, ...]:
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")
     signs.append(Sign("vhe_reads_boot_mdcr", "kvm_arm_init_debug" not in body, file, line))
+    if owner is not None:  # protected mode: what its hypervisor takes over of the host's copy at each entry
+        flush = r.body(f"{KVM}/hyp/nvhe/hyp-main.c", "flush_debug_state")
+        for behaviour, member in (("debug_owner", "debug_owner"), ("external_mdscr", "external_mdscr_el1")):
+            taken = flush is not None and re.search(rf"arch\.{member}\s*=[^=]", flush[0]) is not None
+            place = flush[1] if flush is not None else 0
+            signs.append(Sign(f"hands_over_{behaviour}", taken, f"{KVM}/hyp/nvhe/hyp-main.c", place))
     return tuple(signs)

@@ -43,8 +43,7 @@ MODELLED: dict[str, str] = {
     f"{KVM}/handle_exit.c": "kvm_handle_guest_debug handle_trap_exceptions handle_exit [arm_exit_handlers]",
     f"{KVM}/guest.c": "kvm_arch_vcpu_ioctl_set_guest_debug core_reg_addr",
     f"{KVM}/arm.c": "kvm_arch_vcpu_create kvm_arch_vcpu_run_pid_change kvm_vcpu_first_run_init kvm_arch_vcpu_load "
-    "kvm_arch_vcpu_put kvm_arch_vcpu_ioctl_run kvm_arm_vcpu_enter_exit cpu_hyp_init_features cpu_hyp_init_context "
-    "cpu_hyp_reinit",
+    "kvm_arch_vcpu_put kvm_arch_vcpu_ioctl_run kvm_arm_vcpu_enter_exit cpu_hyp_init_features cpu_hyp_reinit",
     f"{KVM}/reset.c": "kvm_reset_vcpu",
     f"{KVM}/mmio.c": "kvm_handle_mmio_return",
     f"{KVM}/pmu.c": "kvm_set_pmuserenr",
