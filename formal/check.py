@@ -6,6 +6,7 @@ Checking imports neither Z3 nor a SAT solver. ``proofs/README.md`` says what is 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -295,4 +296,5 @@ def _export(args: argparse.Namespace, goals: Goals, index: Mapping[str, Entry]) 
 
 
 if __name__ == "__main__":
+    gc.set_threshold(100_000, 50, 100)  # as formal/prove.py
     sys.exit(main())
