@@ -14,8 +14,9 @@ import pytest
 
 from formal import command
 from formal.configuration import Configuration
+from formal.epochs import Kernel, Mode
 from formal.evidence.replay import Replay
-from formal.evidence.traces import TraceBook
+from formal.evidence.traces import Trace, TraceBook
 from formal.kernel.behaviours import DEBUG_C
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.compare import counterparts
@@ -124,3 +125,9 @@ def test_misuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(HarnessError, match=f"--harness needs {COMPILER}"):
         program(tree, True, [Call(1, "f", {}, {})], "")
+
+
+def test_the_debug_c_of_later_releases_is_refused() -> None:
+    kernel = Kernel(Mode.VHE, tracks_debug_owner=True)
+    with pytest.raises(HarnessError, match=r"^from v6\.14 on "):
+        list(calls(Replay(System(kernel)), Trace({}, ()), {}))
