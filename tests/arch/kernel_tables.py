@@ -84,7 +84,7 @@ def sysreg_file(root: Path) -> tuple[dict[str, Encoding], dict[str, dict[str, tu
         elif words[0] in ("Field", "Enum", "SignedEnum", "UnsignedEnum") and len(words) > 2:
             hi, _, lo = words[1].partition(":")
             fields[current][words[2]] = (int(hi), int(lo or hi))
-    return encodings, {name: fields[same.get(name, name)] for name in fields}
+    return encodings, {name: fields.get(same.get(name, name), {}) for name in fields}  # some name no block
 
 
 def encodings(root: Path) -> Any:

@@ -72,7 +72,8 @@ def test_mdcr_el2_masks_of_kvm_arm_h(root):
         shift = field.lo if name in ("E2PB", "E2TB") else 0  # the kernel keeps these two masks unshifted
         assert value << shift == field.mask, name
         seen += 1
-    assert seen >= 10
+    described = kernel.sysreg_file(root)[1].get("MDCR_EL2", {})  # from v6.16 there, and checked with the others
+    assert seen >= 10 or len(described) >= 10
 
 
 @every_tree
