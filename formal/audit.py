@@ -17,7 +17,10 @@ from formal.report import text
 
 FORMAL = Path(__file__).parent
 TRUSTED: tuple[tuple[str, str], ...] = (
-    ("arch epochs bugs state transitions ownership vocabulary properties", "the specification of hardware and kernel"),
+    (
+        "arch epochs bugs state ownership operations environment transitions vocabulary properties",
+        "the specification of hardware and kernel",
+    ),
     (
         "lemmas system obligations evidence/totality evidence/catalogue configuration",
         "what must be shown, and is enough",

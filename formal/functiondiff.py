@@ -26,10 +26,10 @@ from formal.epochs import Mode
 from formal.explain.show import value_text
 from formal.kernel.binding import DEBUG_PTR, Binding
 from formal.kernel.front import Lifted
+from formal.operations import Inputs
 from formal.state import REGISTER_OF_BANK, State
 from formal.system import OBSERVED, System
 from formal.terms import BOOL, FALSE, TRUE, Eq, Not, Or, Sort, Term, Value
-from formal.transitions import Inputs
 from formal.treejob import TreeReport
 from formal.walk import evaluate, nodes, substitute, support
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from formal.operations import Applied
 from formal.state import State
 from formal.system import OBSERVED, Pair, System
 from formal.terms import TRUE, And, Not, Term
-from formal.transitions import Applied
 from formal.vocabulary import Claim, Lemma, Precondition
 from formal.walk import support
 

@@ -15,10 +15,11 @@ from formal import terms as t
 from formal.arch.registers import MDCR_EL2
 from formal.arch.traps import Access, executes, traps_to_el2
 from formal.epochs import Kernel
+from formal.operations import controls, may_execute
 from formal.ownership import HYPERVISOR_TRAPS, hypervisor_traps
 from formal.state import DebugOwner, Exit, Phase, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
-from formal.transitions import controls, may_execute, setup_debug_bug_on, tweaks_guest
+from formal.transitions import setup_debug_bug_on, tweaks_guest
 from formal.vocabulary import (
     BOOT_GIVES_ALL_COUNTERS,
     BOOT_VALUE_AS_REBUILT,

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from formal.epochs import Kernel
+from formal.operations import Applied, Inputs, Operation
 from formal.state import Owner, State, init, symbolic
 from formal.terms import FALSE, Term
-from formal.transitions import OPERATIONS, Applied, Inputs, Operation
+from formal.transitions import OPERATIONS
 
 Pair = tuple[int, int]
 TAG: dict[Owner, str] = {"vcpu": "v", "cpu": "p"}  # v0.mdcr_el2, p1.hw_mdcr_el2

@@ -1,28 +1,54 @@
-"""What KVM, the guest, user space and the host do to the state: one function per operation, as a vCPU meets them.
+"""What KVM does to the state: one function per operation, as a vCPU meets them; and the list of all operations.
 
-An operation has a guard (``enabled``) and a new state; it acts on one vCPU and one CPU, changes only what it ``writes``
-(checked on every call), and carries the name of its C function. Components are C functions that only run inside an
-operation with interrupts off, so that nothing can come between. Place names are those of v6.1 under arch/arm64/kvm,
-unless a release is named. What debug_owner changed in v6.14 is in ``formal/ownership.py``; places of nested
-virtualization are those of v7.3.
+What an operation is says ``formal/operations.py``; those of the guest, user space and the host are in
+``formal/environment.py``. Components are C functions that only run inside an operation with interrupts off, so that
+nothing can come between. Place names are those of v6.1 under arch/arm64/kvm, unless a release is named. What
+debug_owner changed in v6.14 is in ``formal/ownership.py``; places of nested virtualization are those of v7.3.
 
 Comments say, in our own words, what the kernel's comments or the Arm ARM ask for at that place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from functools import cached_property
-
 from formal import terms as t
-from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
-from formal.arch.features import WITHOUT_FGT
-from formal.arch.fgt import HDFGWTR_EL2
-from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, PMUSERENR_EL0, PSTATE
-from formal.arch.traps import Access, Controls, executes, traps_to_el2
+from formal.arch.exceptions import goes_to_el2
+from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0, PSTATE
+from formal.arch.traps import Access, traps_to_el2
+from formal.environment import (
+    OSLM_IMPLEMENTED,
+    guest_executes,
+    guest_writes_bank,
+    guest_writes_mdscr,
+    guest_writes_oslar,
+    host_writes_debug,
+    host_writes_pmuserenr,
+    set_bank,
+    set_el2_registers,
+    set_guest_debug,
+    set_mdscr,
+    set_nr_counters,
+    set_oslsr,
+    set_pstate,
+    slot,
+    writes_virtual_mdcr,
+)
 from formal.epochs import Kernel
+from formal.operations import (
+    Actor,
+    Guard,
+    Inputs,
+    Operation,
+    controls,
+    cpu_idle,
+    eret_to_guest,
+    handling,
+    here,
+    may_execute,
+    nests,
+    one_more,
+    operation,
+    user_space_has_vcpu,
+)
 from formal.ownership import (
     flush_hyp_vcpu,
     hosts_view,
@@ -36,199 +62,11 @@ from formal.ownership import (
     switch_bank_to_guest,
     switch_bank_to_host,
 )
-from formal.state import VARIABLES, Exit, Phase, State
-from formal.terms import FALSE, And, Eq, If, Implies, Not, Or, Sort, Term
+from formal.state import Exit, Phase, State
+from formal.terms import FALSE, And, Eq, If, Implies, Not, Or, Term
 
 RESET_PSTATE_EL2 = 0x3C9  # EL2h, likewise, for a guest that has an EL2 (VCPU_RESET_PSTATE_EL2)
 RESET_PSTATE = 0x3C5  # EL1h with D, A, I and F masked (VCPU_RESET_PSTATE_EL1, asm/kvm_arm.h and asm/ptrace.h)
-OSLM_IMPLEMENTED = 1 << 3  # OSLSR_EL1.OSLM as the guest sees it (sys_regs.c, from v5.18)
-
-
-class Inputs:
-    """What an operation leaves open: each ``bits``, ``flag`` or ``bank`` is a free variable of that step."""
-
-    def __init__(self, tag: str, breakpoints: int) -> None:
-        self._tag = tag
-        self._index_bits = 2 + (breakpoints - 1).bit_length()
-        self.terms: dict[str, Term] = {}
-
-    def _make(self, name: str, sort: Sort) -> Term:
-        return self.terms.setdefault(name, t.var(f"{self._tag}.{name}", sort))
-
-    def bits(self, name: str, n: int = 64) -> Term:
-        """An open bit-vector of ``n`` bits."""
-        return self._make(name, n)
-
-    def flag(self, name: str) -> Term:
-        """An open Boolean."""
-        return self._make(name, t.BOOL)
-
-    def index(self, name: str) -> Term:
-        """An open index into a bank of break- and watchpoint registers."""
-        return self._make(name, self._index_bits)
-
-    def free(self, name: str, sort: Sort) -> Term:
-        """An open value of any sort, for what a lifted C function reads and the state does not have."""
-        return self._make(name, sort)
-
-    def bank(self, name: str) -> Term:
-        """Open contents of a whole bank."""
-        return self._make(name, (self._index_bits, 64))
-
-
-class Actor(Enum):
-    """Who takes the step."""
-
-    KVM = "KVM"
-    GUEST = "the guest"
-    USER = "user space"
-    HOST = "the host"
-
-
-Guard = Callable[[State, Kernel, Inputs], Term]
-Step = Callable[[State, Kernel, Inputs], State]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One transition of the system.
-
-    ``pair`` says that it acts on a loaded vCPU and its CPU; without it the CPU part or the vCPU part stands alone.
-    """
-
-    name: str
-    actor: Actor
-    place: str
-    says: str
-    writes: frozenset[str]
-    guard: Guard
-    step: Step
-    preemptible: bool = False
-    c_function: str | None = field(default=None)
-    exists: Callable[[Kernel], bool] = lambda k: True
-
-    def enabled(self, s: State, k: Kernel, i: Inputs) -> Term:
-        """When the operation may happen: never in a kernel that does not have it."""
-        return self.guard(s, k, i) if self.exists(k) else FALSE
-
-    def __call__(self, s: State, k: Kernel, i: Inputs) -> State:
-        """The state after the operation.
-
-        Raises:
-            TypeError: if the operation changes a variable that it does not declare.
-        """
-        after = self.step(s, k, i)
-        changed = {name for name, term in after.values.items() if term is not s.values[name]}
-        if not changed <= self.writes:
-            raise TypeError(f"{self.name} changes {', '.join(sorted(changed - self.writes))} without declaring it")
-        return after
-
-
-@dataclass(frozen=True)
-class Applied:
-    """One operation applied to the acting pair of symbolic states."""
-
-    operation: Operation
-    guard: Term
-    before: State
-    after: State
-    inputs: Mapping[str, Term]
-
-    @cached_property
-    def changed(self) -> frozenset[str]:
-        """The state variables that the operation can change, as they are named in terms (``v0.mdcr_el2``)."""
-        before = self.before.values
-        return frozenset(str(before[n].data) for n, term in self.after.values.items() if term is not before[n])
-
-    @cached_property
-    def known(self) -> Mapping[Term, Term]:
-        """The variables that the guard says are constants, with these."""
-        parts = self.guard.args if self.guard.op == "and" else (self.guard,)
-        equal = {p.args[0]: p.args[1] for p in parts if p.op == "=" and [a.op for a in p.args] == ["var", "const"]}
-        return equal | {p: t.TRUE for p in parts if p.op == "var"}
-
-
-def operation(
-    name: str,
-    place: str,
-    *,
-    writes: str,
-    enabled: Guard,
-    actor: Actor = Actor.KVM,
-    preemptible: bool = False,
-    c_function: str | None = None,
-    exists: Callable[[Kernel], bool] = lambda k: True,
-) -> Callable[[Step], Operation]:
-    """Declares an operation; its docstring says what happens."""
-    names = frozenset(writes.split())
-    if unknown := names - VARIABLES.keys():
-        raise TypeError(f"{name} declares unknown variables: {', '.join(sorted(unknown))}")
-
-    def declare(step: Step) -> Operation:
-        return Operation(name, actor, place, step.__doc__ or "", names, enabled, step, preemptible, c_function, exists)
-
-    return declare
-
-
-# ---- the hardware below the guest
-
-
-def controls(s: State) -> Controls:
-    """What decides the guest's accesses of System registers, as far as it is modelled; the rest is 0."""
-    found = Controls(mdcr_el2=s.hw_mdcr_el2, mdscr_el1=s.hw_mdscr_el1, pmuserenr_el0=s.hw_pmuserenr_el0)
-    if not s.may_nest:
-        return found
-    # config.c (v6.18): fine-grained traps, where they exist, catch a guest hypervisor's writes of MDSCR_EL1.
-    fine = HDFGWTR_EL2.of(MDSCR_EL1=And(s.in_hypervisor, s.has_fgt))
-    return replace(found, hdfgwtr_el2=fine, features=WITHOUT_FGT | {"FEAT_FGT"})
-
-
-def may_execute(s: State) -> Term:
-    """Whether the guest's next instruction runs: no software step exception to EL2 comes before it."""
-    state = step_state(s.hw_mdcr_el2, s.hw_mdscr_el1, s.hw_oslk, s.hw_pstate)
-    return Not(And(goes_to_el2(s.hw_mdcr_el2), state.active_pending))
-
-
-def _eret_to_guest(s: State, spsr: PSTATE) -> State:
-    """ERET from EL2, where debug exceptions are off (PSTATE.D), with this SPSR_EL2 (Arm ARM D2.12.4)."""
-    return s.but(hw_pstate=spsr.but(SS=eret_ss(s.hw_mdcr_el2, s.hw_mdscr_el1, s.hw_oslk, spsr)))
-
-
-def _retire(s: State, i: Inputs) -> State:
-    """One guest instruction is done. PSTATE is whatever the guest makes it, but SS is clear after a step for EL2, and
-    only an ERET of the guest that begins its own stepping sets it (Arm ARM D2.12.3, D2.12.4)."""
-    after = PSTATE(i.bits("pstate"))
-    own_step = And(s.hw_mdscr_el1.SS, Not(goes_to_el2(s.hw_mdcr_el2)), Not(s.hw_oslk))
-    return s.but(hw_pstate=after.but(SS=And(after.SS, own_step)), steps=_one_more(s.steps))
-
-
-def _one_more(steps: Term) -> Term:
-    return If(Eq(steps, t.const(3, 2)), steps, steps + t.const(1, 2))
-
-
-# ---- guards
-
-
-def _here(*phases: Phase) -> Guard:
-    return lambda s, k, i: And(s.here, s.at(*phases))
-
-
-def _handling(*kinds: Exit) -> Guard:
-    return lambda s, k, i: And(s.here, s.at(Phase.LOADED), s.exits_with(*kinds))
-
-
-def _cpu_idle(s: State, k: Kernel, i: Inputs) -> Term:
-    return s.idle
-
-
-def _host_runs(s: State, k: Kernel, i: Inputs) -> Term:
-    """The CPU runs host code with interrupts enabled: no vCPU is loaded, or this one is, outside the entry path."""
-    return Or(s.idle, And(s.here, s.at(Phase.LOADED)))
-
-
-def _user_space_has_vcpu(s: State, k: Kernel, i: Inputs) -> Term:
-    """vcpu->mutex is free, so that an ioctl may run; these ioctls work on a vCPU that is not loaded."""
-    return And(s.at(Phase.CREATED, Phase.READY), Not(s.in_run))
 
 
 # ---- a CPU comes up
@@ -238,7 +76,7 @@ def _user_space_has_vcpu(s: State, k: Kernel, i: Inputs) -> Term:
     "cpu_boot",
     "arch/arm64/include/asm/el2_setup.h, __init_el2_debug; kernel/debug-monitors.c",
     writes="hw_mdcr_el2 hw_mdscr_el1 host_mdscr_el1 hw_bank host_bank hw_oslk hw_pmuserenr_el0 kvm_ready",
-    enabled=_cpu_idle,
+    enabled=cpu_idle,
     actor=Actor.HOST,
 )
 def cpu_boot(s: State, k: Kernel, i: Inputs) -> State:
@@ -260,7 +98,7 @@ def cpu_boot(s: State, k: Kernel, i: Inputs) -> State:
     "kvm_arm_init_debug",
     "debug.c, kvm_arm_init_debug (from v6.14 kvm_init_host_debug_data), from cpu_hyp_reinit in arm.c",
     writes="percpu_mdcr_el2 nr_event_counters kvm_ready",
-    enabled=_cpu_idle,
+    enabled=cpu_idle,
     c_function="kvm_arm_init_debug",
 )
 def init_debug(s: State, k: Kernel, i: Inputs) -> State:
@@ -413,7 +251,7 @@ def _unload(s: State, k: Kernel) -> State:
     "kvm_arch_vcpu_put",
     "arm.c, kvm_arch_vcpu_put; vhe/sysreg-sr.c, kvm_vcpu_put_sysregs_vhe",
     writes="phase busy " + _PUTS,
-    enabled=_here(Phase.LOADED),
+    enabled=here(Phase.LOADED),
 )
 def vcpu_put(s: State, k: Kernel, i: Inputs) -> State:
     """The thread is preempted or sleeps anywhere in KVM_RUN where interrupts are on, also with an exit to handle."""
@@ -437,7 +275,7 @@ def adjust_pc(s: State, k: Kernel, i: Inputs) -> State:
     "kvm_arch_vcpu_ioctl_run returns",
     "arm.c, kvm_arch_vcpu_ioctl_run, label out",
     writes="phase in_run busy adjust_pc guest_pstate_ss " + _PUTS,
-    enabled=_handling(Exit.NONE, Exit.MMIO),
+    enabled=handling(Exit.NONE, Exit.MMIO),
 )
 def run_returns(s: State, k: Kernel, i: Inputs) -> State:
     """A signal, an immediate exit or an exit for user space: a pending PC adjustment is committed, the vCPU is put."""
@@ -497,7 +335,7 @@ def tweak_guest_regs(s: State, k: Kernel) -> State:
 
 def _enters(s: State, k: Kernel, i: Inputs) -> Term:
     """Interrupts go off, and no request is pending."""
-    return And(_handling(Exit.NONE)(s, k, i), Not(s.powered_off))
+    return And(handling(Exit.NONE)(s, k, i), Not(s.powered_off))
 
 
 @operation(
@@ -570,7 +408,7 @@ def debug_switch_to_host(s: State) -> State:
     writes="phase pstate adjust_pc host_ctxt_mdscr_el1 hw_mdscr_el1 host_ctxt_pmuserenr_el0 mdcr_el2_host "
     "hw_pmuserenr_el0 hw_mdcr_el2 host_debug_state hw_bank hw_pstate guest_pstate_ss hyp_mdcr_el2 hyp_debug_owner "
     "hyp_external_mdscr_el1",
-    enabled=lambda s, k, i: _enters(s, k, i) if k.tracks_debug_owner else _here(Phase.SETUP)(s, k, i),
+    enabled=lambda s, k, i: _enters(s, k, i) if k.tracks_debug_owner else here(Phase.SETUP)(s, k, i),
 )
 def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     """The world switch in, interrupts off. Emulated instructions are skipped here."""
@@ -586,7 +424,7 @@ def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     s = switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
     if k.copies_vcpu:
         s = hosts_view(s, host)
-    return _eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
+    return eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
 
 
 @operation(
@@ -599,8 +437,8 @@ def fixup_guest_exit(s: State, k: Kernel, i: Inputs) -> State:
     """An exit that the hypervisor handles alone, with or without skipping the instruction; no new setup_debug."""
     skips = i.flag("skips")
     spsr = PSTATE(If(And(skips, t.boolean(k.skip_advances_step)), s.hw_pstate.but(SS=False).raw, s.hw_pstate.raw))
-    s = s.but(pstate=spsr, steps=If(skips, _one_more(s.steps), s.steps))
-    return _eret_to_guest(s, spsr)
+    s = s.but(pstate=spsr, steps=If(skips, one_more(s.steps), s.steps))
+    return eret_to_guest(s, spsr)
 
 
 @operation(
@@ -654,7 +492,7 @@ def _exit_is_possible(s: State, k: Kernel, i: Inputs) -> Term:
     "kvm_arm_clear_debug",
     "debug.c, kvm_arm_clear_debug",
     writes="phase mdscr_el1 pstate ss_active_pending debug_ptr_external is_set_up",
-    enabled=lambda s, k, i: And(t.boolean(not k.tracks_debug_owner), _here(Phase.EXITED)(s, k, i)),
+    enabled=lambda s, k, i: And(t.boolean(not k.tracks_debug_owner), here(Phase.EXITED)(s, k, i)),
     c_function="kvm_arm_clear_debug",
 )
 def clear_debug(s: State, k: Kernel, i: Inputs) -> State:
@@ -674,7 +512,7 @@ def clear_debug(s: State, k: Kernel, i: Inputs) -> State:
 
 def skip_instruction(s: State, k: Kernel) -> State:
     """asm/kvm_emulate.h, kvm_incr_pc (before v5.11 kvm_skip_instr at once): the instruction has been emulated."""
-    s = s.but(steps=_one_more(s.steps), exit=Exit.NONE)
+    s = s.but(steps=one_more(s.steps), exit=Exit.NONE)
     if k.defers_pc_adjustment:
         return s.but(adjust_pc=True)
     if k.skip_advances_step:
@@ -725,7 +563,7 @@ def inject_nested(s: State, k: Kernel, i: Inputs) -> State:
     # between a put and a load, which chooses the traps anew.
     s = put(adjust_pc(s, k, i), k)
     s = s.but(pstate=PSTATE(i.bits("vector_pstate")).but(SS=False), guest_pstate_ss=False, nested=False)
-    return load(s.but(steps=_one_more(s.steps), exit=Exit.NONE), k)
+    return load(s.but(steps=one_more(s.steps), exit=Exit.NONE), k)
 
 
 def handled_by_kvm(s: State, k: Kernel) -> State:
@@ -737,11 +575,7 @@ def handled_by_kvm(s: State, k: Kernel) -> State:
 
 
 def _handling_access(kind: Exit) -> Guard:
-    return lambda s, k, i: And(_handling(kind)(s, k, i), Not(forwards_access(s, k)))
-
-
-def _nests(k: Kernel) -> bool:
-    return k.nests
+    return lambda s, k, i: And(handling(kind)(s, k, i), Not(forwards_access(s, k)))
 
 
 _SWITCHES = (  # what a put and a load on the same CPU change, when the context changes between them
@@ -755,12 +589,12 @@ _SWITCHES = (  # what a put and a load on the same CPU change, when the context 
     "emulate-nested.c, kvm_inject_nested; from triage_sysreg_trap and wherever else a guest hypervisor gets something",
     writes=f"adjust_pc ss_active_pending guest_ss_pending {_SWITCHES}",
     enabled=lambda s, k, i: And(
-        _handling(Exit.NONE, Exit.EMULATE, Exit.DEBUG_ACCESS, Exit.OS_ACCESS)(s, k, i),
+        handling(Exit.NONE, Exit.EMULATE, Exit.DEBUG_ACCESS, Exit.OS_ACCESS)(s, k, i),
         s.in_nested,
         Or(s.exits_with(Exit.NONE, Exit.EMULATE), forwards_access(s, k)),
     ),
     preemptible=True,
-    exists=_nests,
+    exists=nests,
 )
 def nested_exception(s: State, k: Kernel, i: Inputs) -> State:
     """A trap or an interrupt that a guest hypervisor has asked for: its guest stops, itself runs."""
@@ -771,15 +605,15 @@ def nested_exception(s: State, k: Kernel, i: Inputs) -> State:
     "kvm_emulate_nested_eret",
     "emulate-nested.c, kvm_emulate_nested_eret",
     writes=f"ss_active_pending guest_ss_pending {_SWITCHES}",
-    enabled=lambda s, k, i: And(_handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
+    enabled=lambda s, k, i: And(handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
     preemptible=True,
-    exists=_nests,
+    exists=nests,
 )
 def nested_eret(s: State, k: Kernel, i: Inputs) -> State:
     """An ERET of a guest hypervisor that may enter its guest, emulated between a put and a load."""
     spsr = PSTATE(i.bits("spsr"))
     s = put(s, k).but(pstate=spsr, guest_pstate_ss=spsr.SS, nested=i.flag("enters_guest"))
-    return load(s.but(steps=_one_more(s.steps), exit=Exit.NONE), k)
+    return load(s.but(steps=one_more(s.steps), exit=Exit.NONE), k)
 
 
 @operation(
@@ -787,39 +621,35 @@ def nested_eret(s: State, k: Kernel, i: Inputs) -> State:
     "hyp/vhe/switch.c, kvm_hyp_handle_eret",
     writes="pstate hw_pstate steps",
     enabled=lambda s, k, i: And(s.in_guest, may_execute(s), s.in_hypervisor),
-    exists=_nests,
+    exists=nests,
 )
 def hyp_eret(s: State, k: Kernel, i: Inputs) -> State:
     """An ERET of a guest hypervisor to itself or its own user space, without leaving EL2."""
     spsr = PSTATE(i.bits("spsr"))
-    return _eret_to_guest(s.but(pstate=spsr, steps=_one_more(s.steps)), spsr)
-
-
-def _writes_virtual_mdcr(s: State, value: MDCR_EL2) -> State:
-    return s.but(virtual_mdcr_el2=value, hypervisor_mdcr_el2=value)
+    return eret_to_guest(s.but(pstate=spsr, steps=one_more(s.steps)), spsr)
 
 
 @operation(
     "access_mdcr",
     "sys_regs.c, access_mdcr",
     writes="virtual_mdcr_el2 hypervisor_mdcr_el2 steps exit adjust_pc",
-    enabled=lambda s, k, i: And(_handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
+    enabled=lambda s, k, i: And(handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
     preemptible=True,
     c_function="access_mdcr",
-    exists=_nests,
+    exists=nests,
 )
 def access_mdcr(s: State, k: Kernel, i: Inputs) -> State:
     """A guest hypervisor writes its MDCR_EL2; more counters than there are count as all (HPMN is UNKNOWN then)."""
     value, most = MDCR_EL2(i.bits("value")), s.nr_pmu_counters
     value = value.but(HPMN=If(t.ule(value.HPMN, most), value.HPMN, most))
-    return after_handled_exit(skip_instruction(_writes_virtual_mdcr(s, value), k), k)
+    return after_handled_exit(skip_instruction(writes_virtual_mdcr(s, value), k), k)
 
 
 @operation(
     "kvm_handle_guest_debug",
     "handle_exit.c, kvm_handle_guest_debug",
     writes=f"ss_active_pending wrong_step wrong_route adjust_pc {_SWITCHES}",
-    enabled=_handling(Exit.STEP, Exit.DEBUG),
+    enabled=handling(Exit.STEP, Exit.DEBUG),
     preemptible=True,
     c_function="kvm_handle_guest_debug",
 )
@@ -859,12 +689,6 @@ def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
     return after_handled_exit(skip_instruction(s, k), k)
 
 
-def _slot(index: Term, k: Kernel) -> Term:
-    """Where the value of a break- or watchpoint register is kept; v5.4 to v5.12 lost the number and always used 0."""
-    n = t.width(index)
-    return index if k.indexes_trapped_banks else index & t.const(3 << (n - 2), n)
-
-
 @operation(
     "trap_bvr, trap_bcr, trap_wvr, trap_wcr",
     "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg; from v6.14 trap_dbg_wb_reg",
@@ -876,7 +700,7 @@ def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write of a break- or watchpoint register goes to its place in memory."""
     index, value = i.index("index"), i.bits("value")
     s = handled_by_kvm(s, k).but(
-        vcpu_debug_state=t.store(s.vcpu_debug_state, _slot(index, k), value),
+        vcpu_debug_state=t.store(s.vcpu_debug_state, slot(index, k), value),
         guest_bank=t.store(s.guest_bank, index, value),
     )
     s = set_guest_ownership(s, k) if k.tracks_debug_owner else s.but(debug_dirty=True)
@@ -905,7 +729,7 @@ def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
     "handle_exit emulates",
     "handle_exit.c, handle_trap_exceptions; kvm_inject_undefined and the like",
     writes="powered_off " + _SKIPS,
-    enabled=_handling(Exit.EMULATE),
+    enabled=handling(Exit.EMULATE),
     preemptible=True,
 )
 def handle_emulated(s: State, k: Kernel, i: Inputs) -> State:
@@ -923,7 +747,7 @@ def handle_emulated(s: State, k: Kernel, i: Inputs) -> State:
     "handle_exit repairs",
     "handle_exit.c; mmu.c, kvm_handle_guest_abort",
     writes="exit steps wrong_step",
-    enabled=_handling(Exit.FAULT),
+    enabled=handling(Exit.FAULT),
     preemptible=True,
 )
 def handle_fault(s: State, k: Kernel, i: Inputs) -> State:
@@ -940,182 +764,6 @@ def handle_fault(s: State, k: Kernel, i: Inputs) -> State:
 def handle_mmio_return(s: State, k: Kernel, i: Inputs) -> State:
     """User space has completed the access; KVM_RUN, before it loads the vCPU, skips the instruction."""
     return after_handled_exit(skip_instruction(s, k), k).but(in_run=True)
-
-
-# ---- the guest, whenever nothing traps
-
-
-def _guest_runs(writes: str | None = None) -> Guard:
-    def guard(s: State, k: Kernel, i: Inputs) -> Term:
-        runs = And(s.in_guest, may_execute(s))
-        return And(runs, executes(Access(writes, True, 1), controls(s))) if writes else runs
-
-    return guard
-
-
-@operation(
-    "the guest executes",
-    "Arm ARM D2.12, software step",
-    writes="hw_pstate steps",
-    enabled=_guest_runs(),
-    actor=Actor.GUEST,
-)
-def guest_executes(s: State, k: Kernel, i: Inputs) -> State:
-    """Any instruction that touches no modelled register but PSTATE."""
-    return _retire(s, i)
-
-
-@operation(
-    "the guest writes MDSCR_EL1",
-    "Arm ARM D24.3, MDSCR_EL1",
-    writes="hw_mdscr_el1 mdscr_el1 guest_mdscr_el1 hw_pstate steps",
-    enabled=_guest_runs("MDSCR_EL1"),
-    actor=Actor.GUEST,
-)
-def guest_writes_mdscr(s: State, k: Kernel, i: Inputs) -> State:
-    """An access that does not trap. FEAT_NV2 makes it a store to memory if a guest hypervisor does it."""
-    value = i.bits("value")
-    after = _retire(s, i)
-    if k.nests:
-        after = after.but(mdscr_el1=If(s.in_hypervisor, value, s.mdscr_el1.raw))
-    written = If(s.in_hypervisor, s.hw_mdscr_el1.raw, value)
-    return after.but(hw_mdscr_el1=written, guest_mdscr_el1=value)
-
-
-@operation(
-    "the guest writes a break- or watchpoint register",
-    "Arm ARM D24.3, DBGBCR<n>_EL1 and its siblings",
-    writes="hw_bank guest_bank hw_pstate steps",
-    enabled=_guest_runs("DBGBCR<n>_EL1"),
-    actor=Actor.GUEST,
-)
-def guest_writes_bank(s: State, k: Kernel, i: Inputs) -> State:
-    """An access that does not trap."""
-    index, value = i.index("index"), i.bits("value")
-    return _retire(s, i).but(hw_bank=t.store(s.hw_bank, index, value), guest_bank=t.store(s.guest_bank, index, value))
-
-
-@operation(
-    "the guest writes OSLAR_EL1",
-    "Arm ARM D24.3, OSLAR_EL1",
-    writes="hw_oslk hw_pstate steps",
-    enabled=_guest_runs("OSLAR_EL1"),
-    actor=Actor.GUEST,
-)
-def guest_writes_oslar(s: State, k: Kernel, i: Inputs) -> State:
-    """An access that does not trap: the physical OS lock."""
-    return _retire(s, i).but(hw_oslk=i.flag("locks"))
-
-
-# ---- user space, on a vCPU that is not running
-
-
-@operation(
-    "KVM_SET_GUEST_DEBUG",
-    "guest.c, kvm_arch_vcpu_ioctl_set_guest_debug",
-    writes="guest_debug external_debug_state user_bank ss_active_pending steps",
-    enabled=_user_space_has_vcpu,
-    actor=Actor.USER,
-    c_function="kvm_arch_vcpu_ioctl_set_guest_debug",
-)
-def set_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
-    """User space starts, changes or ends debugging; other flags than the four are refused and change nothing."""
-    control, bank = KVM_GUESTDBG(t.zero_extend(i.bits("control", 32), 64)), i.bank("bank")
-    valid = control.only("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW")
-    on, off = And(valid, control.ENABLE), And(valid, Not(control.ENABLE))
-    gives_bank = And(on, control.USE_HW)
-    starts_stepping = And(on, control.SINGLESTEP, Not(s.stepping))
-    return s.but(
-        guest_debug=If(on, control.raw, If(off, t.const(0, 64), s.guest_debug.raw)),
-        external_debug_state=If(gives_bank, bank, s.external_debug_state),
-        user_bank=If(gives_bank, bank, s.user_bank),
-        ss_active_pending=And(s.ss_active_pending, Not(off)) if k.keeps_step_pending else s.ss_active_pending,
-        steps=If(starts_stepping, t.const(0, 2), s.steps),
-    )
-
-
-@operation(
-    "KVM_SET_ONE_REG MDSCR_EL1",
-    "sys_regs.c, kvm_sys_reg_set_user",
-    writes="mdscr_el1 guest_mdscr_el1",
-    enabled=_user_space_has_vcpu,
-    actor=Actor.USER,
-)
-def set_mdscr(s: State, k: Kernel, i: Inputs) -> State:
-    """Any 64-bit value, as live migration does."""
-    value = i.bits("value")
-    return s.but(mdscr_el1=value, guest_mdscr_el1=value)
-
-
-@operation(
-    "KVM_SET_ONE_REG PSTATE",
-    "guest.c, set_core_reg",
-    writes="pstate guest_pstate_ss nested",
-    enabled=_user_space_has_vcpu,
-    actor=Actor.USER,
-)
-def set_pstate(s: State, k: Kernel, i: Inputs) -> State:
-    """Any value with an AArch64 mode of EL0 or EL1, or of EL2 if the guest has one."""
-    value = PSTATE(i.bits("value"))
-    s = s.but(pstate=value, guest_pstate_ss=value.SS)
-    return s.but(nested=And(s.has_nv, i.flag("below_el2"))) if k.nests else s
-
-
-@operation(
-    "KVM_SET_ONE_REG HCR_EL2, MDCR_EL2",
-    "sys_regs.c, kvm_sys_reg_set_user",
-    writes="nested virtual_mdcr_el2 hypervisor_mdcr_el2",
-    enabled=lambda s, k, i: And(_user_space_has_vcpu(s, k, i), s.has_nv),
-    actor=Actor.USER,
-    exists=_nests,
-)
-def set_el2_registers(s: State, k: Kernel, i: Inputs) -> State:
-    """Any value of MDCR_EL2; HCR_EL2.TGE decides whether code at EL0 belongs to the guest hypervisor."""
-    return _writes_virtual_mdcr(s, MDCR_EL2(i.bits("value"))).but(nested=i.flag("below_el2"))
-
-
-@operation(
-    "KVM_ARM_VCPU_PMU_V3",
-    "pmu-emul.c, kvm_arm_set_nr_counters",
-    writes="nr_pmu_counters virtual_mdcr_el2 hypervisor_mdcr_el2",
-    enabled=lambda s, k, i: And(s.at(Phase.CREATED), Not(s.in_run), s.has_nv),
-    actor=Actor.USER,
-    exists=_nests,
-)
-def set_nr_counters(s: State, k: Kernel, i: Inputs) -> State:
-    """Before the guest first runs, user space chooses how many event counters it has; HPMN follows."""
-    counters = i.bits("counters", 5)
-    s = s.but(nr_pmu_counters=counters, hypervisor_mdcr_el2=s.hypervisor_mdcr_el2.but(HPMN=counters))
-    return s.but(virtual_mdcr_el2=s.virtual_mdcr_el2.but(HPMN=counters))
-
-
-@operation(
-    "KVM_SET_ONE_REG OSLSR_EL1",
-    "sys_regs.c, set_oslsr_el1 (from v5.18)",
-    writes="oslsr_el1 guest_os_lock",
-    enabled=lambda s, k, i: And(t.boolean(k.emulates_os_lock), _user_space_has_vcpu(s, k, i)),
-    actor=Actor.USER,
-)
-def set_oslsr(s: State, k: Kernel, i: Inputs) -> State:
-    """Only OSLK may differ from the reset value."""
-    locks = i.flag("locks")
-    return s.but(oslsr_el1=OSLSR_EL1(t.const(OSLM_IMPLEMENTED, 64)).but(OSLK=locks), guest_os_lock=locks)
-
-
-@operation(
-    "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings",
-    "sys_regs.c, set_bcr and its three siblings",
-    writes="vcpu_debug_state guest_bank",
-    enabled=_user_space_has_vcpu,
-    actor=Actor.USER,
-)
-def set_bank(s: State, k: Kernel, i: Inputs) -> State:
-    """Any value, in its place."""
-    index, value = i.index("index"), i.bits("value")
-    return s.but(
-        vcpu_debug_state=t.store(s.vcpu_debug_state, _slot(index, k), value),
-        guest_bank=t.store(s.guest_bank, index, value),
-    )
 
 
 def reset_vcpu(s: State, k: Kernel) -> State:
@@ -1157,7 +805,7 @@ _RESETS = (
     "KVM_ARM_VCPU_INIT",
     "reset.c, kvm_reset_vcpu, from kvm_arch_vcpu_ioctl_vcpu_init",
     writes=_RESETS,
-    enabled=_user_space_has_vcpu,
+    enabled=user_space_has_vcpu,
     actor=Actor.USER,
 )
 def vcpu_init(s: State, k: Kernel, i: Inputs) -> State:
@@ -1169,7 +817,7 @@ def vcpu_init(s: State, k: Kernel, i: Inputs) -> State:
     "PSCI CPU_OFF",
     "psci.c, kvm_arm_vcpu_power_off, from handle_hvc",
     writes="powered_off",
-    enabled=_handling(Exit.NONE),
+    enabled=handling(Exit.NONE),
     preemptible=True,
 )
 def psci_cpu_off(s: State, k: Kernel, i: Inputs) -> State:
@@ -1181,7 +829,7 @@ def psci_cpu_off(s: State, k: Kernel, i: Inputs) -> State:
     "KVM_SET_MP_STATE",
     "arm.c, kvm_arch_vcpu_ioctl_set_mpstate",
     writes="powered_off",
-    enabled=_user_space_has_vcpu,
+    enabled=user_space_has_vcpu,
     actor=Actor.USER,
 )
 def set_mp_state(s: State, k: Kernel, i: Inputs) -> State:
@@ -1193,46 +841,11 @@ def set_mp_state(s: State, k: Kernel, i: Inputs) -> State:
     "kvm_reset_vcpu",
     "reset.c, kvm_reset_vcpu, from check_vcpu_requests (PSCI CPU_ON)",
     writes=f"{_RESETS} powered_off adjust_pc {_LOADS} {_PUTS}",
-    enabled=lambda s, k, i: And(_handling(Exit.NONE)(s, k, i), s.powered_off),
+    enabled=lambda s, k, i: And(handling(Exit.NONE)(s, k, i), s.powered_off),
 )
 def vcpu_reset_request(s: State, k: Kernel, i: Inputs) -> State:
     """Another vCPU of the guest turns this one on: put, reset, load, preemption disabled; starts at a new PC."""
     return load(reset_vcpu(put(s, k), k).but(adjust_pc=False, powered_off=False), k)
-
-
-# ---- the host, with its own use of the same registers
-
-
-@operation(
-    "the host writes its debug registers",
-    "arch/arm64/kernel/hw_breakpoint.c, debug-monitors.c",
-    writes="hw_mdscr_el1 host_mdscr_el1 hw_bank host_bank",
-    enabled=_host_runs,
-    actor=Actor.HOST,
-)
-def host_writes_debug(s: State, k: Kernel, i: Inputs) -> State:
-    """perf and ptrace set up break- and watchpoints of the host, also while a vCPU is loaded but not entered."""
-    mdscr, bank = i.bits("mdscr_el1"), i.bank("bank")
-    return s.but(hw_mdscr_el1=mdscr, host_mdscr_el1=mdscr, hw_bank=bank, host_bank=bank)
-
-
-@operation(
-    "the host writes PMUSERENR_EL0",
-    "the perf driver: arch/arm64/kernel/perf_event.c, drivers/perf/arm_pmuv3.c",
-    writes="hw_pmuserenr_el0 host_ctxt_pmuserenr_el0",
-    enabled=_host_runs,
-    actor=Actor.HOST,
-)
-def host_writes_pmuserenr(s: State, k: Kernel, i: Inputs) -> State:
-    """perf changes user access to the counters, also between vcpu_load and the entry under VHE."""
-    value = PMUSERENR_EL0(i.bits("value"))
-    if k.guards_pmuserenr and k.vhe:  # kvm_set_pmuserenr: goes to the saved copy while the guest's value is on the CPU
-        loaded = s.busy
-        return s.but(
-            hw_pmuserenr_el0=If(loaded, s.hw_pmuserenr_el0.raw, value.raw),
-            host_ctxt_pmuserenr_el0=If(loaded, value.raw, s.host_ctxt_pmuserenr_el0.raw),
-        )
-    return s.but(hw_pmuserenr_el0=value)
 
 
 OPERATIONS: tuple[Operation, ...] = (

@@ -24,11 +24,12 @@ from formal.kernel.literals import LITERALS
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
+from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
 from formal.state import VARIABLES, State
 from formal.system import System
 from formal.terms import TRUE, And, Not, Or, Term
-from formal.transitions import OPERATIONS, Inputs, Operation
+from formal.transitions import OPERATIONS
 from formal.vocabulary import Claim, Point
 from formal.walk import support
 

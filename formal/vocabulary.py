@@ -20,10 +20,11 @@ from formal.arch.registers import MDCR_EL2, MDSCR_EL1
 from formal.arch.sysregs import GROUPS
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
+from formal.operations import Applied, controls
 from formal.ownership import in_use
 from formal.state import DebugOwner, Phase, State
 from formal.terms import FALSE, TRUE, And, Eq, Implies, Not, Or, Term
-from formal.transitions import Applied, controls, tweaks_guest
+from formal.transitions import tweaks_guest
 
 Predicate = Callable[[State, Kernel], Term]
 StepPredicate = Callable[[State, State, Kernel], Term]

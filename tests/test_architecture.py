@@ -21,7 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.arch",),
     ("formal.epochs",),
     ("formal.state", "formal.bugs"),
-    ("formal.ownership",),
+    ("formal.ownership", "formal.operations"),
+    ("formal.environment",),
     ("formal.transitions",),
     ("formal.system",),
     ("formal.vocabulary",),
@@ -46,6 +47,8 @@ RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 SPEC = (
     "formal.state",
     "formal.epochs",
+    "formal.operations",
+    "formal.environment",
     "formal.transitions",
     "formal.vocabulary",
     "formal.lemmas",

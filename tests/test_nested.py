@@ -9,10 +9,11 @@ from formal.arch.registers import MDCR_EL2, MDSCR_EL1
 from formal.arch.traps import Access, Outcome, outcome
 from formal.configuration import EPOCH_CONFIGURATIONS
 from formal.epochs import EPOCHS, HOSTS, Mode
+from formal.operations import controls
 from formal.state import DebugOwner, Exit, Phase, State
 from formal.system import System
 from formal.terms import ArrayValue, Value
-from formal.transitions import OPERATIONS, controls, forwards_access
+from formal.transitions import OPERATIONS, forwards_access
 from formal.walk import evaluate
 from tests.test_ownership import ALWAYS, DEBUG, state_and
 

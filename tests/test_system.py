@@ -13,11 +13,12 @@ from formal.engines.induction import Invariant
 from formal.engines.z3backend import Z3Solver, check, shared_terms
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.lemmas import LEMMAS
+from formal.operations import Operation
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.state import ID_BITS, Phase, State, init
 from formal.system import ACTING, OBSERVED, Pair, System
 from formal.terms import And, Eq, Ne, Not, Or, Term
-from formal.transitions import OPERATIONS, Operation
+from formal.transitions import OPERATIONS
 from formal.vocabulary import Claim, Lemma, Precondition
 from formal.walk import substitute, support
 from tests.conftest import checker_of

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from formal import terms as t
 from formal.evidence.replay import Replay, zero
 from formal.evidence.traces import Step, Trace
+from formal.operations import Applied
 from formal.state import Exit, Phase, State
 from formal.system import Pair, System
 from formal.terms import ArrayValue, Sort, Term, Value
-from formal.transitions import Applied
 from formal.vocabulary import Precondition
 from formal.walk import evaluate, support
 

@@ -16,10 +16,11 @@ from formal.conform.tracefile import PROBES, Event
 from formal.conform.traceparts import Key
 from formal.epochs import Kernel
 from formal.evidence.replay import zero
+from formal.operations import Inputs, operation
 from formal.state import REGISTER_OF_BANK, Exit, Phase, State
 from formal.system import System
 from formal.terms import ArrayValue, Term, Value
-from formal.transitions import OPERATIONS, Inputs, operation, tweaks_guest
+from formal.transitions import OPERATIONS, tweaks_guest
 from formal.walk import evaluate, support
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from formal import terms as t
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.evidence.traces import Step, Trace
+from formal.operations import Applied
 from formal.state import State
 from formal.system import Pair, System
 from formal.terms import And, Eq, If, Implies, Not, Or, Term, Value
-from formal.transitions import Applied
 from formal.vocabulary import Claim, Precondition
 from formal.walk import substitute
 

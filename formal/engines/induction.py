@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.obligations import Induction
+from formal.operations import Applied
 from formal.system import ACTING, OBSERVED, System
 from formal.terms import And, Implies, Not
-from formal.transitions import Applied
 from formal.vocabulary import Claim, Lemma, Precondition
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from formal.evidence.replay import Replay, ReplayError
 from formal.evidence.traces import Trace, TraceError
+from formal.operations import Applied
 from formal.system import System
 from formal.terms import FALSE
-from formal.transitions import Applied
 from formal.vocabulary import Claim, Precondition
 
 

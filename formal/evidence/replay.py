@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from formal.evidence.traces import Step, Trace, TraceError
+from formal.operations import Applied
 from formal.state import ID_BITS, State
 from formal.system import Pair, System
 from formal.terms import ArrayValue, Sort, Term, Value
-from formal.transitions import Applied
 from formal.vocabulary import Claim, Precondition, Predicate
 from formal.walk import evaluate
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 
 from formal import terms as t
 from formal.obligations import Induction, Obligation
+from formal.operations import Applied
 from formal.state import Phase, State
 from formal.terms import And, Not, Or, Sort, Term
-from formal.transitions import Applied
 from formal.walk import substitute
 
 MOVES_ON = ("phase", "exit")

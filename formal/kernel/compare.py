@@ -15,16 +15,10 @@ from formal.epochs import Kernel
 from formal.evidence.replay import Seen
 from formal.kernel.binding import BANKS, Binding, Effect
 from formal.kernel.front import Lifted
+from formal.operations import Inputs, Operation
 from formal.state import VARIABLES, State
 from formal.terms import BOOL, FALSE, Eq, Sort, Term, Value
-from formal.transitions import (
-    Inputs,
-    Operation,
-    reset_debug_ptr,
-    restore_guest_debug_regs,
-    save_guest_debug_regs,
-    setup_mdcr_el2,
-)
+from formal.transitions import reset_debug_ptr, restore_guest_debug_regs, save_guest_debug_regs, setup_mdcr_el2
 from formal.walk import evaluate, nodes, substitute
 
 ALL_BANKS = ("hw_bank", *BANKS)

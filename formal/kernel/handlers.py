@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG
+from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
 from formal.kernel.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.calls import USER_COPY_FAILS
@@ -22,9 +23,10 @@ from formal.kernel.front import Lifted, Program
 from formal.kernel.front import Mode as FrontMode
 from formal.kernel.reading import Rule
 from formal.kernel.tree import KVM
+from formal.operations import Inputs, Operation
 from formal.state import Exit, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Or, Term
-from formal.transitions import OPERATIONS, OSLM_IMPLEMENTED, Inputs, Operation
+from formal.transitions import OPERATIONS
 from formal.walk import substitute, support
 
 SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", f"{KVM}/handle_exit.c"

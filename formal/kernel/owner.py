@@ -18,11 +18,12 @@ from formal.kernel.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding
 from formal.kernel.compare import Counterpart, equalities
 from formal.kernel.front import Lifted
 from formal.kernel.tree import Sources
+from formal.operations import Inputs, Operation
 from formal.ownership import external_mdscr, load_debug, put_debug, set_guest_ownership, setup_mdcr_el2_by_owner
 from formal.state import State
 from formal.system import System
 from formal.terms import BOOL, TRUE, And, Eq, Not, Term
-from formal.transitions import OPERATIONS, Inputs, Operation
+from formal.transitions import OPERATIONS
 from formal.walk import nodes, substitute, support
 
 INIT = "kvm_init_host_debug_data"

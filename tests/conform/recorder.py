@@ -77,12 +77,17 @@ class Recorder:
     def _print(self, vcpu, cpu, name, text):
         self.lines.append(f"  vcpu-{100 + vcpu} [{cpu:03}] d.... {len(self.lines) + 1}: {name}: {text}")
 
-    def _take(self, step) -> None:
-        v, p, key = step.vcpu, step.cpu, (0, f"v{step.vcpu}")
+    def _advance(self, step, key):
+        """The run before and after a step."""
         before = self.run
-        after = self.machine.step(before, step.operation, key, p, 1, **step.inputs)
+        after = self.machine.step(before, step.operation, key, step.cpu, 1, **step.inputs)
         assert after is not None, step
         self.run = after
+        return before, after
+
+    def _take(self, step) -> None:
+        v, p, key = step.vcpu, step.cpu, (0, f"v{step.vcpu}")
+        before, after = self._advance(step, key)
         match step.operation:
             case "kvm_arm_vcpu_init_debug" if self.kernel.first_run_init:
                 shown = shows_first_run(self.machine, after, key)
@@ -161,10 +166,7 @@ class OwnerRecorder(Recorder):
 
     def _take(self, step) -> None:
         v, p, key = step.vcpu, step.cpu, (0, f"v{step.vcpu}")
-        before = self.run
-        after = self.machine.step(before, step.operation, key, p, 1, **step.inputs)
-        assert after is not None, step
-        self.run = after
+        before, after = self._advance(step, key)
         writes = step.inputs.get("is_write", True)
         match step.operation:
             case "kvm_arch_vcpu_create":

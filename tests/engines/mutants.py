@@ -14,11 +14,12 @@ from formal.arch.registers import MDCR_EL2, PSTATE
 from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.traces import Step, Trace, TraceBook
+from formal.operations import Guard, Inputs, Operation
 from formal.properties import CLAIMS
 from formal.state import VARIABLES, Phase, State
 from formal.system import System
 from formal.terms import And, If, Not, Or, Term
-from formal.transitions import OPERATIONS, Guard, Inputs, Operation, reset_debug_ptr
+from formal.transitions import OPERATIONS, reset_debug_ptr
 
 BY_NAME = {op.name: op for op in OPERATIONS}
 SETUP, ENTER, RETURN, CLEAR = (
@@ -316,6 +317,23 @@ def check_breaks(one: Mutant, name: str, checker: Checker, fixed: Checker) -> No
     assert result.verdict is Verdict.VIOLATED, f"{name}: no stored run breaks it; the modules of mutants search one"
     assert result.trace is not None
     assert fixed._breaks(result.trace, broken) is None, f"{name}: the trace breaks it without the fault as well"
+
+
+def check_fault(one: Mutant, book: TraceBook, fixed: Checker) -> None:
+    """Its claims are proved without the fault, not with it, and the stored run breaks them with the fault only."""
+    checker = Checker(system(one), book)
+    for name in one.breaks:
+        broken = CLAIM[name]
+        assert fixed.invariant(broken.given).implies(broken) or fixed.invariant(broken.given).keeps(broken)
+        check_breaks(one, name, checker, fixed)
+
+
+def check_harmless(one: Mutant, fixed: Checker) -> None:
+    """What the lemmas imply without the change stays proved with it."""
+    checker, k = Checker(system(one)), fixed.system.kernel
+    for each in CLAIMS:
+        if not each.applies(k) and fixed.invariant(each.given).implies(each):
+            assert checker.check(each).verdict is Verdict.PROVED, each.name
 
 
 def search(mutants: Iterable[Mutant], known: Iterable[Trace] = BY_HAND) -> TraceBook:

@@ -12,9 +12,9 @@ from formal import terms as t
 from formal.arch.registers import MDCR_EL2, PSTATE
 from formal.configuration import Configuration
 from formal.epochs import Kernel
+from formal.operations import Guard, Inputs
 from formal.state import Exit, Phase, State
 from formal.terms import And, If, Not, Or, Term
-from formal.transitions import Guard, Inputs
 from tests.conftest import checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, LOAD, After, Mutant, keeps, mutant, search
 

@@ -14,9 +14,9 @@ from formal.arch.registers import MDSCR_EL1
 from formal.configuration import Configuration
 from formal.epochs import Kernel
 from formal.evidence.traces import Trace
+from formal.operations import Inputs
 from formal.state import DebugOwner, Phase, State
 from formal.terms import And, If, Or, Term
-from formal.transitions import Inputs
 from tests.conftest import checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, ENTER, LOAD, PUT, RETURN, After, Mutant, keeps, mutant, search
 

@@ -9,12 +9,12 @@ from formal.engines.verdict import Checker, Verdict
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.traces import TraceBook
+from formal.operations import Inputs
 from formal.properties import CLAIMS
 from formal.state import State
 from formal.terms import Not, Or
-from formal.transitions import Inputs
 from tests.conftest import checker_of
-from tests.engines.mutants import CLAIM, Mutant, check_breaks, mutant, system
+from tests.engines.mutants import CLAIM, Mutant, check_fault, check_harmless, mutant, system
 from tests.engines.owner_mutants import BOOK, COPY_MUTANTS, ENTER, HARMLESS_OF_OWNER, OWNER_MUTANTS
 
 
@@ -26,21 +26,12 @@ def book() -> TraceBook:
 
 @pytest.mark.parametrize("one", (*OWNER_MUTANTS, *COPY_MUTANTS), ids=lambda m: m.says)
 def test_a_fault_breaks_its_claims(one: Mutant, book: TraceBook) -> None:
-    """They are proved without the fault, not with it, and the stored run breaks them with the fault only."""
-    checker, fixed = Checker(system(one), book), checker_of(Configuration(one.epoch, one.mode))
-    for name in one.breaks:
-        broken = CLAIM[name]
-        assert fixed.invariant(broken.given).implies(broken) or fixed.invariant(broken.given).keeps(broken)
-        check_breaks(one, name, checker, fixed)
+    check_fault(one, book, checker_of(Configuration(one.epoch, one.mode)))
 
 
 @pytest.mark.parametrize("one", HARMLESS_OF_OWNER, ids=lambda m: m.says)
 def test_what_is_harmless_stays_proved(one: Mutant) -> None:
-    checker, fixed = Checker(system(one)), checker_of(Configuration(one.epoch, one.mode))
-    k = fixed.system.kernel
-    for each in CLAIMS:
-        if not each.applies(k) and fixed.invariant(each.given).implies(each):
-            assert checker.check(each).verdict is Verdict.PROVED, each.name
+    check_harmless(one, checker_of(Configuration(one.epoch, one.mode)))
 
 
 def test_every_claim_that_the_rework_brought_is_killed_by_some_fault() -> None:
