@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "one configuration (E8 vhe)": ([*PROVE, "--epoch", "E8", "--mode", "vhe"], "at most 8"),
     "claims on the banks, 16 breakpoints": ([*BANKS, "--breakpoints", "16"], ""),
     "claims on the banks, 1 breakpoint": ([*BANKS, "--breakpoints", "1"], ""),
-    "built-in gate, all configurations": (PROVE, "at most 40"),
+    "built-in gate, all configurations": (PROVE, "at most 60"),
 }
 
 

@@ -16,7 +16,6 @@ from formal.arch.registers import MDCR_EL2
 from formal.arch.traps import Access, executes, traps_to_el2
 from formal.epochs import Kernel
 from formal.operations import controls, may_execute
-from formal.ownership import HYPERVISOR_TRAPS, hypervisor_traps
 from formal.state import DebugOwner, Exit, Phase, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.transitions import setup_debug_bug_on, tweaks_guest
@@ -56,6 +55,10 @@ from formal.vocabulary import (
     taken_by_host,
     variant,
 )
+
+# By these fields of MDCR_EL2 a hypervisor traps accesses and routes exceptions of its guest (Arm ARM D24.3). This list
+# is the claims' own: the operations take theirs from nested.c, NV_MDCR_GUEST_INCLUDE.
+_HYPERVISOR_TRAPS = ("TDE", "TDA", "TDRA", "TTRF", "TPMS", "TPM", "TPMCR", "TDCC", "TDOSA")
 
 # ---- claims: HPMN
 
@@ -371,7 +374,8 @@ def entry_is_fresh(s: State, k: Kernel) -> Term:
         HPMN=event_counters_seen(s, k) if k.tracks_debug_owner else s.boot_mdcr_el2.HPMN,
     )
     if k.nests:
-        traps = If(s.in_nested, hypervisor_traps(s.hypervisor_mdcr_el2), t.const(0, 64))
+        asked = s.hypervisor_mdcr_el2.raw & t.const(MDCR_EL2.mask(*_HYPERVISOR_TRAPS), 64)
+        traps = If(s.in_nested, asked, t.const(0, 64))
         fresh = MDCR_EL2(fresh.raw | traps)
     return s.hw_mdcr_el2.same(fresh)
 
@@ -699,7 +703,7 @@ def hypervisor_traps_are_set(s: State, k: Kernel) -> Term:
 
     These are TDE, TDA, TDRA, TTRF, TPMS, TPM, TPMCR, TDCC and TDOSA.
     """
-    return And(*(Implies(hypervisor_wants(s, name), getattr(s.hw_mdcr_el2, name)) for name in HYPERVISOR_TRAPS))
+    return And(*(Implies(hypervisor_wants(s, name), getattr(s.hw_mdcr_el2, name)) for name in _HYPERVISOR_TRAPS))
 
 
 @claim(
@@ -727,7 +731,7 @@ def hypervisor_clears_no_trap(s: State, k: Kernel) -> Term:
 def hypervisor_sets_nothing_else(s: State, k: Kernel) -> Term:
     """A guest hypervisor gives its guest neither buffers nor counters: E2PB and E2TB are 0, HPMN is KVM's."""
     m = s.hw_mdcr_el2
-    return And(m.only("HPMN", *HYPERVISOR_TRAPS), Eq(m.HPMN, event_counters_seen(s, k)))
+    return And(m.only("HPMN", *_HYPERVISOR_TRAPS), Eq(m.HPMN, event_counters_seen(s, k)))
 
 
 @claim(
@@ -1121,7 +1125,7 @@ NON_PROPERTIES: tuple[Claim, ...] = (
         lambda s, k: (
             And(
                 _nested(s, k),
-                *(hypervisor_wants(s, name) for name in HYPERVISOR_TRAPS),
+                *(hypervisor_wants(s, name) for name in _HYPERVISOR_TRAPS),
                 s.owned_by(DebugOwner.GUEST),
             )
             if s.may_nest

@@ -172,6 +172,15 @@ def test_what_rechecks_imports_no_solver(module: str) -> None:
     assert not chain, f"a stranger re-checks without Z3: {' -> '.join(chain)}"
 
 
+def test_claims_do_not_take_what_they_say_from_the_operations() -> None:
+    """A fault in something that both used would change what is claimed along with what is done."""
+    allowed = {"formal.transitions": {"setup_debug_bug_on", "tweaks_guest"}, "formal.ownership": set[str]()}
+    for module in ("formal.properties", "formal.vocabulary"):
+        for node in ast.walk(modules()[module]):
+            if isinstance(node, ast.ImportFrom) and node.module in allowed:
+                assert {name.name for name in node.names} <= allowed[node.module], module
+
+
 def test_only_the_backend_imports_z3() -> None:
     direct = sorted(a for a, b in graph().edges if b == "z3" or b.startswith("z3."))
     assert direct == ["formal.engines.z3backend"]
