@@ -29,7 +29,7 @@ NOT_MODELLED: tuple[str, ...] = (
 )
 
 TRUSTED: tuple[str, ...] = (
-    "formal/arch (the Arm ARM) and the specification (formal/state.py, ownership.py, operations.py, environment.py, "
-    "transitions.py, vocabulary.py and properties.py) say what they mean;",
+    "formal/arch (the Arm ARM) and the specification (formal/state.py, ownership.py, worldswitch.py, operations.py, "
+    "environment.py, transitions.py, vocabulary.py and properties.py) say what they mean;",
     "Z3 for PROVED; for VIOLATED only the evaluator of formal/walk.py, which replays every trace without a solver.",
 )

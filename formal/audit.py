@@ -18,7 +18,7 @@ from formal.report import text
 FORMAL = Path(__file__).parent
 TRUSTED: tuple[tuple[str, str], ...] = (
     (
-        "arch epochs bugs state ownership operations environment transitions vocabulary properties",
+        "arch epochs bugs state ownership worldswitch operations environment transitions vocabulary properties",
         "the specification of hardware and kernel",
     ),
     (

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from formal import terms as t
 from formal.arch.exceptions import goes_to_el2
-from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0, PSTATE
+from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
 from formal.arch.traps import Access, traps_to_el2
 from formal.environment import (
     OSLM_IMPLEMENTED,
@@ -56,14 +56,11 @@ from formal.ownership import (
     init_host_debug_data,
     load_debug,
     put_debug,
-    restore_owned_mdscr,
-    save_owned_mdscr,
     set_guest_ownership,
-    switch_bank_to_guest,
-    switch_bank_to_host,
 )
 from formal.state import Exit, Phase, State
 from formal.terms import FALSE, And, Eq, If, Implies, Not, Or, Term
+from formal.worldswitch import part
 
 RESET_PSTATE_EL2 = 0x3C9  # EL2h, likewise, for a guest that has an EL2 (VCPU_RESET_PSTATE_EL2)
 RESET_PSTATE = 0x3C5  # EL1h with D, A, I and F masked (VCPU_RESET_PSTATE_EL1, asm/kvm_arm.h and asm/ptrace.h)
@@ -173,56 +170,18 @@ def vcpu_init_debug(s: State, k: Kernel, i: Inputs) -> State:
 # ---- load and put
 
 
-def activate_traps(s: State, k: Kernel) -> State:
-    """hyp/include/hyp/switch.h, __activate_traps_common: from load under VHE, at every entry under nVHE."""
-    # EL0 accesses to the PMU must get past PMUSERENR_EL0 to reach the trap to EL2.
-    if k.saves_host_pmuserenr:
-        s = s.but(host_ctxt_pmuserenr_el0=s.hw_pmuserenr_el0)
-    if k.sets_pmuserenr:
-        s = s.but(hw_pmuserenr_el0=PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
-    if _mdcr_is_load_debugs(k):
-        return s
-    if k.saves_host_mdcr:
-        s = s.but(mdcr_el2_host=s.hw_mdcr_el2)
-    return s.but(hw_mdcr_el2=s.mdcr_el2)
-
-
-def _mdcr_is_load_debugs(k: Kernel) -> bool:
-    """Whether kvm_vcpu_load_debug and kvm_vcpu_put_debug save and restore the host's MDCR_EL2: VHE from v6.17 on."""
-    return k.tracks_debug_owner and k.vhe and k.vhe_saves_host_mdcr_first
-
-
-def deactivate_traps(s: State, k: Kernel) -> State:
-    """hyp/include/hyp/switch.h, __deactivate_traps_common; before v5.15 in vhe/ and nvhe/switch.c."""
-    if _mdcr_is_load_debugs(k):
-        mdcr = s.hw_mdcr_el2
-    elif k.saves_host_mdcr:
-        mdcr = s.mdcr_el2_host
-    elif not k.traps_profiling:  # v4.9 and before: HPMN and nothing else
-        mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN)
-    elif k.vhe:  # deactivate_traps_vhe_put: the guest's value without its traps, except TPMS
-        keep = t.const(MDCR_EL2.mask("HPMN", "E2PB", "TPMS"), 64)
-        mdcr = MDCR_EL2(s.hw_mdcr_el2.raw & keep)
-    else:  # nvhe/switch.c, __deactivate_traps: the guest's HPMN, and the buffers always given to EL1
-        mdcr = MDCR_EL2.of(HPMN=s.hw_mdcr_el2.HPMN, E2PB=3, E2TB=3 if k.returns_trace_buffer else 0)
-    s = s.but(hw_mdcr_el2=mdcr)
-    if not k.sets_pmuserenr:
-        return s
-    return s.but(hw_pmuserenr_el0=s.host_ctxt_pmuserenr_el0 if k.saves_host_pmuserenr else PMUSERENR_EL0.of())
-
-
 def load(s: State, k: Kernel) -> State:
     """What vcpu_load does to the debug registers and the traps."""
     if k.tracks_debug_owner:
         s = k.doing("kvm_vcpu_load_debug", load_debug)(s, k)
-    return activate_traps(s, k) if k.traps_at_load else s
+    return part("activate traps", s, k) if k.traps_at_load else s
 
 
 def put(s: State, k: Kernel) -> State:
     """What vcpu_put does to them."""
     if k.tracks_debug_owner:
         s = k.doing("kvm_vcpu_put_debug", put_debug)(s, k)
-    return deactivate_traps(s, k) if k.traps_at_load else s
+    return part("deactivate traps", s, k) if k.traps_at_load else s
 
 
 _LOADS = (
@@ -367,39 +326,9 @@ def setup_debug_bug_on(s: State, k: Kernel) -> Term:
 # ---- world switch
 
 
-def save_host_mdscr(s: State) -> State:
-    """hyp/include/hyp/sysreg-sr.h, __sysreg_save_common_state on the host's context."""
-    return s.but(host_ctxt_mdscr_el1=s.hw_mdscr_el1)
-
-
-def restore_guest_mdscr(s: State) -> State:
-    """hyp/include/hyp/sysreg-sr.h, __sysreg_restore_common_state on the guest's context."""
-    return s.but(hw_mdscr_el1=s.mdscr_el1)
-
-
 def ss_is_the_guests(s: State, k: Kernel) -> Term:
     """Whether PSTATE.SS at entry and exit is the guest's own, not lent to a debugger."""
     return Not(s.stepping) if k.tracks_debug_owner else Not(tweaks_guest(s, k))
-
-
-def debug_switch_to_guest(s: State) -> State:
-    """hyp/include/hyp/debug-sr.h, __debug_switch_to_guest_common: only if DEBUG_DIRTY."""
-    return s.but(
-        host_debug_state=If(s.debug_dirty, s.hw_bank, s.host_debug_state),
-        hw_bank=If(s.debug_dirty, s.active_bank, s.hw_bank),
-    )
-
-
-def debug_switch_to_host(s: State) -> State:
-    """hyp/include/hyp/debug-sr.h, __debug_switch_to_host_common: stores into the bank that debug_ptr points to."""
-    mine = And(s.debug_dirty, Not(s.debug_ptr_external))
-    users = And(s.debug_dirty, s.debug_ptr_external)
-    return s.but(
-        vcpu_debug_state=If(mine, s.hw_bank, s.vcpu_debug_state),
-        external_debug_state=If(users, s.hw_bank, s.external_debug_state),
-        hw_bank=If(s.debug_dirty, s.host_debug_state, s.hw_bank),
-        debug_dirty=False,
-    )
 
 
 @operation(
@@ -413,15 +342,17 @@ def debug_switch_to_host(s: State) -> State:
 def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     """The world switch in, interrupts off. Emulated instructions are skipped here."""
     lent = Not(ss_is_the_guests(s, k))
-    s = save_host_mdscr(s)
+    s = part("save host state", s, k)
     skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(lent, Not(s.adjust_pc))))
     host = s = flush_hyp_vcpu(skipped, k) if k.copies_vcpu else skipped
     if k.copies_vcpu:
         s = hyps_view(s)
-    s = restore_owned_mdscr(s) if k.tracks_debug_owner else restore_guest_mdscr(s)
+    if k.traps_at_load:
+        s = part("traps at entry", s, k)
+    s = part("restore guest state", s, k)
     if not k.traps_at_load:
-        s = activate_traps(s, k)
-    s = switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
+        s = part("activate traps", s, k)
+    s = part("debug switch to guest", s, k)
     if k.copies_vcpu:
         s = hosts_view(s, host)
     return eret_to_guest(s, s.pstate).but(phase=Phase.IN_GUEST)
@@ -459,11 +390,10 @@ def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
     host = s
     if k.copies_vcpu:
         s = hyps_view(s)
-    s = save_owned_mdscr(s) if k.tracks_debug_owner else s.but(mdscr_el1=s.hw_mdscr_el1)
-    if not k.traps_at_load:
-        s = deactivate_traps(s, k)
-    s = s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1)
-    s = switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)
+    s = part("save guest state", s, k)
+    s = part("traps at exit" if k.traps_at_load else "deactivate traps", s, k)
+    s = part("restore host state", s, k)
+    s = part("debug switch to host", s, k)
     return hosts_view(s, host) if k.copies_vcpu else s
 
 

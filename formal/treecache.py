@@ -159,7 +159,8 @@ def _store(path: Path, job: TreeJob, before: Mapping[str, str], reports: list[Tr
 
 
 def _may_be_kept(report: TreeReport) -> bool:
-    green = not report.problems and not report.misdescribed and all(c.equal for c in report.compared)
+    trouble = report.problems or report.misdescribed or report.omitted
+    green = not trouble and all(c.equal for c in report.compared)
     return green and not any(worse(row) or row.verdict == "UNKNOWN" for row in report.rows)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from formal.configuration import Configuration
 from formal.engines.verdict import Checker, Result, Verdict
-from formal.engines.z3backend import Z3Solver, shared_terms
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
@@ -21,17 +20,20 @@ from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalit
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
 from formal.kernel.literals import LITERALS
+from formal.kernel.parts import Assembly, Part, assembled, assemblies
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
 from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
+from formal.questions import Questions
 from formal.state import VARIABLES, State
 from formal.system import System
-from formal.terms import TRUE, And, Not, Or, Term
+from formal.terms import And, Not, Or, Term
 from formal.transitions import OPERATIONS
 from formal.vocabulary import Claim, Point
 from formal.walk import support
+from formal.worldswitch import PARTS
 
 FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longest first
     "sys_regs", "hyp/vhe/switch", "hyp/nvhe/switch", "debug", "arm", "guest", "handle_exit", "reset", "mmio",
@@ -40,31 +42,6 @@ FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longes
 SEARCH_SECONDS = 20.0  # for all searches of one mode together; known traces are tried before any search
 SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
-
-
-class Questions:
-    """Which equalities hold in every state that satisfies a guard; answers are remembered.
-
-    No lemma helps: lemmas are proved of the hand-written operations, and a function that differs may break them.
-    """
-
-    def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout
-        self._valid: dict[tuple[Term, Term], bool] = {}
-
-    def differing(self, same: Iterable[tuple[str, Term]], guard: Term = TRUE) -> list[str]:
-        """The names of the equalities that do not hold."""
-        solver = Z3Solver(shared_terms(), self.timeout)
-        solver.add(guard)
-        found = []
-        for name, equal in same:
-            if equal is TRUE:
-                continue
-            if (guard, equal) not in self._valid:
-                self._valid[guard, equal] = not solver.satisfiable(Not(equal))
-            if not self._valid[guard, equal]:
-                found.append(name)
-        return found
 
 
 @dataclass
@@ -89,15 +66,25 @@ class TreeReport:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     misdescribed: list[str] = field(default_factory=list)  # hypervisor functions that the hand-written part is not
+    omitted: dict[str, str] = field(default_factory=dict)  # parts and operations whose call is missing, and where
     lifted: tuple[str, ...] = ()  # operations that are C functions of the tree
     rules: int = 0  # what was asked of the calls around the lifted functions
     notes: tuple[str, ...] = ()
     system: System | None = None
-    replaced: Mapping[str, Operation] = field(default_factory=dict)  # operations that the C does differently
+    replaced: dict[str, Operation] = field(default_factory=dict)  # operations that the C does differently
     counterparts: Mapping[str, Counterpart] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)  # what operations are made of
+    differing: Mapping[str, list[str]] = field(default_factory=dict)  # parts that the C does differently: in what
     binding: Binding | None = None
     cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
+
+    @property
+    def shown(self) -> Mapping[str, Counterpart | Assembly]:
+        """For operations that the C takes part in: what tells the stores that the C makes."""
+        assert self.system is not None
+        names = {*self.differing, *owner.PARTS} & self.parts.keys() - self.omitted.keys()
+        return {**assemblies(self.system, {name: self.parts[name] for name in names}), **self.counterparts}
 
 
 @dataclass(frozen=True)
@@ -192,16 +179,19 @@ def compare(
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     report.lifted = tuple(report.counterparts)
     report.replaced = _compare_operations(report, by_hand, ask)
-    by_hand = _compare_owner(report, debug, by_hand, ask) if debug is not None else by_hand
+    differs = _compare_owner(report, debug, by_hand, ask) if debug is not None else {}
     if debug is None:
         _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
-    _compare_hypervisor(report, program, binding, by_hand, ask)
+    differs |= _compare_hypervisor(report, program, binding, by_hand, ask)
     reviewed.check(program, side, k.defers_pc_adjustment)
     report.problems += _check_constants(program)
     report.misdescribed += tables.check(program, k)
     _check_rules(report, program, binding, k, ask)
-    report.system = by_hand.replacing(report.replaced)
+    report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
+    report.differing = differs
+    omitted = [name for name in report.omitted if name in report.parts]
+    report.system = assembled(by_hand, report.parts, differs, omitted).replacing(report.replaced)
     return report
 
 
@@ -246,27 +236,40 @@ def _compare_components(
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
-def _compare_owner(report: TreeReport, debug: owner.Debug, system: System, ask: Questions) -> System:
-    """Compares debug.c of v6.14 and later; the system with what the C does instead of its description."""
+def _compare_owner(report: TreeReport, debug: owner.Debug, system: System, ask: Questions) -> dict[str, list[str]]:
+    """Compares debug.c of v6.14 and later; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
     differs: dict[str, list[str]] = {}
     for name in owner.COMPONENTS:
         function = debug.lifted[name]
         differs[name] = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
         report.compared.append(_compared(function, differs[name], debug.binding.stores(function)[1]))
-    report.counterparts = {**debug.shown(), **report.counterparts}
-    return debug.system(system, differs)
+    report.parts = debug.parts()
+    return {name: differs[name] for name in report.parts}
 
 
-def _compare_hypervisor(report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions) -> None:
+def _compare_hypervisor(
+    report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions
+) -> dict[str, list[str]]:
+    """Compares the hypervisor's functions; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
+    differing: dict[str, list[str]] = {}
+    unfit: list[tuple[hypervisor.Component, str]] = []
     for component, function in hypervisor.lifted(program, k):
         hypervisor.refuse_unfit(function)
         differs = ask.differing(hypervisor.conditions(component, function, binding, s, k), allowed(s))
         found = _compared(function, differs, ())
         report.compared.append(found)
-        if differs:
-            report.misdescribed.append(f"{found.function} ({found.place}) differs in {', '.join(differs)}")
+        part = hypervisor.part_of(component, function, binding)
+        report.parts |= {} if part is None else {part.name: part}
+        if differs and part is not None and not ask.differing(part.replaceable(s, differs), allowed(s)):
+            differing[part.name] = differs
+        elif differs:
+            unfit.append((component, f"{found.function} ({found.place}) differs in {', '.join(differs)}"))
+    for component, text in unfit:  # what is less than a part does not matter beside the part that does what it does
+        if component.part is not None or not any(PARTS[name] is component.by_hand for name in differing):
+            report.misdescribed.append(text)
+    return differing
 
 
 def _check_frames(
@@ -299,7 +302,12 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
     for rule in (*runloop.rules(program, k, flags), *handlers.rules(program, k, binding)):
         report.rules += 1
         if ask.differing([(rule.says, rule.holds)]):
-            report.misdescribed.append(f"{rule.file}:{rule.line}: not so: {rule.says}")
+            text = f"{rule.file}:{rule.line}: not so: {rule.says}"
+            part = report.parts.get(rule.omits or "")
+            if rule.omits in report.counterparts or (part is not None and not part.does_more):
+                report.omitted[str(rule.omits)] = text
+            else:
+                report.misdescribed.append(text)
 
 
 def _check_constants(program: Program) -> list[str]:
@@ -359,7 +367,7 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     if report.misdescribed:
         report.rows = [_unproved(row, report.misdescribed[0]) for row in report.rows]
         return
-    report.facts = checker.invariant().facts()
+    report.facts = checker.facts()
     if any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
         return
     checker.depth = DEEP

@@ -212,6 +212,7 @@ def test_only_green_runs_are_kept(kept: tuple[list[TreeReport], Path], tmp_path:
     for changed in (
         replace(report, problems=["x"]),
         replace(report, misdescribed=["x"]),
+        replace(report, omitted={"x": "y"}),
         replace(report, rows=[replace(row, verdict="UNKNOWN")]),
         replace(report, rows=[replace(row, verdict="VIOLATED", expected="PROVED")]),
         replace(report, compared=[replace(report.compared[0], equal=False)]),

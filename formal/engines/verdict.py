@@ -15,6 +15,7 @@ from formal.evidence.traces import Trace, TraceBook, TraceError
 from formal.explain.shrink import shrink
 from formal.lemmas import LEMMAS
 from formal.system import System
+from formal.terms import Term
 from formal.vocabulary import Claim, Lemma, Precondition
 
 
@@ -87,6 +88,13 @@ class Checker:
             return not self.invariant().dropped
         except (SolverTimeoutError, VacuousError):
             return False
+
+    def facts(self) -> tuple[Term, ...]:
+        """The lemmas that are proved, as facts about every state; none if the solver gives up on them."""
+        try:
+            return self.invariant().facts()
+        except (SolverTimeoutError, VacuousError):
+            return ()
 
     def adopt(self, invariant: Invariant) -> None:
         """Takes over lemmas that were proved already, for this very system or for one proved equal to it."""

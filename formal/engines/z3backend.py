@@ -29,6 +29,9 @@ _BINARY: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+_NO_LIMIT = 0xFFFFFFFF  # Z3's own default, in milliseconds
+
+
 class SolverTimeoutError(Exception):
     """The solver gave up; its reason is the message."""
 
@@ -144,12 +147,26 @@ class Z3Solver:
     def __init__(self, terms: Z3Terms, timeout: float | None = None) -> None:
         self.terms = terms
         self._solver = z3.SimpleSolver()
-        if timeout is not None:
-            self._solver.set("timeout", max(1, int(timeout * 1000)))
+        self._limit(timeout)
         self._ref = terms.context.ref()
         self._asserted: list[list[Term]] = [[]]  # by scope, the outermost first
         self._given = [0]  # how many of each Z3 has; it has as many scopes
         self._hypotheses: dict[Term, int] = {}  # those of them that may be spared, and their scopes
+
+    def _limit(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._solver.set("timeout", _NO_LIMIT if timeout is None else max(1, int(timeout * 1000)))
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Questions asked inside time out after this many seconds, if questions time out at all."""
+        before = self.timeout
+        if before is not None:
+            self._limit(min(seconds, before))
+        try:
+            yield
+        finally:
+            self._limit(before)
 
     def add(self, *facts: Term) -> None:
         """Asserts Boolean terms."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from formal import terms as t
 from formal.epochs import Kernel
@@ -64,6 +65,16 @@ class Made:
     value: str
     variables: frozenset[str]
 
+    def __str__(self) -> str:
+        return f"{self.file.rpartition('/')[2]}:{self.line}: {self.lvalue} = {self.value}"
+
+
+class Makes(Protocol):
+    """Something in the C that takes part in an operation."""
+
+    def made(self, s: State, k: Kernel, seen: Seen) -> Iterator[Made]:
+        """The stores that it makes in one step of a run, in program order."""
+
 
 @dataclass(frozen=True)
 class Counterpart:
@@ -85,6 +96,16 @@ class Counterpart:
         stored, _ = self.binding.stores(self.lifted)
         place = f"{self.lifted.file}:{self.lifted.line}, {self.lifted.name}"
         return replace(self.operation, step=self._step, writes=self.operation.writes | stored, place=place)
+
+    def left_out(self) -> Operation:
+        """The operation without the C function's effect, in a tree that does not call it."""
+
+        def step(s: State, k: Kernel, i: Inputs) -> State:
+            by_hand = self.operation.step(s, k, i)
+            kept = {name: s.values[name] for name in by_hand.values if self._decides(name)}
+            return State({**by_hand.values, **kept}, s.vcpu_id, s.cpu_id)
+
+        return replace(self.operation, step=step)
 
     def _step(self, s: State, k: Kernel, i: Inputs) -> State:
         by_hand = self.operation.step(s, k, i)
@@ -146,21 +167,25 @@ class Counterpart:
     def made(self, s: State, k: Kernel, seen: Seen) -> Iterator[Made]:
         """The stores that the C function makes in one step of a run, in program order."""
         mapping = self._mapping(s, Inputs(f"in.{self.operation.name}", k.breakpoints))
-        env: dict[str, Value] = {**seen.before, **seen.inputs}
-        for event in self.lifted.events:
-            guard, stored = substitute(event.guard, mapping), substitute(event.value, mapping)
-            for v in nodes((guard, stored)):
-                if v.op == "var":  # what the run leaves open (C variables that the operation does not have) is 0 here
-                    env.setdefault(str(v.data), False if v.sort == BOOL else 0)
-            if evaluate(guard, env):
-                value = evaluate(stored, env)
-                shown = ("true" if value else "false") if isinstance(value, bool) else f"{value:#x}"
-                variables, _ = self.binding.stores(replace(self.lifted, writes={event.lvalue: event.value}))
-                yield Made(event.place.file, event.place.line, event.lvalue, shown, variables)
+        return stores_made(self.lifted, self.binding, mapping, seen)
 
-    def lines(self, s: State, k: Kernel, seen: Seen) -> list[str]:
-        """The stores that the C function makes in one step of a run, each with file and line."""
-        return [f"{m.file.rpartition('/')[2]}:{m.line}: {m.lvalue} = {m.value}" for m in self.made(s, k, seen)]
+
+def stores_made(lifted: Lifted, binding: Binding, mapping: Mapping[str, Term], seen: Seen) -> Iterator[Made]:
+    """The stores of a C function in one step of a run, in program order; ``mapping`` is what its variables hold.
+
+    What the run leaves open (C variables that the operation does not have) is 0 here.
+    """
+    env: dict[str, Value] = {**seen.before, **seen.inputs}
+    for event in lifted.events:
+        guard, stored = substitute(event.guard, mapping), substitute(event.value, mapping)
+        for v in nodes((guard, stored)):
+            if v.op == "var":
+                env.setdefault(str(v.data), False if v.sort == BOOL else 0)
+        if evaluate(guard, env):
+            value = evaluate(stored, env)
+            shown = ("true" if value else "false") if isinstance(value, bool) else f"{value:#x}"
+            variables, _ = binding.stores(replace(lifted, writes={event.lvalue: event.value}))
+            yield Made(event.place.file, event.place.line, event.lvalue, shown, variables)
 
 
 def counterparts(

@@ -1,13 +1,15 @@
 """The hypervisor's functions that operations are made of: which C function each component of the specification is.
 
-They are compared on every state, without lemmas. A tree in which one of them differs from its description is one that
-the hand-written part of the specification does not describe: nothing is PROVED about it then.
+They are compared on every state, without lemmas. Where one differs in state variables, the operations that it is part
+of do what the C does (``parts.py``). Where it differs in anything else that is demanded of it, the hand-written part of
+the specification does not describe the tree: nothing is PROVED about it then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from formal import terms as t
 from formal.epochs import Kernel
@@ -16,18 +18,11 @@ from formal.kernel.compare import equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Argument, Lifted, Program
 from formal.kernel.front import Mode as FrontMode
-from formal.ownership import restore_owned_mdscr, save_owned_mdscr, switch_bank_to_guest, switch_bank_to_host
+from formal.kernel.parts import Given, Part
 from formal.state import State
 from formal.terms import And, Eq, Ne, Not, Or, Term
-from formal.transitions import (
-    activate_traps,
-    deactivate_traps,
-    debug_switch_to_guest,
-    debug_switch_to_host,
-    restore_guest_mdscr,
-    save_host_mdscr,
-)
 from formal.walk import substitute
+from formal.worldswitch import PARTS, activate_traps, deactivate_traps, keeps_traps
 
 _HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 
@@ -39,7 +34,6 @@ _PC = "vcpu->arch.ctxt.regs.pc"
 _SS, _M4, _BTYPE = 1 << 21, 1 << 4, 3 << 10  # PSTATE.SS, AArch32 state, PSTATE.BTYPE (Arm ARM C5.2)
 _SIDELINED = ("cap.ARM64_WORKAROUND_2077057",)  # an erratum that is not modelled: as on a CPU without it
 
-Given = Callable[[Lifted, State], Mapping[str, Term]]
 Demands = Callable[[Lifted, State, Mapping[str, Term]], Iterator[tuple[str, Term]]]
 
 
@@ -57,8 +51,9 @@ def _no_demands(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tup
 class Component:
     """A function of the specification and the C functions that may be it; the first one that the tree has is taken.
 
-    ``given`` are values that C variables without a state variable have, ``demands`` what else must hold after it:
-    a sentence, and a term; ``values`` are the function's stores, by lvalue.
+    ``part`` names the part of the world switch that it is (``formal/worldswitch.py``), ``None`` if it is less than one.
+    ``given`` are values that C variables without a state variable have, ``demands`` what else must hold after it: a
+    sentence, and a term; ``values`` are the function's stores, by lvalue.
     """
 
     by_hand: Callable[[State, Kernel], State]
@@ -66,16 +61,17 @@ class Component:
     arguments: Mapping[str, Argument] = field(default_factory=dict)
     given: Given = lambda f, s: {}
     demands: Demands = _no_demands
+    part: str | None = None
+
+
+def _part(name: str, names: Callable[[Kernel], tuple[str, ...]], *rest: Any, **more: Any) -> Component:
+    return replace(Component(PARTS[name], names, *rest, **more), part=name)
 
 
 def _deactivating(k: Kernel) -> tuple[str, ...]:
     if k.saves_host_mdcr:
         return ("__deactivate_traps_common",)
     return ("deactivate_traps_vhe_put",) if k.vhe else ("__deactivate_traps",)
-
-
-def _same(s: State, k: Kernel) -> State:
-    return s
 
 
 def _at_entry(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
@@ -147,23 +143,6 @@ _HOST, _GUEST = {"ctxt": _HOST_CONTEXT}, {"ctxt": _GUEST_CONTEXT}
 _SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 saves PSTATE; before, fixup_guest_exit (runloop.py)
 
 
-def _to_guest(s: State, k: Kernel) -> State:
-    return switch_bank_to_guest(s) if k.tracks_debug_owner else debug_switch_to_guest(s)
-
-
-def _to_host(s: State, k: Kernel) -> State:
-    return switch_bank_to_host(s) if k.tracks_debug_owner else debug_switch_to_host(s)
-
-
-def _restores_mdscr(s: State, k: Kernel) -> State:
-    return restore_owned_mdscr(s) if k.tracks_debug_owner else restore_guest_mdscr(s)
-
-
-def _saves_mdscr(s: State, k: Kernel) -> State:
-    """PSTATE is saved before."""
-    return save_owned_mdscr(s) if k.tracks_debug_owner else s.but(mdscr_el1=s.hw_mdscr_el1)
-
-
 def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     """The components of a kernel, those that only later releases have included where they are."""
     flag = flags_of(program.tree, UNMODELLED).get(ON_CPU)
@@ -180,29 +159,29 @@ def components(program: Program, k: Kernel) -> tuple[Component, ...]:
 COMPONENTS: tuple[Component, ...] = (
     Component(activate_traps, lambda k: ("__activate_traps_common",)),
     Component(deactivate_traps, _deactivating),
-    Component(activate_traps, lambda k: _LOADS if k.vhe else ("__activate_traps",)),
-    Component(deactivate_traps, lambda k: _PUTS if k.vhe else ("__deactivate_traps",)),
-    Component(_same, lambda k: ("__activate_traps",) if k.vhe else ()),
-    Component(_same, lambda k: ("__deactivate_traps",) if k.vhe else ()),
-    Component(_to_guest, lambda k: ("__debug_switch_to_guest",)),
-    Component(_to_host, lambda k: ("__debug_switch_to_host",)),
-    Component(
-        lambda s, k: save_host_mdscr(s),
+    _part("activate traps", lambda k: _LOADS if k.vhe else ("__activate_traps",)),
+    _part("deactivate traps", lambda k: _PUTS if k.vhe else ("__deactivate_traps",)),
+    _part("traps at entry", lambda k: ("__activate_traps",) if k.vhe else ()),
+    _part("traps at exit", lambda k: ("__deactivate_traps",) if k.vhe else ()),
+    _part("debug switch to guest", lambda k: ("__debug_switch_to_guest",)),
+    _part("debug switch to host", lambda k: ("__debug_switch_to_host",)),
+    _part(
+        "save host state",
         lambda k: ("sysreg_save_host_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
         _HOST, _exit_state,
     ),
-    Component(
-        _restores_mdscr,
+    _part(
+        "restore guest state",
         lambda k: ("sysreg_restore_guest_state_vhe",) if k.vhe else ("__sysreg_restore_state_nvhe",),
         _GUEST, demands=_at_entry,
     ),
-    Component(
-        _saves_mdscr,
+    _part(
+        "save guest state",
         lambda k: ("sysreg_save_guest_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
         _GUEST, _exit_state,
     ),
-    Component(
-        lambda s, k: s.but(hw_mdscr_el1=s.host_ctxt_mdscr_el1),
+    _part(
+        "restore host state",
         lambda k: ("sysreg_restore_host_state_vhe",) if k.vhe else ("__sysreg_restore_state_nvhe",),
         _HOST,
     ),
@@ -211,7 +190,7 @@ COMPONENTS: tuple[Component, ...] = (
 SKIPS: tuple[Component, ...] = (
     Component(_skipped, lambda k: ("kvm_skip_instr",), demands=_skips),
     Component(_skipped, lambda k: ("__kvm_skip_instr",), given=_exit_state, demands=_skips_at_el2),
-    Component(_same, lambda k: ("kvm_inject_exception",), demands=_enters),
+    Component(keeps_traps, lambda k: ("kvm_inject_exception",), demands=_enters),
 )
 
 
@@ -250,6 +229,14 @@ def conditions(
     mapping = binding.before(function, s) | dict(given)
     values = {lvalue: substitute(value, mapping) for lvalue, value in function.writes.items()}
     yield from component.demands(function, s, values)
+
+
+def part_of(component: Component, function: Lifted, binding: Binding) -> Part | None:
+    """The part of operations that a component is; ``None`` if it is less than one."""
+    if component.part is None:
+        return None
+    more = component.demands is not _no_demands
+    return Part(component.part, function, binding, component.by_hand, component.given, more)
 
 
 def refuse_unfit(function: Lifted) -> None:

@@ -75,22 +75,23 @@ class Lifecycle(Reader):
         if self.k.tracks_debug_owner:
             yield from self._load_and_put_by_owner()
             return
-        for name, names, inner, parts in (
-            ("kvm_arch_vcpu_load", LOADS, "kvm_vcpu_load_vhe", "__vcpu_load_activate_traps"),
-            ("kvm_arch_vcpu_put", PUTS, "kvm_vcpu_put_vhe", "__vcpu_put_deactivate_traps"),
+        for name, names, inner, parts, part in (
+            ("kvm_arch_vcpu_load", LOADS, "kvm_vcpu_load_vhe", "__vcpu_load_activate_traps", "activate traps"),
+            ("kvm_arch_vcpu_put", PUTS, "kvm_vcpu_put_vhe", "__vcpu_put_deactivate_traps", "deactivate traps"),
         ):
             f = self.read(name, ARM_C)
             new = self.k.vhe and self.program.defines(inner, self.mode)
             wanted = names[1] if new else names[0]
-            yield from self.exactly(f, [wanted] if self.k.vhe else [])
+            yield from self.exactly(f, [wanted] if self.k.vhe else [], parts={wanted: part})
             yield from self.when(f, wanted, TRUE)
             if new:
                 f = self.read(inner)
-                yield from self.exactly(f, [parts])
+                yield from self.exactly(f, [parts], parts={parts: part})
                 yield from self.when(f, parts, TRUE)
 
     def _load_and_put_by_owner(self) -> Iterator[Rule]:
         """The owner is decided first, before VHE loads the rest; put gives the state back first (``OUTLINED``)."""
+        traps = {"__vcpu_load_activate_traps": "activate traps", "__vcpu_put_deactivate_traps": "deactivate traps"}
         for name, first, outer in (
             ("kvm_arch_vcpu_load", LOAD, "kvm_vcpu_load_vhe"),
             ("kvm_arch_vcpu_put", PUT, "kvm_vcpu_put_vhe"),
@@ -98,7 +99,7 @@ class Lifecycle(Reader):
             parts = list(OUTLINED[name]["vhe"][1:])
             f = self.read(name, ARM_C)
             wanted = [first, outer] if self.k.vhe else [first]
-            yield from self.exactly(f, wanted)
+            yield from self.exactly(f, wanted, parts={first: first})
             for part in wanted:
                 yield from self.when(f, part, TRUE)
             for call in f.named(first):
@@ -106,7 +107,7 @@ class Lifecycle(Reader):
                 yield Rule(f"{call.name}() is called with vcpu", call.file, call.line, t.boolean(right))
             if self.k.vhe:
                 f = self.read(outer, more=tuple(parts))
-                yield from self.exactly(f, parts)
+                yield from self.exactly(f, parts, parts=traps)
                 for part in parts:
                     yield from self.when(f, part, TRUE)
 

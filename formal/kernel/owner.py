@@ -2,35 +2,31 @@
 
 None of these functions is an operation by itself: they run inside vcpu_load, vcpu_put and trap handlers. They are
 compared on every state, without lemmas. Where kvm_vcpu_load_debug or kvm_vcpu_put_debug differs, every operation that
-loads or puts a vCPU does what the C does (``TreeKernel``), so that claims are checked of the C.
+loads or puts a vCPU does what the C does (``parts.py``), so that claims are checked of the C.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from formal import terms as t
 from formal.epochs import Kernel
-from formal.epochs import Step as AnyStep
 from formal.kernel.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, flags_of
 from formal.kernel.compare import Counterpart, equalities
 from formal.kernel.front import Lifted
+from formal.kernel.parts import Part, Step
 from formal.kernel.tree import Sources
-from formal.operations import Inputs, Operation
+from formal.operations import Inputs
 from formal.ownership import external_mdscr, load_debug, put_debug, set_guest_ownership, setup_mdcr_el2_by_owner
 from formal.state import State
-from formal.system import System
-from formal.terms import BOOL, TRUE, And, Eq, Not, Term
+from formal.terms import TRUE, Eq, Not, Term
 from formal.transitions import OPERATIONS
-from formal.walk import nodes, substitute, support
+from formal.walk import substitute
 
 INIT = "kvm_init_host_debug_data"
 PMCR_EL0 = "hw.pmcr_el0"
 _N = (15, 11)  # PMCR_EL0.N
 _FIELDS = ((15, 12), (23, 20))  # ID_AA64DFR0_EL1.BRPs and WRPs, in the order of COUNTED
-Step = Callable[[State, Kernel], State]
 
 
 def _setup_external_mdscr(s: State, k: Kernel) -> State:
@@ -45,24 +41,7 @@ COMPONENTS: dict[str, Step] = {
     "kvm_debug_set_guest_ownership": set_guest_ownership,
 }
 _OUTLINED = ("kvm_debug_handle_oslar",)  # calls vcpu_put and vcpu_load: compared where trap_oslar_el1 is
-# operations that load or put a vCPU: which component shows their C lines
-_LINES = {
-    "kvm_arch_vcpu_load": "kvm_vcpu_load_debug",
-    "kvm_arch_vcpu_put": "kvm_vcpu_put_debug",
-    "kvm_arch_vcpu_ioctl_run returns": "kvm_vcpu_put_debug",
-    "kvm_reset_vcpu": "kvm_vcpu_load_debug",
-    "trap_oslar_el1": "kvm_vcpu_load_debug",
-}
-
-
-@dataclass(frozen=True)
-class TreeKernel(Kernel):
-    """A kernel with steps of its own."""
-
-    steps: tuple[tuple[str, Step], ...] = field(default=())
-
-    def doing(self, function: str, by_hand: AnyStep) -> AnyStep:
-        return dict(self.steps).get(function, by_hand)  # type: ignore[return-value]
+PARTS = ("kvm_vcpu_load_debug", "kvm_vcpu_put_debug")
 
 
 def compared(function: str) -> bool:
@@ -77,7 +56,11 @@ class Debug:
         self.lifted, self.binding = lifted, binding
         self._flag = flags_of(tree, SYSREGS).get(LOADED)
 
-    def given(self, function: Lifted) -> Mapping[str, Term]:
+    def part(self, name: str) -> Part:
+        """One of ``COMPONENTS`` with its C function."""
+        return Part(name, self.lifted[name], self.binding, COMPONENTS[name], self._given)
+
+    def _given(self, function: Lifted, s: State) -> Mapping[str, Term]:
         """What a component finds besides the state: vcpu_load loads the debug state first (lifecycle.py)."""
         word = None if self._flag is None else function.reads.get(self._flag.lvalue)
         if self._flag is None or word is None or function.name != "kvm_vcpu_load_debug":
@@ -86,56 +69,19 @@ class Debug:
 
     def conditions(self, name: str, s: State, k: Kernel) -> Iterator[tuple[str, Term]]:
         """What must hold for a component and its C function to be equal: a state variable or a sentence, and a term."""
-        function = self.lifted[name]
-        mapping = self._mapping(function, s)
-        effect = self.binding.after(function, s, mapping)
-        yield from equalities(effect, self.binding, s, COMPONENTS[name](s, k))
+        part = self.part(name)
+        effect, mapping = part.effect(s), part.mapping(s)
+        yield from equalities(effect, self.binding, s, part.by_hand(s, k))
         yield from effect.side_conditions.items()
-        for o in function.obligations:
+        for o in part.lifted.obligations:
             yield f"never at {o.file}:{o.line}: {o.text}", Not(substitute(o.condition, mapping))
-        stored = (*effect.values.values(), *effect.elements.values())
-        zero = self._alone(s, stored)
-        yield f"{name}() depends on the modelled state only", And(*(Eq(v, substitute(v, zero)) for v in stored))
-        if function.returns is not TRUE:
-            yield f"{name}() returns", function.returns
+        yield f"{name}() depends on the modelled state only", part.closed(s)
+        if part.lifted.returns is not TRUE:
+            yield f"{name}() returns", part.lifted.returns
 
-    def _mapping(self, function: Lifted, s: State) -> dict[str, Term]:
-        before = self.binding.before(function, s)
-        return before | {name: substitute(value, before) for name, value in self.given(function).items()}
-
-    def _alone(self, s: State, values: Iterable[Term]) -> dict[str, Term]:
-        """What values depend on besides the state: all of it 0 (``conditions`` demands that it does not matter)."""
-        known = {n for value in s.values.values() for n in support(value)}
-        other = {v for value in values for v in nodes((value,)) if v.op == "var" and str(v.data) not in known}
-        return {str(v.data): t.FALSE if v.sort == BOOL else t.const(0, t.width(v)) for v in other}
-
-    def _step(self, name: str, differs: Collection[str]) -> Step:
-        """What the C function does, as a step of the specification: as its description but where it differs."""
-        function, by_hand = self.lifted[name], COMPONENTS[name]
-
-        def does(s: State, k: Kernel) -> State:
-            effect = self.binding.after(function, s, self._mapping(function, s))
-            zero = self._alone(s, (*effect.values.values(), *effect.elements.values()))
-            values = {**by_hand(s, k).values, **{n: s.values[n] for n in differs}}
-            values |= {n: substitute(value, zero) for n, value in effect.values.items() if n in differs}
-            for (bank, number), value in effect.elements.items():
-                sort = s.values[bank].sort
-                assert isinstance(sort, tuple)
-                if bank in differs:
-                    values[bank] = t.store(values[bank], t.const(number, sort[0]), substitute(value, zero))
-            return State(values, s.vcpu_id, s.cpu_id)
-
-        return does
-
-    def system(self, system: System, differs: Mapping[str, Collection[str]]) -> System:
-        """The system with the C's own vcpu_load and vcpu_put where they differ, in these state variables."""
-        steps = tuple((n, self._step(n, differs[n])) for n in dict.fromkeys(_LINES.values()) if differs.get(n))
-        if not steps:
-            return system
-        values: dict[str, Any] = {f.name: getattr(system.kernel, f.name) for f in fields(Kernel)}
-        more = frozenset().union(*(differs[name] for name, _ in steps))
-        operations = (replace(op, writes=op.writes | more) if op.name in _LINES else op for op in system.operations)
-        return System(TreeKernel(**values, steps=steps), tuple(operations))
+    def parts(self) -> dict[str, Part]:
+        """Those functions that run inside the operations that load or put a vCPU."""
+        return {name: self.part(name) for name in PARTS}
 
     def init(self) -> dict[str, Counterpart]:
         """The operation that kvm_init_host_debug_data is, by its name."""
@@ -143,14 +89,6 @@ class Debug:
         function = self.lifted[INIT]
         owns, demands = frozenset(("nr_event_counters",)), tuple(_counts(function))
         return {operation.name: Counterpart(operation, function, self.binding, owns, _registers, demands)}
-
-    def shown(self, operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Counterpart]:
-        """For operations that load or put a vCPU, the C function whose lines a run shows."""
-        return {
-            op.name: Counterpart(op, self.lifted[_LINES[op.name]], self.binding, frozenset())
-            for op in operations
-            if op.name in _LINES
-        }
 
 
 def _registers(f: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:

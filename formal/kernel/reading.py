@@ -51,12 +51,17 @@ WATCHED = frozenset((SETUP, CLEAR, RESET_PTR, FIRST_RUN, INIT, INIT_OWNER, LOAD,
 
 @dataclass(frozen=True)
 class Rule:
-    """Something that a function must do: a sentence, its place, and a term that must be valid."""
+    """Something that a function must do: a sentence, its place, and a term that must be valid.
+
+    A call that is missing, and nothing else, breaks no more than that: ``omits`` is the part of operations
+    (``formal/worldswitch.py``) or the operation that such a tree goes without.
+    """
 
     says: str
     file: str
     line: int
     holds: Term
+    omits: str | None = None
 
 
 class Reader:
@@ -69,12 +74,21 @@ class Reader:
     def read(self, name: str, file: str | None = None, more: tuple[str, ...] = ()) -> Skeleton:
         return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, _MODELLED)
 
-    def exactly(self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = ()) -> Iterator[Rule]:
-        """A function makes these watched calls and modelled stores in this order, and no others."""
+    def exactly(
+        self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = (), parts: Mapping[str, str] | None = None
+    ) -> Iterator[Rule]:
+        """A function makes these watched calls and modelled stores in this order, and no others.
+
+        Args:
+            parts: what a tree goes without if one of these calls is missing, by the name of the call.
+        """
         wanted = [c for c in f.calls if c.name not in ignored and not c.name.endswith("flags")]
         yield from (self._keeps_flags(f, c) for c in f.calls if c.name.endswith("flags"))
         found = [c.name for c in wanted]
-        if found != names:
+        missing = [name for name in names if name not in found and name in (parts or {})]
+        if missing and found == [name for name in names if name not in missing]:
+            yield from (missed(f, name, (parts or {})[name]) for name in missing)
+        elif found != names:
             at = next((i for i, (a, b) in enumerate(zip(found, names, strict=False)) if a != b), len(names))
             line = wanted[at].line if at < len(wanted) else f.line
             here = wanted[at].file if at < len(wanted) else f.file
@@ -102,6 +116,11 @@ class Reader:
             same = Not(differ(call.guard, expected))
             says = f"{f.function}() calls {name}() under the condition of the specification"
             yield Rule(says, call.file, call.line, Or(Not(only_if), same))
+
+
+def missed(f: Skeleton, name: str, part: str) -> Rule:
+    """A call that a function does not make, though it should."""
+    return Rule(f"{f.function}() calls {name}()", f.file, f.line, FALSE, part)
 
 
 def differ(a: Term, b: Term) -> Term:

@@ -7,7 +7,7 @@ conditions under which they happen (``skeleton``). Each rule is a sentence with 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from formal import terms as t
 from formal.epochs import Kernel
@@ -28,6 +28,7 @@ from formal.kernel.reading import (
     WORK,
     Reader,
     Rule,
+    missed,
     truth,
 )
 from formal.kernel.skeleton import Call, Skeleton
@@ -43,6 +44,9 @@ class RunLoop(Reader):
         f = self.read("kvm_arch_vcpu_ioctl_run", ARM_C, WORK)
         entry = next((name for name in ENTRIES if f.named(name)), ENTRIES[0])
         begin, end = (entry, entry) if self.k.tracks_debug_owner else (SETUP, CLEAR)
+        if not self.k.tracks_debug_owner and f.named(entry):
+            yield from (missed(f, name, name) for name in (SETUP, CLEAR) if not f.named(name))
+            begin, end = (name if f.named(name) else entry for name in (SETUP, CLEAR))
         chain = [*dict.fromkeys((begin, entry, end)), "handle_exit"]
         early = ["kvm_vcpu_first_run_init"] if f.named("kvm_vcpu_first_run_init") else []
         adjust = ["__kvm_adjust_pc"] if self.k.defers_pc_adjustment else []
@@ -108,26 +112,33 @@ class RunLoop(Reader):
 
     def world_switch(self) -> Iterator[Rule]:
         """Save the host's registers, load the guest's, run it until an exit has to be handled, and back."""
-        adjust = ["__kvm_adjust_pc"] if self.k.defers_pc_adjustment else []
+        adjust = [("__kvm_adjust_pc", "vcpu", None)] if self.k.defers_pc_adjustment else []
         host, guest = "percpu.kvm_host_data.host_ctxt", "vcpu->arch.ctxt"
-        around = [("__debug_switch_to_guest", "vcpu"), ("__guest_enter", "vcpu"), ("fixup_guest_exit", "vcpu")]
-        pc = [(name, "vcpu") for name in adjust]
+        enters = [("__debug_switch_to_guest", "vcpu", "debug switch to guest"), ("__guest_enter", "vcpu", None),
+                  ("fixup_guest_exit", "vcpu", None)]  # fmt: skip
         if self.k.vhe:
             f = self.read("__kvm_vcpu_run_vhe")
-            before = [("sysreg_save_host_state_vhe", host), ("__activate_traps", "vcpu"), *pc,
-                      ("sysreg_restore_guest_state_vhe", guest)]  # fmt: skip
-            after = [("sysreg_save_guest_state_vhe", guest), ("__deactivate_traps", "vcpu"),
-                     ("sysreg_restore_host_state_vhe", host)]  # fmt: skip
+            before = [("sysreg_save_host_state_vhe", host, "save host state"),
+                      ("__activate_traps", "vcpu", "traps at entry"), *adjust,
+                      ("sysreg_restore_guest_state_vhe", guest, "restore guest state")]  # fmt: skip
+            after = [("sysreg_save_guest_state_vhe", guest, "save guest state"),
+                     ("__deactivate_traps", "vcpu", "traps at exit"),
+                     ("sysreg_restore_host_state_vhe", host, "restore host state")]  # fmt: skip
             outer = self.read("__kvm_vcpu_run")
             yield from self.exactly(outer, ["__kvm_vcpu_run_vhe"], (IRQ_ON, IRQ_OFF))
             yield from self.when(outer, "__kvm_vcpu_run_vhe", TRUE)
         else:
             f = self.read("__kvm_vcpu_run")
-            before = [("__sysreg_save_state_nvhe", host), *pc, ("__sysreg_restore_state_nvhe", guest),
-                      ("__activate_traps", "vcpu")]  # fmt: skip
-            after = [("__sysreg_save_state_nvhe", guest), ("__deactivate_traps", "vcpu"),
-                     ("__sysreg_restore_state_nvhe", host)]  # fmt: skip
-        expected = [*before, *around, *after, ("__debug_switch_to_host", "vcpu")]
+            before = [("__sysreg_save_state_nvhe", host, "save host state"), *adjust,
+                      ("__sysreg_restore_state_nvhe", guest, "restore guest state"),
+                      ("__activate_traps", "vcpu", "activate traps")]  # fmt: skip
+            after = [("__sysreg_save_state_nvhe", guest, "save guest state"),
+                     ("__deactivate_traps", "vcpu", "deactivate traps"),
+                     ("__sysreg_restore_state_nvhe", host, "restore host state")]  # fmt: skip
+        wanted = [*before, *enters, *after, ("__debug_switch_to_host", "vcpu", "debug switch to host")]
+        missing = _left_out(f, wanted)
+        yield from (missed(f, name, part) for name, _, part in missing if part is not None)
+        expected = [(name, argument) for name, argument, part in wanted if (name, argument, part) not in missing]
         yield from self.exactly(f, [name for name, _ in expected], (IRQ_ON, IRQ_OFF))
         calls = [c for c in f.calls if c.name in dict(expected)]
         for call, (name, argument) in zip(calls, expected, strict=False):
@@ -154,6 +165,23 @@ class RunLoop(Reader):
             yield from self.exactly(f, ["synchronize_vcpu_pstate", "__fixup_guest_exit"])
             yield from self.when(f, "synchronize_vcpu_pstate", TRUE)
             yield from self.when(f, "__fixup_guest_exit", TRUE)
+
+
+_Wanted = tuple[str, str, str | None]  # a call, its first argument, the part of the world switch that it is
+
+
+def _left_out(f: Skeleton, wanted: Sequence[_Wanted]) -> list[_Wanted]:
+    """The parts that a function does not call, if it calls all the rest in order; else none."""
+    calls = [c for c in f.calls if c.name not in (IRQ_ON, IRQ_OFF) and not c.name.endswith("flags")]
+    missing: list[_Wanted] = []
+    for name, argument, part in wanted:
+        if calls and (calls[0].name, *calls[0].arguments[:1]) == (name, f.place(argument)):
+            calls.pop(0)
+        elif part is None:
+            return []
+        else:
+            missing.append((name, argument, part))
+    return [] if calls else missing
 
 
 def rules(program: Program, k: Kernel, flags: Mapping[str, Flag]) -> Iterator[Rule]:

@@ -27,8 +27,9 @@ from formal.kernel.front import Lifted, load
 from formal.kernel.signs import read
 from formal.kernel.tree import KVM, KernelTree
 from formal.mutate.operators import Edit, edits
+from formal.questions import Questions
 from formal.terms import FALSE, TRUE, Eq, Term, boolean
-from formal.treejob import FILES, Questions, TreeReport, compare
+from formal.treejob import FILES, TreeReport, compare
 
 TIMEOUT = 60.0  # seconds for a solver question
 # file: the functions that the specification describes, and tables (in brackets)
@@ -168,7 +169,7 @@ class Sweep:
     def _told(self, report: TreeReport, function: str) -> Outcome:
         if report.resolved.kernel != self._unchanged.resolved.kernel:
             return Outcome("differs", f"another kernel: {', '.join(report.resolved.differs)}")
-        for problem in (*report.misdescribed, *report.problems):
+        for problem in (*report.misdescribed, *report.omitted.values(), *report.problems):
             return Outcome("differs", problem)
         before = {c.function: c for c in self._unchanged.compared}
         for c in report.compared:

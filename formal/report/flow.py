@@ -14,7 +14,7 @@ from formal.vocabulary import Claim
 from formal.walk import support
 
 if TYPE_CHECKING:  # the C front end is loaded only where a tree is given
-    from formal.kernel.compare import Counterpart
+    from formal.kernel.compare import Makes
 
 KVM = "arch/arm64/kvm"
 _PLACE = re.compile(r"([\w/-]+\.[chS])(?::(\d+))?")
@@ -48,9 +48,7 @@ def place_of(text: str, shown_as: str) -> Place:
     return Place(file, int(found[2] or 0), shown_as)
 
 
-def flow(
-    replay: Replay, trace: Trace, until: int, claim: Claim | None, counterparts: Mapping[str, Counterpart]
-) -> Flow:
+def flow(replay: Replay, trace: Trace, until: int, claim: Claim | None, makers: Mapping[str, Makes]) -> Flow:
     """The run up to the step that breaks the claim.
 
     Blamed is the last store of lifted C to what the claim reads, traced back through the operations that only carry
@@ -64,11 +62,11 @@ def flow(
         inputs = f" with {', '.join(step.inputs)}" if step.inputs else ""
         changes = "".join(f"; {c.variable}: {c.before} -> {c.after}" for c in step.changes)
         places.append(place_of(step.place, f"{step.number}. {step.operation}{inputs} ({step.actor}){changes}"))
-        if not counterparts and places[-1].file:
+        if not makers and places[-1].file:
             before, after = seen[step.number].before, seen[step.number].after
             changed = frozenset(n for n, v in after.items() if v != before[n])
             stores[step.number] = [(len(places) - 1, changed)]
-        for made in _made(replay, seen[step.number], counterparts):
+        for made in _made(replay, seen[step.number], makers):
             stores.setdefault(step.number, []).append((len(places), made[1]))
             places.append(made[0])
     blamed = _blamed(replay, seen, _read(replay, trace, claim), stores)
@@ -77,15 +75,15 @@ def flow(
     return Flow(tuple(places), blamed[-1], tuple(blamed[:-1]))
 
 
-def _made(replay: Replay, seen: Seen, counterparts: Mapping[str, Counterpart]) -> list[tuple[Place, frozenset[str]]]:
+def _made(replay: Replay, seen: Seen, makers: Mapping[str, Makes]) -> list[tuple[Place, frozenset[str]]]:
     assert seen.step is not None
-    counterpart = counterparts.get(seen.step.operation)
-    if counterpart is None:
+    maker = makers.get(seen.step.operation)
+    if maker is None:
         return []
     state = replay.system.state((seen.step.vcpu, seen.step.cpu))
     return [
         (Place(m.file, m.line, f"{m.lvalue} = {m.value}"), frozenset(str(state.values[n].data) for n in m.variables))
-        for m in counterpart.made(state, replay.system.kernel, seen)
+        for m in maker.made(state, replay.system.kernel, seen)
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from formal.evidence.replay import Replay, Seen
 from formal.explain.show import final_values, shown
 from formal.job import Row
+from formal.kernel.compare import Makes
 from formal.kernel.signs import Sign
 from formal.kernel.tree import KernelTree
 from formal.properties import CLAIMS
@@ -43,6 +44,7 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
             besides = f"; stores besides: {_listed(c.stores_besides)}" if c.stores_besides else ""
             lines.append(f"  {r.mode.value:4} {c.function} ({c.place}): {state}{besides}")
     for r in reports:
+        lines += [f"  {r.mode.value:4} {text}: taken as left out" for text in r.omitted.values()]
         lines.append(f"  {r.mode.value:4} calls around them: {r.rules} rules on order, conditions and arguments")
     lines.append(f"hand-written, compared in parts or by their calls: {', '.join(by_hand)}")
     lines.append("behaviours of the hand-written part, by signs in the source:")
@@ -86,7 +88,7 @@ def explanation(report: TreeReport, row: Row) -> Iterator[str]:
     if row.trace is None or row.broken_at is None or report.system is None:
         return
     replay = Replay(report.system)
-    lines = {seen.number: _c_lines(report, replay, seen) for seen in replay.run(row.trace)}
+    lines = {seen.number: _c_lines(report.shown, replay, seen) for seen in replay.run(row.trace)}
     for step in shown(replay, row.trace, until=row.broken_at):
         inputs = f" with {', '.join(step.inputs)}" if step.inputs else ""
         yield f"  {step.number:3}. {step.operation}{inputs}    ({step.actor}; {step.place})"
@@ -98,11 +100,11 @@ def explanation(report: TreeReport, row: Row) -> Iterator[str]:
         yield from (f"         {name} = {value}" for name, value in values.items())
 
 
-def _c_lines(report: TreeReport, replay: Replay, seen: Seen) -> list[str]:
-    if seen.step is None or seen.step.operation not in report.counterparts:
+def _c_lines(makers: Mapping[str, Makes], replay: Replay, seen: Seen) -> list[str]:
+    if seen.step is None or seen.step.operation not in makers:
         return []
-    pair = (seen.step.vcpu, seen.step.cpu)
-    return report.counterparts[seen.step.operation].lines(replay.system.state(pair), replay.system.kernel, seen)
+    state = replay.system.state((seen.step.vcpu, seen.step.cpu))
+    return [str(made) for made in makers[seen.step.operation].made(state, replay.system.kernel, seen)]
 
 
 def _claim(name: str) -> Claim | None:

@@ -39,7 +39,7 @@ def _tree(report: TreeReport) -> Suite:
         if row.trace is None or row.broken_at is None or report.system is None:
             return None
         made[:] = made or [Replay(report.system)]
-        return flow(made[0], row.trace, row.broken_at, BY_CHECK.get(row.check), report.counterparts)
+        return flow(made[0], row.trace, row.broken_at, BY_CHECK.get(row.check), report.shown)
 
     checked = [judged(row, outcome(row, not worse(row), True), setup) for row in report.rows]
     return Suite(

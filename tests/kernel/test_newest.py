@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel.binding import Binding, flags_of
+from formal.kernel.behaviours import DEBUG_C
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program, load
 from formal.kernel.owner import COMPONENTS
-from formal.kernel.scan import check
-from formal.kernel.signs import read
-from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.writers import KNOWN
-from formal.manifest import Manifest
-from formal.treejob import DEBUG_C, FILES, Questions, TreeJob, TreeReport, _check_claims, compare
-from tests.conftest import PROOFS
-from tests.kernel.conftest import tree_path
-from tests.kernel.mutants import linked_copy
+from formal.kernel.parts import Assembly
+from formal.kernel.tree import KVM
+from tests.kernel.edited import Copy
 
 GUEST, EXIT, REGS, ARM = (f"{KVM}/{name}.c" for name in ("guest", "handle_exit", "sys_regs", "arm"))
 BANKS, COMMON = f"{KVM}/hyp/include/hyp/debug-sr.h", f"{KVM}/hyp/include/hyp/sysreg-sr.h"
 SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
+FILES_EDITED = (DEBUG_C, GUEST, EXIT, REGS, ARM, BANKS, COMMON, SWITCH)
 _SAVE = "\tif (has_vhe())\n\t\t*host_data_ptr(host_debug_state.mdcr_el2) = read_sysreg(mdcr_el2);\n"
 _RESTORE = "\tif (has_vhe())\n\t\twrite_sysreg(*host_data_ptr(host_debug_state.mdcr_el2), mdcr_el2);\n"
 _SETUP = "\tkvm_arm_setup_mdcr_el2(vcpu);\n}\n\nvoid kvm_vcpu_put"
@@ -105,51 +97,9 @@ REWRITTEN = {
 }  # fmt: skip
 
 
-class Copy:
-    """A copy of the tree in which one file at a time is edited."""
-
-    def __init__(self, base: KernelTree, place: Path) -> None:
-        for file in (DEBUG_C, GUEST, EXIT, REGS, ARM, BANKS, COMMON, SWITCH):
-            linked_copy(base.path, place, file)
-        self.tree = KernelTree(place)
-        self.tree.__dict__["autoconf"] = base.autoconf
-        self.program: Program = load(self.tree, FILES)
-        self.ask = Questions(60.0)
-
-    def report(self, file: str, edits: dict[str, str], mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
-        """What becomes of an edit; the file is as before afterwards."""
-        with self.edited(file, edits):
-            return self.read(mode, claims)
-
-    @contextmanager
-    def edited(self, file: str, edits: dict[str, str]) -> Iterator[None]:
-        """The file with something replaced in it."""
-        path = self.tree.path / file
-        text = changed = path.read_text()
-        for old, new in edits.items():
-            assert old in changed, f"{file} does not contain {old!r}"
-            changed = changed.replace(old, new, 1)
-        path.write_text(changed)
-        self.program.forget(file)
-        try:
-            yield
-        finally:
-            path.write_text(text)
-            self.program.forget(file)
-
-    def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
-        """The tree as it is now."""
-        check(self.tree, KNOWN, (DEBUG_C,))
-        report = compare(self.program, Binding(flags_of(self.tree)), read(self.tree), mode, self.ask)
-        if claims:
-            manifest = Manifest.read(PROOFS / "manifest.toml")
-            _check_claims(TreeJob(self.tree, (mode,), claims, PROOFS, manifest, 60.0), report)
-        return report
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    yield Copy(KernelTree(tree_path("7.3")), tmp_path_factory.mktemp("newest") / "tree")
+    yield Copy("7.3", FILES_EDITED, tmp_path_factory.mktemp("newest") / "tree")
 
 
 @pytest.mark.parametrize("mode", (Mode.VHE, Mode.NVHE))
@@ -171,8 +121,9 @@ def test_a_claim_is_lost_with_c_lines(copy: Copy, name: str) -> None:
     rows = [row for row in report.rows if row.check == claim]
     assert [row.verdict for row in rows] == ["VIOLATED"]
     assert not report.misdescribed
-    loads = report.counterparts["kvm_arch_vcpu_load"].lifted
-    assert loads.file == DEBUG_C and loads.events
+    loads = report.shown["kvm_arch_vcpu_load"]
+    assert isinstance(loads, Assembly) and all(part.lifted.file == DEBUG_C for part in loads.parts.values())
+    assert all(part.lifted.events for part in loads.parts.values())
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

@@ -1,0 +1,65 @@
+"""A copy of a kernel tree in which one edit at a time is made and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from formal.epochs import Mode
+from formal.kernel.behaviours import DEBUG_C
+from formal.kernel.binding import Binding, flags_of
+from formal.kernel.front import Program, load
+from formal.kernel.scan import check
+from formal.kernel.signs import read
+from formal.kernel.tree import KernelTree
+from formal.kernel.writers import KNOWN
+from formal.manifest import Manifest
+from formal.questions import Questions
+from formal.treejob import FILES, TreeJob, TreeReport, _check_claims, compare
+from tests.conftest import PROOFS
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy
+
+
+class Copy:
+    """A copy of the tree in which one file at a time is edited."""
+
+    def __init__(self, version: str, files: Iterable[str], place: Path) -> None:
+        base = KernelTree(tree_path(version))
+        for file in files:
+            linked_copy(base.path, place, file)
+        self.tree = KernelTree(place)
+        self.tree.__dict__["autoconf"] = base.autoconf
+        self.program: Program = load(self.tree, FILES)
+        self.ask = Questions(60.0)
+
+    def report(self, file: str, edits: dict[str, str], mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
+        """What becomes of an edit; the file is as before afterwards."""
+        with self.edited(file, edits):
+            return self.read(mode, claims)
+
+    @contextmanager
+    def edited(self, file: str, edits: dict[str, str]) -> Iterator[None]:
+        """The file with something replaced in it."""
+        path = self.tree.path / file
+        text = changed = path.read_text()
+        for old, new in edits.items():
+            assert old in changed, f"{file} does not contain {old!r}"
+            changed = changed.replace(old, new, 1)
+        path.write_text(changed)
+        self.program.forget(file)
+        try:
+            yield
+        finally:
+            path.write_text(text)
+            self.program.forget(file)
+
+    def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
+        """The tree as it is now."""
+        check(self.tree, KNOWN, (DEBUG_C,))
+        report = compare(self.program, Binding(flags_of(self.tree)), read(self.tree), mode, self.ask)
+        if claims:
+            manifest = Manifest.read(PROOFS / "manifest.toml")
+            _check_claims(TreeJob(self.tree, (mode,), claims, PROOFS, manifest, 60.0), report)
+        return report
