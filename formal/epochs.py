@@ -24,7 +24,7 @@ class Mode(Enum):
     PROTECTED = "protected"  # likewise (pKVM), but the hypervisor runs copies of the vCPUs that it keeps from the host
 
 
-HOSTS = (Mode.VHE, Mode.NVHE)  # what is booted, and what a tree is read for
+HOSTS = (Mode.VHE, Mode.NVHE)  # what is booted, and what a tree is read for unless it is said
 
 
 @dataclass(frozen=True)

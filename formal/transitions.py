@@ -344,7 +344,7 @@ def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     lent = Not(ss_is_the_guests(s, k))
     s = part("save host state", s, k)
     skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(lent, Not(s.adjust_pc))))
-    host = s = flush_hyp_vcpu(skipped, k) if k.copies_vcpu else skipped
+    host = s = k.doing("flush_hyp_vcpu", flush_hyp_vcpu)(skipped, k) if k.copies_vcpu else skipped
     if k.copies_vcpu:
         s = hyps_view(s)
     if k.traps_at_load:
@@ -585,6 +585,11 @@ def access_mdcr(s: State, k: Kernel, i: Inputs) -> State:
 )
 def handle_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
     """A debug exception came to EL2: KVM_RUN will return with KVM_EXIT_DEBUG, or a guest hypervisor gets it."""
+    return handles_debug_exception(s, k, i, forwards_debug_exception(s, k))
+
+
+def handles_debug_exception(s: State, k: Kernel, i: Inputs, forwarded: Term) -> State:
+    """What becomes of a debug exception; ``forwarded`` says whether the guest hypervisor gets it."""
     stepped, before = s.exits_with(Exit.STEP), s
     if k.tracks_debug_owner:  # so that vcpu_put notes that no step is on its way
         s = s.but(pstate=If(stepped, s.pstate.but(SS=True).raw, s.pstate.raw))
@@ -594,7 +599,6 @@ def handle_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
     if not k.nests:
         return s
     # With v6.14: unless user space debugs, the exception is the guest hypervisor's, if that has asked for it.
-    forwarded = forwards_debug_exception(before, k)
     injected = inject_nested(before, k, i).but(guest_ss_pending=before.guest_ss_pending)  # nobody steps this guest
     s = choose(forwarded, injected, s)
     return s.but(wrong_route=Or(before.wrong_route, Eq(forwarded, before.guest_debug.any())))

@@ -74,6 +74,7 @@ def _run(job: TreeJob) -> list[TreeReport]:
     source = treejob.source(job)
     here, there = job.modes
     with Beside(lambda: _plain_report(job, source, there), fork=True) as beside:
+        source.program.resolver.release("nvhe" if here is Mode.VHE else "vhe")
         first = treejob.prove(job, source, here)
         plain, opened = beside.result()
     if plain is None:

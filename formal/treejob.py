@@ -12,11 +12,11 @@ from formal.engines.verdict import Checker, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import handlers, hypervisor, owner, reviewed, runloop, scan, tables, writers
+from formal.kernel import handlers, hypervisor, owner, protected, reviewed, runloop, scan, tables, writers
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.calls import HYP_CALL
-from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities
+from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
 from formal.kernel.literals import LITERALS
@@ -151,13 +151,7 @@ def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
     return report
 
 
-def compare(
-    program: Program,
-    binding: Binding,
-    signs: tuple[Sign, ...],
-    mode: Mode,
-    ask: Questions,
-) -> TreeReport:
+def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: Mode, ask: Questions) -> TreeReport:
     """The C of a tree against the specification, in one mode; no claim is checked.
 
     Raises:
@@ -180,11 +174,12 @@ def compare(
     report.lifted = tuple(report.counterparts)
     report.replaced = _compare_operations(report, by_hand, ask)
     differs = _compare_owner(report, debug, by_hand, ask) if debug is not None else {}
+    differs |= _compare_copies(report, program, by_hand, ask) if k.copies_vcpu else {}
     if debug is None:
         _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     differs |= _compare_hypervisor(report, program, binding, by_hand, ask)
-    reviewed.check(program, side, k.defers_pc_adjustment)
+    reviewed.check(program, side, k.defers_pc_adjustment, k.nests)
     report.problems += _check_constants(program)
     report.misdescribed += tables.check(program, k)
     _check_rules(report, program, binding, k, ask)
@@ -248,6 +243,16 @@ def _compare_owner(report: TreeReport, debug: owner.Debug, system: System, ask: 
     return {name: differs[name] for name in report.parts}
 
 
+def _compare_copies(report: TreeReport, program: Program, system: System, ask: Questions) -> dict[str, list[str]]:
+    """Compares what protected mode hands over."""
+    assert report.binding is not None
+    s, k, copies = system.state(), system.kernel, protected.Copies.read(program, report.binding)
+    differs = _variables(copies.flush, ask.differing(copies.conditions(s, k), allowed(s)))
+    report.compared.append(_compared(copies.flush, differs, ()))
+    report.parts[protected.FLUSH] = copies.part()
+    return {protected.FLUSH: differs} if differs else {}
+
+
 def _compare_hypervisor(
     report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions
 ) -> dict[str, list[str]]:
@@ -256,8 +261,10 @@ def _compare_hypervisor(
     differing: dict[str, list[str]] = {}
     unfit: list[tuple[hypervisor.Component, str]] = []
     for component, function in hypervisor.lifted(program, k):
-        hypervisor.refuse_unfit(function)
-        differs = ask.differing(hypervisor.conditions(component, function, binding, s, k), allowed(s))
+        hypervisor.refuse_unfit(function, k)
+        differs = ask.differing(
+            hypervisor.conditions(component, function, binding, s, k, program.constants), allowed(s)
+        )
         found = _compared(function, differs, ())
         report.compared.append(found)
         part = hypervisor.part_of(component, function, binding)
@@ -286,7 +293,7 @@ def _check_frames(
     for name, function in lifted.items():
         if name in known or (system.kernel.tracks_debug_owner and owner.compared(name)):
             continue
-        moved = ask.differing(equalities(binding.after(function, s), binding, s, s))
+        moved = ask.differing(unmoved(function, binding, s))
         if moved:
             raise NotUnderstoodError(
                 function.file,
@@ -299,7 +306,8 @@ def _check_frames(
 def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     flags = {**binding.flags, **flags_of(program.tree, UNMODELLED)}
-    for rule in (*runloop.rules(program, k, flags), *handlers.rules(program, k, binding)):
+    around = (*runloop.rules(program, k, flags), *protected.rules(program, binding, k))
+    for rule in (*around, *handlers.rules(program, k, binding)):
         report.rules += 1
         if ask.differing([(rule.says, rule.holds)]):
             text = f"{rule.file}:{rule.line}: not so: {rule.says}"

@@ -42,6 +42,8 @@ def resolve(
         NotUnderstoodError: if the C lacks a function, or has a shape that fits no behaviour.
     """
     found: dict[str, bool | int] = {s.behaviour: s.value for s in signs}
+    if mode is Mode.PROTECTED and not found["tracks_debug_owner"]:
+        raise NotUnderstoodError(DEBUG_C, 0, "before v6.14 protected mode is as nvhe, and is proved there")
     for needed in OF_OWNER if found["tracks_debug_owner"] else OF_DIRTY:
         if needed not in lifted:
             raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from formal import terms as t
+from formal.kernel.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted
 from formal.kernel.tree import Sources
 from formal.state import DebugOwner, State
-from formal.terms import BOOL, Eq, If, Ne, Or, Term
+from formal.terms import BOOL, Eq, If, Ne, Not, Or, Term
 from formal.walk import substitute
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
@@ -35,6 +36,9 @@ REGISTERS: dict[str, tuple[str, ...]] = {
     "preserved_pstate_ss": ("vcpu->arch.guest_debug_preserved.pstate_ss",),
     "external_mdscr_el1": ("vcpu->arch.external_mdscr_el1",),
     "nr_event_counters": (f"{_HOST}.nr_event_counters",),
+    "virtual_mdcr_el2": ("vcpu->arch.ctxt.sys_regs[MDCR_EL2]",),
+    "hyp_mdcr_el2": ("hyp_vcpu->vcpu.arch.mdcr_el2",),
+    "hyp_external_mdscr_el1": ("hyp_vcpu->vcpu.arch.external_mdscr_el1",),
     "hw_mdcr_el2": ("hw.mdcr_el2",),
     "hw_mdscr_el1": ("hw.mdscr_el1",),
     "hw_pmuserenr_el0": ("hw.pmuserenr_el0",),
@@ -60,9 +64,14 @@ GIVEN: dict[str, Term] = {
     "cap.ARM64_HAS_PMUV3": t.TRUE,  # the same question from v6.15 on
     "vcpu->kvm != NULL": t.TRUE,  # every vCPU belongs to a VM
 }
+PMU_COUNTERS = "vcpu->kvm->arch.nr_pmu_counters"  # 8 bits in C, five in the state
 DEBUG_OWNER = "vcpu->arch.debug_owner"  # 32 bits in C, two in the state
+HYP_COPY = "hyp_vcpu->vcpu."  # EL2's copy of the vCPU, in protected mode
+HYP_OWNER = f"{HYP_COPY}arch.debug_owner"
+OWNERS = {DEBUG_OWNER: "debug_owner", HYP_OWNER: "hyp_debug_owner"}
 ENUMERATORS = {"VCPU_DEBUG_FREE": DebugOwner.FREE, "VCPU_DEBUG_HOST_OWNED": DebugOwner.HOST,
                "VCPU_DEBUG_GUEST_OWNED": DebugOwner.GUEST}  # fmt: skip
+NOT_INJECTED = "no exception goes to the guest hypervisor"
 DEBUG_PTR = "vcpu->arch.debug_ptr"  # lifted as a number: 0 is vcpu_debug_state, 1 is external_debug_state
 # state variable: the macros that may name its bit, newest first
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -100,8 +109,16 @@ def _with_pmuv3(value: Term) -> Term:
 
 
 def allowed(s: State) -> Term:
-    """What every state satisfies by the types of the C: debug_owner is one of its enumerators."""
-    return Ne(s.debug_owner, t.const(3, 2)) if "debug_owner" in s.values else t.TRUE
+    """What every state satisfies: debug_owner is one of its enumerators; only a guest with an EL2 has guests."""
+    owner = t.And(*(Ne(s.values[name], t.const(3, 2)) for name in OWNERS.values() if name in s.values))
+    return t.And(owner, Or(Not(s.nested), s.has_nv)) if s.may_nest else owner
+
+
+def _of_nested(s: State) -> dict[str, Term]:
+    """What C variables hold that say whether the guest is a hypervisor, and whether its guest runs."""
+    if not s.may_nest:
+        return {}
+    return {HAS_EL2: s.has_nv, NESTED: s.nested, "cap.ARM64_HAS_FGT": s.has_fgt, INJECTED: t.const(0, 32)}
 
 
 @dataclass(frozen=True)
@@ -162,7 +179,7 @@ class Binding:
         Raises:
             NotUnderstoodError: if a C type has another width than its state variable.
         """
-        found: dict[str, Term] = dict(GIVEN)
+        found: dict[str, Term] = {**GIVEN, **_of_nested(s)}
         for lvalue, variable in lifted.reads.items():
             value = self._read(lifted, lvalue, variable, s)
             if value is not None:
@@ -171,6 +188,8 @@ class Binding:
 
     def _read(self, lifted: Lifted, lvalue: str, variable: Term, s: State) -> Term | None:
         if lvalue in self._by_lvalue:
+            if self._by_lvalue[lvalue] not in s.values:
+                return None  # of nested virtualization, which this kernel does not have
             value = s.values[self._by_lvalue[lvalue]]
             if value.sort != variable.sort:
                 raise NotUnderstoodError(
@@ -183,10 +202,12 @@ class Binding:
             return t.select(bank, t.const(element[1], bank.sort[0]))
         if lvalue == ID_REGISTER:
             return _with_pmuv3(variable | t.const(_ALL_BREAKPOINTS, 64))
+        if lvalue == PMU_COUNTERS and s.may_nest:
+            return t.zero_extend(s.nr_pmu_counters, t.width(variable))
         if lvalue in COUNTED:
             return t.const(0xF, t.width(variable))
-        if lvalue == DEBUG_OWNER and "debug_owner" in s.values:
-            return t.zero_extend(s.debug_owner, t.width(variable))
+        if lvalue in OWNERS and OWNERS[lvalue] in s.values:
+            return t.zero_extend(s.values[OWNERS[lvalue]], t.width(variable))
         if lvalue == DEBUG_PTR:
             return If(s.debug_ptr_external, t.const(1, t.width(variable)), t.const(0, t.width(variable)))
         here = [(name, flag.bit) for name, flag in self.flags.items() if flag.lvalue == lvalue]
@@ -208,13 +229,16 @@ class Binding:
         for lvalue, term in lifted.writes.items():
             value = substitute(term, mapping, done)
             if lvalue in self._by_lvalue:
-                values[self._by_lvalue[lvalue]] = value
+                if self._by_lvalue[lvalue] in s.values:
+                    values[self._by_lvalue[lvalue]] = value
             elif element := element_of(lvalue):
                 elements[element] = value
-            elif lvalue == DEBUG_OWNER:
-                values["debug_owner"] = t.extract(value, 1, 0)
+            elif lvalue == INJECTED:
+                conditions[NOT_INJECTED] = Eq(value, t.const(0, t.width(value)))
+            elif lvalue in OWNERS:
+                values[OWNERS[lvalue]] = t.extract(value, 1, 0)
                 one_of = Or(*(Eq(value, t.const(who, t.width(value))) for who in DebugOwner))
-                conditions["debug_owner is one of its enumerators"] = one_of
+                conditions[f"{OWNERS[lvalue]} is one of its enumerators"] = one_of
             elif lvalue == DEBUG_PTR:
                 own, external = t.const(0, t.width(value)), t.const(1, t.width(value))
                 values["debug_ptr_external"] = Eq(value, external)
@@ -229,12 +253,12 @@ class Binding:
     def models(self, lvalue: str) -> bool:
         """Whether a C lvalue is (part of) a state variable."""
         flags = any(flag.lvalue == lvalue for flag in self.flags.values())
-        named = lvalue in self._by_lvalue or lvalue in (DEBUG_PTR, DEBUG_OWNER)
+        named = lvalue in self._by_lvalue or lvalue in (DEBUG_PTR, INJECTED, *OWNERS)
         return named or flags or element_of(lvalue) is not None
 
     def decides(self, name: str) -> bool:
         """Whether a state variable stands for a C lvalue here, so that only C code changes it."""
-        return name in REGISTERS or name in ("debug_ptr_external", "debug_owner") or name in self.flags
+        return name in REGISTERS or name in ("debug_ptr_external", *OWNERS.values()) or name in self.flags
 
     def stores(self, lifted: Lifted) -> tuple[frozenset[str], tuple[str, ...]]:
         """What a function stores to: state variables, and lvalues that have none."""
@@ -248,8 +272,8 @@ class Binding:
                 variables.add(element[0])
             elif lvalue == DEBUG_PTR:
                 variables.add("debug_ptr_external")
-            elif lvalue == DEBUG_OWNER:
-                variables.add("debug_owner")
+            elif lvalue in OWNERS:
+                variables.add(OWNERS[lvalue])
             elif here:
                 variables |= here
             else:

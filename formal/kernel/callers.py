@@ -56,6 +56,21 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "__vcpu_load_activate_traps": "kvm_vcpu_load_vhe",
     "__vcpu_put_deactivate_traps": "kvm_vcpu_put_vhe",
     "deactivate_traps_vhe_put": "kvm_vcpu_put_sysregs_vhe",
+    # a guest that is a hypervisor
+    "kvm_nested_setup_mdcr_el2": "kvm_arm_setup_mdcr_el2",
+    "kvm_inject_nested":
+        "kvm_inject_nested_irq, kvm_inject_nested_sea, kvm_inject_nested_serror, kvm_inject_nested_sync",
+    "kvm_emulate_nested_eret": "kvm_handle_eret",
+    "kvm_handle_eret": TABLE,
+    "kvm_hyp_handle_eret": TABLE,
+    "fixup_nv_guest_exit": "fixup_guest_exit",
+    "access_mdcr": TABLE,
+    "reset_mdcr": TABLE,
+    "set_pmcr": TABLE,
+    "kvm_arm_set_nr_counters": "kvm_arm_pmu_v3_set_nr_counters, kvm_arm_set_pmu",
+    "kvm_vcpu_load_fgt": "kvm_arch_vcpu_load",
+    "vcpu_fgt": "__compute_fgt, __compute_hdfgwtr, __compute_hfgwtr, __compute_ich_hfgrtr, __compute_ich_hfgwtr,"
+        " macro __activate_fgt, macro vcpu_fgt",
     # the run loop and the world switch
     "kvm_arm_vcpu_enter_exit": "kvm_arch_vcpu_ioctl_run",
     "handle_exit": "kvm_arch_vcpu_ioctl_run",
@@ -87,6 +102,12 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "sysreg_restore_host_state_vhe": "__kvm_vcpu_run_vhe, __hyp_call_panic, -",
     "sysreg_save_guest_state_vhe": "__kvm_vcpu_run_vhe, -",
     "sysreg_restore_guest_state_vhe": "__kvm_vcpu_run_vhe, -",
+    # protected mode
+    "flush_hyp_vcpu": "handle___kvm_vcpu_run",
+    "sync_hyp_vcpu": "handle___kvm_vcpu_run",
+    "flush_debug_state": "flush_hyp_vcpu",
+    "sync_debug_state": "sync_hyp_vcpu",
+    "pvm_init_traps_mdcr": "pkvm_vcpu_init_traps",
     # skipping instructions, exceptions
     "kvm_incr_pc": f"{_EMULATED}, perform_access",
     "kvm_skip_instr": f"{_EMULATED}, perform_access, __kvm_adjust_pc, __kvm_skip_instr",

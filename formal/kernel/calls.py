@@ -18,6 +18,10 @@ from formal.kernel.values import Object, Pointer, Value, from_truth, pointer_to,
 from formal.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
 
 NON_NESTED = "the guest has no EL2 (vcpu_has_nv() is false)"
+REQUESTS = "requests to a vCPU of kvm_make_request() change no state by being made"
+MASKS = "kvm_vcpu_apply_reg_masks() changes no bit: registers have no RES0 and RES1 bits"
+HAS_EL2, NESTED = "guest.has_nv", "guest.nested"  # the state's has_nv and nested, where the tree knows them
+INJECTED = "hw.exception to the guest hypervisor"  # not 0: a function has called kvm_inject_nested_sync
 HYP_CALL = "a hypercall runs the function of its name at EL2 with its arguments"
 TRACE = "tracepoints do not change state"
 LOGGING = "log messages do not change state"
@@ -43,15 +47,16 @@ _COUNTING = (
 _FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "offsetof", "types_compatible_p"))
 # outside KVM: taken by their names
 _LIBRARY = ("copy_from_user", "copy_to_user", "set_bit", "clear_bit", "read_cpuid_id", "arch_local_save_flags",
-            "arch_timer_read_cntpct_el0")  # fmt: skip
+            "arch_timer_read_cntpct_el0", "kvm_make_request")  # fmt: skip
 OUTLINE = "vcpu_load and vcpu_put change the debug state by the parts that they call for it, and by nothing else"
-PROTECTED = "protected mode (pKVM) is off where the hypervisor asks for its own copy of the VM"
+PROTECTED = "what the hypervisor at EL2 has of a VM is an object of its own"
 
 
 class Calls(Statements):
     """Evaluates calls on the machine."""
 
     vhe: bool
+    nests: bool  # the tree has nested virtualization as v6.18 has it, and the host runs at EL2
     capabilities: Mapping[int, str]
     registers: Registers
 
@@ -84,7 +89,7 @@ class Calls(Statements):
         arguments = list(cursor.get_arguments())
         if name in _FOLDED:
             return self._folded(cursor, name)
-        intrinsic = self._intrinsics().get(name)
+        intrinsic = self._intrinsics().get(name) or (self._of_nested().get(name) if self.nests else None)
         if intrinsic is not None:
             if not name.startswith("__") and name not in _LIBRARY:
                 self.reviewed(callee)
@@ -130,9 +135,8 @@ class Calls(Statements):
             "__lift_write_encoded": lambda c, a: self._write_register(c, a[0], self._encoded(a[1], a[2])),
             "has_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "is_kernel_in_hyp_mode": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
-            "vcpu_has_nv": self._no_nested,
-            "forward_debug_exception": self._no_nested,  # its text and the next one's: formal/kernel/reviewed.py
-            "kvm_vcpu_apply_reg_masks": lambda c, a: self._open_value(c, "a register with its RES0 and RES1 bits"),
+            "vcpu_has_nv": self._has_nv,
+            "kvm_vcpu_apply_reg_masks": self._masked,  # its text: formal/kernel/reviewed.py
             "read_sanitised_ftr_reg": self._sanitised,
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
             "copy_from_user": self._copy_from_user,
@@ -147,6 +151,15 @@ class Calls(Statements):
             "print_sys_reg_msg": self._logging,
             "printk": self._logging,
             "_printk": self._logging,
+        }
+
+    def _of_nested(self) -> dict[str, Callable[[Cursor, list[Cursor]], Value | None]]:
+        """What is asked of a guest that may be a hypervisor."""
+        return {
+            "is_hyp_ctxt": lambda c, a: self._asked(c, a, And(t.var(HAS_EL2, BOOL), Not(t.var(NESTED, BOOL)))),
+            "is_nested_ctxt": lambda c, a: self._asked(c, a, t.var(NESTED, BOOL)),
+            "kvm_inject_nested_sync": self._injects,
+            "kvm_make_request": self._requests,
         }
 
     def _folded(self, cursor: Cursor, name: str) -> Term:
@@ -261,10 +274,36 @@ class Calls(Statements):
             return from_truth(t.boolean(self.vhe), clang.bits(cursor.type))
         return from_truth(t.var(f"cap.{name}", BOOL), clang.bits(cursor.type))
 
-    def _no_nested(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+    def _asked(self, cursor: Cursor, arguments: list[Cursor], answer: Term) -> Value:
+        if self._argument(arguments[0]) != Pointer(((TRUE, self.address("vcpu")),)):
+            raise self.refusal(cursor, "asked of another vCPU")
+        return from_truth(answer, clang.bits(cursor.type))
+
+    def _has_nv(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        if self.nests:
+            return self._asked(cursor, arguments, t.var(HAS_EL2, BOOL))
         self._argument(arguments[0])
         self.notes[NON_NESTED] = None
         return t.const(0, clang.bits(cursor.type))
+
+    def _masked(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        """What a register is taken to hold: what was written to it."""
+        self.notes[MASKS] = None
+        return self._argument(arguments[2])
+
+    def _requests(self, cursor: Cursor, arguments: list[Cursor]) -> None:
+        """Something to do before the next entry, such as programming the counters: nothing that is modelled."""
+        for argument in arguments:
+            self._argument(argument)
+        self.notes[REQUESTS] = None
+
+    def _injects(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
+        """An exception for the guest hypervisor: noted, and compared with the operation kvm_inject_nested."""
+        for argument in arguments:
+            self._argument(argument)
+        one = t.const(1, clang.bits(cursor.type))
+        self.store(self._register(INJECTED.removeprefix("hw.")), cursor.type, one, cursor)
+        return one
 
     def _sanitised(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
         encoding = self.integer(arguments[0])

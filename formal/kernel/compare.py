@@ -14,12 +14,12 @@ from typing import Protocol
 from formal import terms as t
 from formal.epochs import Kernel
 from formal.evidence.replay import Seen
-from formal.kernel.binding import BANKS, Binding, Effect
+from formal.kernel.binding import BANKS, NOT_INJECTED, Binding, Effect
 from formal.kernel.front import Lifted
 from formal.operations import Inputs, Operation
 from formal.state import VARIABLES, State
-from formal.terms import BOOL, FALSE, Eq, Sort, Term, Value
-from formal.transitions import reset_debug_ptr, restore_guest_debug_regs, save_guest_debug_regs, setup_mdcr_el2
+from formal.terms import BOOL, FALSE, TRUE, And, Eq, Not, Or, Sort, Term, Value
+from formal.transitions import choose, reset_debug_ptr, restore_guest_debug_regs, save_guest_debug_regs, setup_mdcr_el2
 from formal.walk import evaluate, nodes, substitute
 
 ALL_BANKS = ("hw_bank", *BANKS)
@@ -47,12 +47,27 @@ def equalities(effect: Effect, binding: Binding, s: State, wanted: State) -> Ite
         yield bank, t.And(*(Eq(value, t.select(after, index)) for value, index in zip(got, indices, strict=True)))
 
 
+def unmoved(lifted: Lifted, binding: Binding, s: State) -> Iterator[tuple[str, Term]]:
+    """What must hold for a C function to leave a state alone."""
+    effect = binding.after(lifted, s)
+    yield from equalities(effect, binding, s, s)
+    yield from ((text, holds) for text, holds in effect.side_conditions.items() if text == NOT_INJECTED)
+
+
 Given = Callable[[Lifted, State, Inputs], Mapping[str, Term]]  # the operation's inputs by the names of C variables
 
 
 def nothing(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     """No input has a name in the C."""
     return {}
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """When an operation gives what it handles to a guest hypervisor, and what it is if it does so at another time."""
+
+    when: Callable[[State, Kernel], Term]
+    step: Callable[[State, Kernel, Inputs, Term], State]
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,8 @@ class Counterpart:
 
     Where the operation is more than the function, ``owns`` are the variables that the function decides, ``given`` the
     operation's inputs by the names of the C variables that hold them, ``demands`` what else must hold of the function.
+    With ``forwarding`` the function may give what it handles to a guest hypervisor: the operation, when told that it
+    does, and when the specification says that it does. The function has to leave everything else alone then.
     """
 
     operation: Operation
@@ -90,6 +107,7 @@ class Counterpart:
     owns: frozenset[str] | None = None
     given: Given = nothing
     demands: tuple[tuple[str, Term], ...] = ()
+    forwarding: Forwarding | None = None
 
     def lifted_operation(self) -> Operation:
         """The operation with the C function's effect."""
@@ -108,8 +126,10 @@ class Counterpart:
         return replace(self.operation, step=step)
 
     def _step(self, s: State, k: Kernel, i: Inputs) -> State:
-        by_hand = self.operation.step(s, k, i)
         effect = self._effect(s, i)
+        gone, by_hand = self._gone(effect), self.operation.step(s, k, i)
+        if self.forwarding is not None:
+            by_hand = self.forwarding.step(s, k, i, gone)
         kept = {name: s.values[name] for name in by_hand.values if self._decides(name)}
         opened = {name: i.free(f"C: {name}", sort) for name, sort in self._open(effect, s, i)}
         values = {name: substitute(term, opened) for name, term in effect.values.items()}
@@ -117,7 +137,12 @@ class Counterpart:
             before = values.get(bank, s.values[bank])
             assert isinstance(before.sort, tuple)
             values[bank] = t.store(before, t.const(number, before.sort[0]), substitute(term, opened))
-        return State({**by_hand.values, **kept, **values}, s.vcpu_id, s.cpu_id)
+        done = State({**by_hand.values, **kept, **values}, s.vcpu_id, s.cpu_id)
+        return choose(gone, by_hand, done) if self.forwarding is not None else done
+
+    def _gone(self, effect: Effect) -> Term:
+        """Whether the C function has given what it handles to the guest hypervisor."""
+        return Not(effect.side_conditions.get(NOT_INJECTED, TRUE))
 
     def _effect(self, s: State, i: Inputs) -> Effect:
         return self.binding.after(self.lifted, s, self.given(self.lifted, s, i))
@@ -137,11 +162,19 @@ class Counterpart:
     def differences(self, s: State, k: Kernel, i: Inputs) -> Iterator[tuple[str, Term]]:
         """What must hold for the two to be equal: the name of a state variable, or else a sentence; and a term."""
         by_hand, effect = self.operation.step(s, k, i), self._effect(s, i)
+        gone = self._gone(effect)
         others = {name: s.values[name] for name in by_hand.values if not self._decides(name)}
         wanted = State({**by_hand.values, **others}, s.vcpu_id, s.cpu_id)
         for name, equal in equalities(effect, self.binding, s, wanted):
+            equal = equal if self.forwarding is None else Or(gone, equal)
             yield (name if self._decides(name) else f"{name} stays"), equal
-        yield from effect.side_conditions.items()
+        if self.forwarding is not None:
+            yield "nested", Eq(gone, self.forwarding.when(s, k))
+            alone = And(*(equal for _, equal in equalities(effect, self.binding, s, s)))
+            yield f"{self.lifted.name}() leaves alone what the guest hypervisor gets", Or(Not(gone), alone)
+        for text, condition in effect.side_conditions.items():
+            if self.forwarding is None or text != NOT_INJECTED:
+                yield text, condition
         if self.owns is not None:
             mapping = self._mapping(s, i)
             for text, condition in self.demands:

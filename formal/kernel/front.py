@@ -17,6 +17,7 @@ Whatever is not understood raises ``NotUnderstoodError`` with file, line and rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,19 +25,20 @@ from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 from formal import terms as t
-from formal.kernel import clang, encodings
-from formal.kernel.calls import NON_NESTED, Calls
+from formal.kernel import clang, encodings, signs
+from formal.kernel.calls import Calls
 from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.layout import Layout
 from formal.kernel.machine import Cell, Event, Frame, Obligation, PointerRule
-from formal.kernel.resolve import Resolver
+from formal.kernel.resolve import NESTED, Resolver
 from formal.kernel.tree import KVM, KernelTree, Sources
 from formal.kernel.units import TranslationUnit
 from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, pointer_to
 from formal.terms import BOOL, Term
 from formal.walk import support
 
+TIMERS = re.compile(r"hw\.cnt\w+$")  # not modelled: whether their value is set on every path does not matter
 T = TypeVar("T")
 Mode = Literal["vhe", "nvhe"]
 MASKS = (
@@ -46,15 +48,16 @@ MASKS = (
     "KVM_GUESTDBG_ENABLE KVM_GUESTDBG_SINGLESTEP KVM_GUESTDBG_USE_SW_BP KVM_GUESTDBG_USE_HW "
     "KVM_GUESTDBG_VALID_MASK SYS_OSLSR_OSLK OSLSR_EL1_OSLK SYS_OSLAR_OSLK OSLAR_EL1_OSLK "
     "KVM_ARM64_DEBUG_DIRTY ARMV8_PMU_USERENR_MASK ARMV8_PMU_PMCR_N_SHIFT ARMV8_PMU_PMCR_N_MASK "
-    "KVM_ARM_MAX_DBG_REGS"
+    "KVM_ARM_MAX_DBG_REGS KVM_HOST_DATA_FLAG_L1_VNCR_MAPPED"
 ).split()
+VNCR = "registers that FEAT_NV2 keeps in a page of their own are named as if they were in the context"
 POINTERS: dict[str, PointerRule] = {
     "vcpu->arch.debug_ptr": PointerRule(
         ("vcpu->arch.vcpu_debug_state", "vcpu->arch.external_debug_state"),
         "debug_ptr points to the guest's or to the external debug state (an obligation where it is used)",
     ),
-    "vcpu->arch.ctxt.vncr_array": PointerRule((), NON_NESTED),
-    "percpu.kvm_host_data.host_ctxt.vncr_array": PointerRule((), NON_NESTED),
+    "vcpu->arch.ctxt.vncr_array": PointerRule((), VNCR),
+    "percpu.kvm_host_data.host_ctxt.vncr_array": PointerRule((), VNCR),
     "vcpu->arch.ctxt.__hyp_running_vcpu": PointerRule((), "only the host's context names the running vCPU"),
     "percpu.kvm_host_data.host_ctxt.__hyp_running_vcpu": PointerRule(
         ("vcpu",), "the host's context names the vCPU that runs"
@@ -110,6 +113,7 @@ class _Lifter(Calls):
             objects["percpu.kvm_host_data"] = Object("percpu.kvm_host_data", "percpu", unit.records["kvm_host_data"])
         super().__init__(layout, objects, dict(rules), presets)
         self.program, self.vhe, self.mode = program, mode == "vhe", mode
+        self.nests = self.vhe and program.nests
         self.capabilities, self.registers = program.capabilities, program.registers
         self.breaks = []
 
@@ -160,6 +164,12 @@ class Program:
     def tree(self) -> Sources:
         """Where the source comes from: the kernel tree."""
         return self.resolver.tree
+
+    @property
+    def nests(self) -> bool:
+        """Whether the tree has nested virtualization as it is modelled: from v6.18 on, under VHE."""
+        files = frozenset(file for file, _ in signs.NESTING)
+        return self.keep("nests", lambda: signs.nesting(self.tree).value, lambda _: files)
 
     def preload(self, files: Iterable[str], jobs: int = 2) -> None:
         """Parses files side by side (libclang works outside Python's lock)."""
@@ -275,7 +285,8 @@ def _collected(tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, re
     writes = {machine.names[key]: machine.exported(key, value) for key, value in final.items()}
     pointers = {machine.names[key]: _targets(machine, key, v) for key, v in final.items() if isinstance(v, Pointer)}
     value = result if isinstance(result, Term) else None
-    checked = [*writes.values(), *(o.condition for o in machine.obligations), *([value] if value is not None else [])]
+    ours = [term for lvalue, term in writes.items() if not TIMERS.match(lvalue)]
+    checked = [*ours, *(o.condition for o in machine.obligations), *([value] if value is not None else [])]
     for term in checked:
         for name in support(term):
             if name.startswith("undefined "):
@@ -309,4 +320,6 @@ def load(tree: KernelTree, files: Iterable[str] = (), jobs: int = 2) -> Program:
     registers = encodings.Registers([tree.read("arch/arm64/include/asm/sysreg.h"), tree.generated("asm/sysreg-defs.h")])
     program = Program(Resolver(tree, MASKS), encodings.capability_names(tree.path), registers)
     program.preload(files, jobs)
+    if files and program.nests:
+        program.preload(NESTED, jobs)
     return program

@@ -16,17 +16,17 @@ from formal.arch.registers import KVM_GUESTDBG
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
 from formal.kernel.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
-from formal.kernel.calls import USER_COPY_FAILS
-from formal.kernel.compare import Counterpart, Given, nothing
+from formal.kernel.calls import INJECTED, USER_COPY_FAILS
+from formal.kernel.compare import Counterpart, Forwarding, Given, nothing
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program
 from formal.kernel.front import Mode as FrontMode
 from formal.kernel.reading import Rule
 from formal.kernel.tree import KVM
-from formal.operations import Inputs, Operation
+from formal.operations import Inputs, Operation, nests
 from formal.state import Exit, State
 from formal.terms import FALSE, TRUE, And, Eq, If, Or, Term
-from formal.transitions import OPERATIONS
+from formal.transitions import OPERATIONS, forwards_debug_exception, handles_debug_exception
 from formal.walk import substitute, support
 
 SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", f"{KVM}/handle_exit.c"
@@ -52,10 +52,15 @@ class Handler:
     parts: tuple[Mapping[str, int | str], ...] = ({},)  # memory besides, if one function is for all kinds of register
     reloads: bool = False  # puts and loads the vCPU
     succeeds: Callable[[Lifted], Term | None] = lambda f: None  # exactly when the function returns 0
+    forwarding: Forwarding | None = None  # then it returns 1
 
 
 def _trapped_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     return {"p->regval": i.bits("value"), "p->is_write": i.flag("is_write")}
+
+
+def _trapped_mdcr(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
+    return {"p->regval": i.bits("value")}
 
 
 def _bank_access(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
@@ -152,8 +157,8 @@ HANDLERS: tuple[Handler, ...] = (
         when=lambda k: k.emulates_os_lock and not k.tracks_debug_owner,
     ),
     Handler(
-        "trap_oslar_el1", ("trap_oslar_el1",), SYS_REGS, frozenset(("oslsr_el1",)) | _LOADED, _oslar_write, result=1,
-        when=_by_owner, reloads=True,
+        "trap_oslar_el1", ("trap_oslar_el1",), SYS_REGS, frozenset(("oslsr_el1",)) | _LOADED, _oslar_write,
+        {"p->is_write": 1}, result=1, when=_by_owner, reloads=True,
     ),
     Handler(
         "KVM_SET_ONE_REG OSLSR_EL1", ("set_oslsr_el1",), SYS_REGS, frozenset(("oslsr_el1",)), _oslsr_value,
@@ -174,7 +179,18 @@ HANDLERS: tuple[Handler, ...] = (
     Handler(
         "kvm_handle_guest_debug", ("kvm_handle_guest_debug",), HANDLE_EXIT,
         frozenset(("ss_active_pending", "guest_ss_pending", "pstate")), _syndrome, result=0,
-        finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG}, when=_by_owner,
+        finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG},
+        when=lambda k: k.tracks_debug_owner and not k.nests,
+    ),
+    Handler(
+        "kvm_handle_guest_debug", ("kvm_handle_guest_debug",), HANDLE_EXIT,
+        frozenset(("ss_active_pending", "guest_ss_pending", "pstate")), _syndrome, result=0,
+        finds={"vcpu->run->exit_reason": KVM_EXIT_DEBUG}, when=nests,
+        forwarding=Forwarding(forwards_debug_exception, handles_debug_exception),
+    ),
+    Handler(
+        "access_mdcr", ("access_mdcr",), SYS_REGS, frozenset(("virtual_mdcr_el2",)), _trapped_mdcr,
+        {"p->is_write": 1}, result=1, when=nests,
     ),
     Handler(
         "KVM_SET_GUEST_DEBUG", ("kvm_arch_vcpu_ioctl_set_guest_debug",), GUEST,
@@ -210,21 +226,31 @@ def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler
     demands: list[tuple[str, Term]] = []
     for n, part in enumerate(parts):
         here = TRUE if len(parts) == 1 else Eq(t.var("kind", 2), t.const(n, 2))
+        gone = _forwards(part) if handler.forwarding is not None else FALSE
         if handler.result is not None:
             returned = part.result
-            right = FALSE if returned is None else Eq(returned, t.const(handler.result, t.width(returned)))
+            right = FALSE
+            if returned is not None:
+                zero, one = (t.const(n, t.width(returned)) for n in (handler.result, 1))
+                right = Eq(returned, If(gone, one, zero))
             demands.append((f"{part.name}() returns {handler.result}", Or(t.Not(here), right)))
         for lvalue, number in handler.finds.items():
             value = part.writes.get(lvalue)
             right = FALSE if value is None else Eq(value, t.const(number, t.width(value)))
-            demands.append((f"{part.name}() leaves {lvalue} = {number}", Or(t.Not(here), right)))
+            demands.append((f"{part.name}() leaves {lvalue} = {number}", Or(t.Not(here), gone, right)))
     wanted = handler.succeeds(lifted)
     if wanted is not None:
         zero = FALSE if lifted.result is None else Eq(lifted.result, t.const(0, t.width(lifted.result)))
         right = Or(And(wanted, zero), And(t.Not(wanted), t.Not(zero)))
         demands.append((f"{lifted.name}() returns 0 exactly when it takes what it is given", right))
     given = _while_loaded(program, binding, handler.given, k.vhe) if handler.reloads else handler.given
-    return Counterpart(operation, lifted, binding, handler.owns, given, tuple(demands))
+    return Counterpart(operation, lifted, binding, handler.owns, given, tuple(demands), handler.forwarding)
+
+
+def _forwards(f: Lifted) -> Term:
+    """Whether a function has given what it handles to the guest hypervisor."""
+    word = f.writes.get(INJECTED)
+    return FALSE if word is None else t.Not(Eq(word, t.const(0, t.width(word))))
 
 
 def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -> Given:

@@ -13,7 +13,7 @@ from typing import Any
 
 from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import ON_CPU, UNMODELLED, Binding, Flag, flags_of
+from formal.kernel.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, flags_of
 from formal.kernel.compare import equalities
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Argument, Lifted, Program
@@ -31,7 +31,10 @@ _GUEST_CONTEXT = "vcpu->arch.ctxt"
 _SPSR = ("hw.spsr_el2", "hw.spsr_el1")  # SPSR_EL2 as nVHE and as VHE code spells it
 _ELR = ("hw.elr_el2", "hw.elr_el1")
 _PC = "vcpu->arch.ctxt.regs.pc"
+_MODE, _EL2_AT_EL1 = 0x1F, {0b1000: 0b0100, 0b1001: 0b0101}  # PSTATE.M: EL2t is EL1t, EL2h is EL1h
 _SS, _M4, _BTYPE = 1 << 21, 1 << 4, 3 << 10  # PSTATE.SS, AArch32 state, PSTATE.BTYPE (Arm ARM C5.2)
+_CPU, _FLAGS = "current->thread_info.cpu", "percpu.kvm_host_data.flags"
+_MAPPED = "KVM_HOST_DATA_FLAG_L1_VNCR_MAPPED"  # a bit of the latter; kvm_vcpu_put_hw_mmu clears it
 _SIDELINED = ("cap.ARM64_WORKAROUND_2077057",)  # an erratum that is not modelled: as on a CPU without it
 
 Demands = Callable[[Lifted, State, Mapping[str, Term]], Iterator[tuple[str, Term]]]
@@ -75,8 +78,16 @@ def _deactivating(k: Kernel) -> tuple[str, ...]:
 
 
 def _at_entry(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
-    """The guest starts with its own PSTATE; a value that would mean EL2 is replaced, which no operation sets."""
+    """The guest starts with its own PSTATE; a value that would mean EL2 is replaced, which no operation sets.
+
+    A guest hypervisor's EL2 is EL1 in hardware (FEAT_NV).
+    """
     spsr = next((values[name] for name in _SPSR if name in values), None)
+    if s.may_nest and spsr is not None:
+        for virtual, real in _EL2_AT_EL1.items():
+            there = Eq(s.pstate.raw & t.const(_MODE, 64), t.const(virtual, 64))
+            same = Eq(spsr, (s.pstate.raw & t.const(~_MODE, 64)) | t.const(real, 64))
+            yield f"SPSR_EL2 holds PSTATE of a guest at EL2 ({virtual:#x})", Or(Not(there), same)
     privileged = And(Eq(s.pstate.raw & t.const(_M4, 64), t.const(0, 64)),
                      Not(t.ult(s.pstate.raw & t.const(0xF, 64), t.const(8, 64))))  # fmt: skip
     entered = t.FALSE if spsr is None else Eq(spsr, s.pstate.raw)
@@ -215,18 +226,24 @@ def _first(program: Program, k: Kernel, names: tuple[str, ...], arguments: Mappi
 
 
 def conditions(
-    component: Component, function: Lifted, binding: Binding, s: State, k: Kernel
+    component: Component, function: Lifted, binding: Binding, s: State, k: Kernel, constants: Mapping[str, int]
 ) -> Iterator[tuple[str, Term]]:
     """What must hold for a component and its C function to be equal: a state variable or a sentence, and a term.
 
     Other bits of the flags words are left out: there the hypervisor keeps flags that are not modelled.
+
+    Args:
+        constants: the values of macros of the tree.
     """
-    given = component.given(function, s)
+    given = {**component.given(function, s), **(_unbroken(function, constants) if k.nests else {})}
     effect = binding.after(function, s, given)
     for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
         if component not in SKIPS or name != "pstate":
             yield name, equal
+    yield from ((text, holds) for text, holds in effect.side_conditions.items() if text == NOT_INJECTED)
     mapping = binding.before(function, s) | dict(given)
+    if function.returns is not t.TRUE:
+        yield f"{function.name}() returns", substitute(function.returns, mapping)
     values = {lvalue: substitute(value, mapping) for lvalue, value in function.writes.items()}
     yield from component.demands(function, s, values)
 
@@ -239,11 +256,20 @@ def part_of(component: Component, function: Lifted, binding: Binding) -> Part | 
     return Part(component.part, function, binding, component.by_hand, component.given, more)
 
 
-def refuse_unfit(function: Lifted) -> None:
-    """A function that does not return, or returns something, is not what the component describes.
+def _unbroken(function: Lifted, constants: Mapping[str, int]) -> dict[str, Term]:
+    """What BUG_ONs of nested virtualization ask for: a CPU that exists, nothing mapped for the guest's own guest."""
+    found: dict[str, Term] = {name: t.const(0, t.width(v)) for name, v in function.reads.items() if name == _CPU}
+    flags = function.reads.get(_FLAGS)
+    if flags is not None and _MAPPED in constants:
+        found[_FLAGS] = flags & t.const(~(1 << constants[_MAPPED]), t.width(flags))
+    return found
+
+
+def refuse_unfit(function: Lifted, k: Kernel) -> None:
+    """A function that does not return is not what the component describes; with nested virtualization it is asked.
 
     Raises:
         NotUnderstoodError: if it does not always return.
     """
-    if function.returns is not t.TRUE:
+    if function.returns is not t.TRUE and not k.nests:
         raise NotUnderstoodError(function.file, function.line, f"{function.name}() does not return on every path")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from formal import terms as t
 from formal.kernel.binding import PENDING
+from formal.kernel.calls import HAS_EL2
 from formal.kernel.front import OUTLINED
 from formal.kernel.reading import (
     ARM_C,
@@ -25,8 +26,8 @@ from formal.kernel.reading import (
     truth,
 )
 from formal.kernel.skeleton import Skeleton
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
-from formal.transitions import RESET_PSTATE
+from formal.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
+from formal.transitions import RESET_PSTATE, RESET_PSTATE_EL2
 from formal.walk import nodes
 
 _WIDTH_TESTS = ("vcpu_el1_is_32bit", "test_bit", "generic_test_bit")  # asked by kvm_reset_vcpu
@@ -130,8 +131,12 @@ class Lifecycle(Reader):
         yield from self.when(f, f"= {PSTATE}", TRUE, done)
         aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
         value = stored[0].result
-        right = FALSE if value is None else Eq(value, t.const(RESET_PSTATE, t.width(value)))
-        says = f"{f.function}() resets PSTATE to {RESET_PSTATE:#x}"
+        right, says = FALSE, f"{f.function}() resets PSTATE to {RESET_PSTATE:#x}"
+        if value is not None:
+            at_el1, at_el2 = (t.const(number, t.width(value)) for number in (RESET_PSTATE, RESET_PSTATE_EL2))
+            right = Eq(value, at_el1)
+            if self.k.nests:
+                right, says = Eq(value, If(t.var(HAS_EL2, BOOL), at_el2, at_el1)), f"{says}, or {RESET_PSTATE_EL2:#x}"
         yield Rule(says, stored[0].file, stored[0].line, Or(right, aarch32, Not(stored[0].guard)))
 
         if self.k.defers_pc_adjustment:

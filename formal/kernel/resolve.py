@@ -19,10 +19,12 @@ from formal.kernel.tree import KVM, KernelTree, Sources
 from formal.kernel.units import TranslationUnit
 
 LOGGING = ("print_sys_reg_msg",)  # what they print does not matter
+READ = ("kvm_inject_nested",)  # by its calls (nesting.py)
 _HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
 _HYP = "debug-sr sysreg-sr switch".split()
 _SHARED = (f"{KVM}/hyp/exception.c", f"{KVM}/hyp/aarch32.c")  # compiled once into each hypervisor
 HOST = tuple(f"{KVM}/{name}.c" for name in _HOST)
+NESTED = (f"{KVM}/nested.c", f"{KVM}/emulate-nested.c")  # of the host; looked at last, and for definitions only
 HYP = {mode: (*(f"{KVM}/hyp/{mode}/{name}.c" for name in _HYP), *_SHARED) for mode in ("vhe", "nvhe")}
 
 
@@ -82,6 +84,12 @@ class Resolver:
             if key[0] == file or path in included:
                 del self._units[key]
 
+    def release(self, hyp: str) -> None:
+        """Lets go of the files of a hypervisor (``vhe`` or ``nvhe``); they are parsed again if they are needed."""
+        for key in [key for key in self._units if key[1] == hyp]:
+            del self._units[key]
+        self._preambles.pop(hyp, None)
+
     def functions_of(self, file: str) -> list[str]:
         """The functions defined in the text of a file itself, not in headers."""
         path = str(self.tree.path / file)
@@ -90,7 +98,7 @@ class Resolver:
 
     def find(self, name: str, mode: str, file: str | None = None) -> tuple[TranslationUnit, Cursor]:
         """A function by name: in a file, or in the first that defines it."""
-        for candidate in [file] if file is not None else [*HOST, *HYP[mode]]:
+        for candidate in [file] if file is not None else [*HOST, *HYP[mode], *NESTED]:
             if file is None and not self._mentions(candidate, name):
                 continue
             unit = self.unit(candidate, mode)
@@ -117,7 +125,8 @@ class Resolver:
         if file not in self._texts:
             path = self.tree.path / file
             self._texts[file] = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        return re.search(rf"\b{name}\s*\(", self._texts[file]) is not None
+        start = r"(?m)^(?:\w[^;\n{]*[ *])?" if file in NESTED else r"\b"
+        return re.search(rf"{start}{name}\s*\(", self._texts[file]) is not None
 
     def definition(self, callee: Cursor, cursor: Cursor, mode: str) -> Cursor | None:
         """The definition of a function that is called, or ``None``.
@@ -132,7 +141,7 @@ class Resolver:
             return None
         caller = clang.file_of(cursor)
         within = next((hyp for (_, hyp), u in self._units.items() if cursor.translation_unit in u.handles), None)
-        for file in HYP["nvhe"] if within == "nvhe" else (*HOST, *HYP[mode if within is None else within]):
+        for file in HYP["nvhe"] if within == "nvhe" else (*HOST, *HYP[mode if within is None else within], *NESTED):
             if not self._mentions(file, callee.spelling):
                 continue
             found = self.unit(file, mode).functions.get(callee.spelling)
@@ -155,7 +164,9 @@ class Resolver:
             forms.known().check(callee.spelling, text, file, line)
             self._reviewed.add((callee.spelling, file, line))
             for inner in definition.walk_preorder() if callee.spelling not in LOGGING else ():
-                if inner.kind == Kind.CALL_EXPR and inner.referenced is not None and inner.referenced != callee:
+                if inner.kind != Kind.CALL_EXPR or inner.referenced is None or inner.referenced == callee:
+                    continue
+                if inner.referenced.spelling not in READ:
                     self.reviewed(inner.referenced)
 
     def source(self, cursor: Cursor) -> tuple[str, int, str]:

@@ -15,6 +15,7 @@ from formal.kernel.binding import Flag
 from formal.kernel.emulation import Emulation
 from formal.kernel.front import Program
 from formal.kernel.lifecycle import Lifecycle
+from formal.kernel.nesting import Nesting
 from formal.kernel.reading import (
     ARM_C,
     CLEAR,
@@ -198,3 +199,4 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag]) -> Iterator[Ru
     yield from (*life.initialisation(), *life.creation(), *life.load_and_put(), *life.reset())
     yield from (*loop.run_loop(), *loop.world_switch())
     yield from (*between.program_counter(), *between.pmuserenr(), *between.exits())
+    yield from Nesting(program, k, flags).rules()

@@ -20,9 +20,10 @@ from formal.kernel.tree import KVM, Sources
 MEMBERS = frozenset((
     "mdcr_el2", "mdcr_el2_host", "guest_debug", "debug_ptr", "external_debug_state", "vcpu_debug_state",
     "guest_debug_preserved", "host_debug_state", "debug_owner", "external_mdscr_el1", "pstate", "nr_event_counters",
+    "nr_pmu_counters",
 ))  # fmt: skip
 BANKS = frozenset(("dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr"))
-GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1"))
+GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1", "MDCR_EL2", "HCR_EL2"))
 FLAGS = frozenset((
     "DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY", "HOST_SS_ACTIVE_PENDING",
     "GUEST_SS_ACTIVE_PENDING",

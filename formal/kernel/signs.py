@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.tree import KVM, KernelTree, Sources
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 _SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
@@ -27,7 +27,7 @@ class Sign:
     line: int
 
 
-def source(tree: KernelTree, name: str) -> str | None:
+def source(tree: Sources, name: str) -> str | None:
     """The text of a file, comments blanked; None if the tree has none."""
     if not (tree.path / name).is_file():
         return None
@@ -84,6 +84,19 @@ def _field(tree: KernelTree, pattern: str) -> int | None:
     return text[: found.start()].count("\n") + 1 if found else None
 
 
+NESTING = ((f"{KVM}/nested.c", "kvm_nested_setup_mdcr_el2"), (f"{KVM}/debug.c", "kvm_nested_setup_mdcr_el2"),
+           (f"{KVM}/config.c", "__compute_hdfgwtr"))  # fmt: skip
+
+
+def nesting(tree: Sources) -> Sign:
+    """Whether nested virtualization is as from v6.18 on: one of the functions that it brought is named."""
+    for file, name in NESTING:
+        text = source(tree, file) or ""
+        if found := re.search(rf"\b{name}\s*\(", text):
+            return Sign("nested_virtualization", True, file, text[: found.start()].count("\n") + 1)
+    return Sign("nested_virtualization", False, NESTING[0][0], 0)
+
+
 def read(tree: KernelTree) -> tuple[Sign, ...]:
     """The behaviours of a tree that its lifted functions do not decide.
 
@@ -118,6 +131,7 @@ def read(tree: KernelTree) -> tuple[Sign, ...]:
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")
     signs.append(Sign("vhe_reads_boot_mdcr", "kvm_arm_init_debug" not in body, file, line))
+    signs.append(nesting(tree))
     if owner is not None:  # protected mode: what its hypervisor takes over of the host's copy at each entry
         flush = r.body(f"{KVM}/hyp/nvhe/hyp-main.c", "flush_debug_state")
         for behaviour, member in (("debug_owner", "debug_owner"), ("external_mdscr", "external_mdscr_el1")):

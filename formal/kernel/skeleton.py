@@ -187,6 +187,11 @@ class _Walker(_Lifter):
             return from_truth(t.var(name, BOOL), clang.bits(kind))
         return t.var(name, clang.bits(kind)) if clang.is_integer(kind) else None
 
+    def _unknown(self, key: Cell, kind: Type) -> Value:
+        """What a local variable holds whose address has been passed on before it is set: anything."""
+        value = self._anything(kind, key[0].name) if key[0] in self.escaped else None
+        return super()._unknown(key, kind) if value is None else value
+
     def _reachable(self) -> Iterator[Cell]:
         return (key for key in self.initial if key[0].place not in ("local", "text") or key[0] in self.escaped)
 

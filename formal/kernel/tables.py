@@ -24,7 +24,7 @@ _ENCODING = ("Op0", "Op1", "CRn", "CRm", "Op2")
 _CLASSES = 64  # of ESR_EL2.EC
 # ESR_EL2.EC (Arm ARM D24): debug exceptions from a lower Exception level; trapped MSR, MRS and system instructions
 _DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
-_SYS64 = 0x18
+_SYS64, _ERET = 0x18, 0x1A
 Encoding = tuple[int, int, int, int, int]
 Cell = str | int | None  # a function's name, a number, NULL
 
@@ -131,6 +131,7 @@ def check(program: Program, k: Kernel) -> list[str]:
     problems = [f"{SYS_REGS}:{line}: {text}" for line, text in _registers(program, k, entries)]
     handlers = exit_handlers(program)
     wanted = dict.fromkeys(_DEBUG_CLASSES, "kvm_handle_guest_debug") | {_SYS64: "kvm_handle_sys_reg"}
+    wanted |= {_ERET: "kvm_handle_eret"} if k.nests else {}
     for number in range(_CLASSES):
         handler, line = handlers.get(number, (None, 0))
         name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
@@ -154,6 +155,9 @@ def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[st
             getter = {"get_user": f"get_{of}", "__get_user": f"get_{of}"}
             found[2, 0, 0, number, op2] = {"access": f"trap_{of}", "reset": f"reset_{of}", "reg": 0, "val": 0,
                                            "set_user": f"set_{of}", **getter}  # fmt: skip
+    if k.nests:
+        found[3, 4, 1, 1, 1] = {"access": "access_mdcr", "reset": "reset_mdcr", "reg": registers["MDCR_EL2"], "val": 0,
+                                **{cell: None for cell in plain if cell != "visibility"}}  # fmt: skip
     if k.emulates_os_lock:
         found[2, 0, 1, 0, 4] = {"access": "trap_oslar_el1", "reset": None, "reg": 0, "val": 0, **plain}
         found[2, 0, 1, 1, 4] = {"access": "trap_oslsr_el1", "reset": "reset_val", "reg": registers["OSLSR_EL1"],
@@ -166,7 +170,7 @@ def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[st
 def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Iterator[tuple[int, str]]:
     numbers = program.resolver.unit(SYS_REGS).enums.get("vcpu_sysreg", {})
     registers = {name: number for number, name in numbers.items()}
-    expected = _expected(k, {name: registers.get(name, -1) for name in ("MDSCR_EL1", "OSLSR_EL1")})
+    expected = _expected(k, {name: registers.get(name, -1) for name in ("MDSCR_EL1", "OSLSR_EL1", "MDCR_EL2")})
     modelled = {cells["reg"] for cells in expected.values() if cells["reg"]}
     ours = {str(c) for cells in expected.values() for c in cells.values() if isinstance(c, str)} - {
         "trap_raz_wi",

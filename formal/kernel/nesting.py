@@ -1,0 +1,200 @@
+"""Guests that are hypervisors (from v6.18, under VHE): what is read of the C besides the lifted functions.
+
+``vcpu_has_nv``, ``is_hyp_ctxt`` and ``is_nested_ctxt`` have open answers wherever functions are lifted (``calls.py``),
+so debug.c, the handlers and the world switch are compared for guests with and without an EL2. Here are the rules for
+what switches between a guest hypervisor and its guest, and for what decides which of them gets a trapped access.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from formal import terms as t
+from formal.kernel import forms, signs
+from formal.kernel.binding import PMU_COUNTERS
+from formal.kernel.calls import HAS_EL2
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.front import Program
+from formal.kernel.reading import ARM_C, PSTATE, Reader, Rule, nonzero
+from formal.kernel.tree import KVM, KernelTree
+from formal.terms import BOOL, FALSE, And, Eq, Not, Or, Term
+from formal.walk import nodes
+
+EMULATE, SYS_REGS = f"{KVM}/emulate-nested.c", f"{KVM}/sys_regs.c"
+# Read by a person, by their text: what is not here is lifted, or read by its calls.
+REVIEWED: dict[str, tuple[str, ...]] = {
+    EMULATE: ("triage_sysreg_trap", "compute_trap_behaviour", "__compute_trap_behaviour", "get_behaviour",
+              "get_trap_config", "populate_nv_trap_config", "populate_sysreg_config", "kvm_inject_el2_exception"),
+    f"{KVM}/config.c": ("__compute_hdfgwtr", "__compute_fgt", "kvm_vcpu_load_fgt", "__compute_hfgwtr"),
+    f"{KVM}/hyp/vhe/switch.c": ("kvm_hyp_handle_eret", "fixup_nv_guest_exit"),
+    f"{KVM}/handle_exit.c": ("kvm_handle_eret",),
+    f"{KVM}/pmu-emul.c": ("kvm_arm_set_nr_counters",),
+    SYS_REGS: ("set_pmcr",),
+}  # fmt: skip
+# emulate-nested.c, the trap controls of a guest hypervisor: group, what it is made of (Arm ARM D24.3, MDCR_EL2)
+_CONTROLS = ("TDE", "TDA", "TDOSA")
+_GROUPS = {"TDE_TDA": ("TDE", "TDA"), "TDE_TDOSA": ("TDE", "TDOSA")}
+_BANKS = ("DBGBVRn", "DBGBCRn", "DBGWVRn", "DBGWCRn")
+_TRAPPED = {"SYS_MDSCR_EL1": "TDE_TDA", "SYS_OSLAR_EL1": "TDE_TDOSA"} | {
+    f"SYS_{bank}_EL1({n})": "TDE_TDA" for bank in _BANKS for n in range(16)
+}
+_MACROS = ("SR_TRAP", "SR_RANGE_TRAP", "MCB")
+_DIRECT = ("kvm_inject_el2_exception", "vcpu_el2_e2h_is_set", "vcpu_el2_tge_is_set")
+_M, _EL0T, _EL2 = 0x1F, 0b0000, (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0t, EL2t, EL2h
+
+
+class Nesting(Reader):
+    """Rules of what switches between a guest hypervisor and its guest."""
+
+    def rules(self) -> Iterator[Rule]:
+        """All rules; none for a kernel in which no guest has an EL2.
+
+        Raises:
+            NotUnderstoodError: if a function is missing, or one that is reviewed is not as known.
+        """
+        if self.k.nests:
+            review(self.program)
+            yield from (*self._inject(), *self._eret(), *self._exit(), *self._fine_grained(), *self._registers())
+
+    def _inject(self) -> Iterator[Rule]:
+        """kvm_inject_nested: what is pending is committed, and the exception is entered between a put and a load."""
+        f = self.read("kvm_inject_nested", EMULATE, _DIRECT)
+        enters, adjusts = "kvm_inject_el2_exception", "__kvm_adjust_pc"
+        chain = [adjusts, "kvm_arch_vcpu_put", enters, adjusts, "kvm_arch_vcpu_load"]
+        yield from self.exactly(f, [enters, *chain], _DIRECT[1:])
+        calls = [c for c in f.calls if c.name in (enters, *chain)]
+        if [c.name for c in calls] != [enters, *chain]:
+            return
+        has_el2 = t.var(HAS_EL2, BOOL)
+        words = {v for v in nodes((calls[0].guard,)) if v.op == "var" and v.data == PSTATE}
+        asked = {c.name: c for c in f.named(*_DIRECT[1:])}
+        if len(words) != 1 or len(asked) != 2 or len(f.named(*_DIRECT[1:])) != 2:
+            yield Rule(f"{f.function}() asks whether the guest hypervisor itself runs", f.file, f.line, FALSE)
+            return
+        mode = words.pop() & t.const(_M, 64)
+        host_user = And(*(nonzero(c.result) for c in asked.values() if c.result is not None))
+        user = And(Eq(mode, t.const(_EL0T, 64)), host_user)
+        direct = Or(user, *(Eq(mode, t.const(number, 64)) for number in _EL2))
+        for call in calls:
+            wanted = And(has_el2, direct if call is calls[0] else Not(direct))
+            says = f"{f.function}() calls {call.name}() under the condition of the specification"
+            yield Rule(says, call.file, call.line, And(Or(Not(call.guard), wanted), Or(Not(wanted), call.guard)))
+
+    def _eret(self) -> Iterator[Rule]:
+        """kvm_emulate_nested_eret: PSTATE is SPSR_EL2, as far as that is legal, between a put and a load."""
+        checks, injects = "kvm_check_illegal_exception_return", "kvm_inject_nested_sync"
+        f = self.read("kvm_emulate_nested_eret", EMULATE, (checks, injects))
+        chain = ["kvm_arch_vcpu_put", f"= {PSTATE}", "kvm_arch_vcpu_load"]
+        yield from self.exactly(f, [checks, injects, *chain])
+        if [c.name for c in f.calls if c.name in (checks, injects, *chain)] != [checks, injects, *chain]:
+            return
+        refused, stored, legal = f.named(injects)[0], f.named(chain[1])[0], f.named(checks)[0]
+        for name in chain:
+            yield from self.when(f, name, Not(refused.guard))
+        right = stored.result is not None and stored.result == legal.result
+        yield Rule(f"{f.function}() stores what {checks}() gives", stored.file, stored.line, t.boolean(right))
+
+    def _exit(self) -> Iterator[Rule]:
+        """After an exit, PSTATE shows the guest hypervisor at its EL2 again."""
+        name = "fixup_nv_guest_exit"
+        f = self.read("fixup_guest_exit", more=(name,))
+        calls = f.named(name)
+        if len(calls) != 1:
+            yield Rule(f"{f.function}() calls {name}()", f.file, f.line, FALSE)
+        yield from self.when(f, name, t.var(HAS_EL2, BOOL))
+        order = [c.name for c in f.calls if c.name in ("synchronize_vcpu_pstate", name, "__fixup_guest_exit")]
+        right = order[1:2] == [name]
+        yield Rule(f"{name}() is called when PSTATE has been saved", f.file, f.line, t.boolean(right))
+
+    def _fine_grained(self) -> Iterator[Rule]:
+        """kvm_arch_vcpu_load chooses the fine-grained traps before VHE writes them."""
+        name, writes = "kvm_vcpu_load_fgt", "kvm_vcpu_load_vhe"
+        f = self.read("kvm_arch_vcpu_load", ARM_C, (name,))
+        order = [c.name for c in f.calls if c.name in (name, writes)]
+        yield Rule(
+            f"{f.function}() calls {name}(), then {writes}()", f.file, f.line, t.boolean(order == [name, writes])
+        )
+        yield from self.when(f, name, t.TRUE)
+        for call in f.named(name):
+            right = call.arguments[:1] == (f.place("vcpu"),)
+            yield Rule(f"{name}() is called with vcpu", call.file, call.line, t.boolean(right))
+        g = self.program.lift("__vcpu_load_activate_traps", self.mode)
+        chosen = [v for lvalue, v in g.reads.items() if re.fullmatch(r"vcpu->arch\.fgt\[\w+\]\.w", lvalue)]
+        after = g.writes.get("hw.hdfgwtr_el2")
+        enumerators = self.program.resolver.unit(ARM_C).enums.get("fgt_group_id", {})
+        group = next((number for number, spelled in enumerators.items() if spelled == "HDFGRTR_GROUP"), None)
+        wanted = [v for v in chosen if v.data in (f"vcpu->arch.fgt[{group}].w", "vcpu->arch.fgt[HDFGRTR_GROUP].w")]
+        has_fgt = t.var("cap.ARM64_HAS_FGT", BOOL)
+        holds = Or(Not(has_fgt), Eq(after, wanted[0])) if after is not None and len(wanted) == 1 else FALSE
+        yield Rule(f"{g.name}() writes the fine-grained traps that were chosen", g.file, g.line, holds)
+
+    def _registers(self) -> Iterator[Rule]:
+        """The guest hypervisor's MDCR_EL2: reset to all counters, given to a read."""
+        lvalue = "vcpu->arch.ctxt.sys_regs[MDCR_EL2]"
+        f = self.program.lift("reset_mdcr", self.mode, file=SYS_REGS, memory={"r->reg": "MDCR_EL2"})
+        counters, after = f.reads.get(PMU_COUNTERS), f.writes.get(lvalue)
+        right: Term = FALSE
+        if counters is not None and after is not None and f.returns is t.TRUE:
+            right = Eq(after, t.zero_extend(counters, 64))
+        yield Rule(f"{f.name}() lets the guest hypervisor have all counters", f.file, f.line, right)
+        f = self.program.lift("access_mdcr", self.mode, file=SYS_REGS, memory={"p->is_write": 0})
+        before, answer = f.reads.get(lvalue), f.writes.get("p->regval")
+        right = Eq(answer, before) if before is not None and answer is not None and lvalue not in f.writes else FALSE
+        yield Rule(f"{f.name}() gives MDCR_EL2 to a read", f.file, f.line, right)
+
+
+def review(program: Program) -> None:
+    """Refuses functions and table entries that nobody has read.
+
+    Raises:
+        NotUnderstoodError: at the first of them.
+    """
+    tree = program.tree
+    assert isinstance(tree, KernelTree)
+    for file, names in REVIEWED.items():
+        whole = signs.source(tree, file) or ""
+        for name in names:
+            if (found := signs.body(whole, name)) is None:
+                raise NotUnderstoodError(file, 0, f"{name}() is not defined here, and the model needs it")
+            forms.known().check(name, found[0], file, found[1])
+    _review_tables(tree)
+
+
+def _review_tables(tree: KernelTree) -> None:
+    """Which trap control of a guest hypervisor is whose: the entries for the registers that are modelled."""
+    text = signs.source(tree, EMULATE) or ""
+
+    def line(at: int) -> int:
+        return text[:at].count("\n") + 1
+
+    def one(pattern: str, what: str) -> re.Match[str]:
+        found = list(re.finditer(pattern, text))
+        if len(found) != 1:
+            place = line(found[-1].start()) if found else 0
+            raise NotUnderstoodError(EMULATE, place, f"{what}: {len(found)} entries, expected one")
+        return found[0]
+
+    odd = re.search(r"(?m)^[ \t]*#[ \t]*(if|undef|define[ \t]+(SYS|CGT|MDCR|BEHAVE)_)", text)
+    if odd:
+        raise NotUnderstoodError(EMULATE, line(odd.start()), "preprocessor directives around the trap tables")
+    for macro in _MACROS:
+        define = one(rf"(?m)^#define {macro}\(", macro)
+        forms.known().check(macro, forms.macro_text(text, line(define.start())), EMULATE, line(define.start()))
+    for control in _CONTROLS:
+        name = f"CGT_MDCR_{control}"
+        entry = one(rf"\[{name}\]\s*=\s*\{{([^}}]*)\}}", name)
+        wanted = {".index": "MDCR_EL2", ".value": f"MDCR_EL2_{control}", ".mask": f"MDCR_EL2_{control}"}
+        fields = dict(re.findall(r"(\.\w+)\s*=\s*([\w |]+)", entry[1]))
+        behaves = fields.pop(".behaviour", "").split()
+        allowed = ({"BEHAVE_FORWARD_RW"}, {"BEHAVE_FORWARD_RW", "|", "BEHAVE_FORWARD_IN_HOST_EL0"})
+        if {k: v.strip() for k, v in fields.items()} != wanted or set(behaves) not in allowed:
+            raise NotUnderstoodError(EMULATE, line(entry.start()), f"{name} is not as in the kernels known")
+    for group, parts in _GROUPS.items():
+        entry = one(rf"MCB\(\s*CGT_MDCR_{group}\s*,([^)]*)\)", f"CGT_MDCR_{group}")
+        if [part.strip() for part in entry[1].split(",")] != [f"CGT_MDCR_{part}" for part in parts]:
+            raise NotUnderstoodError(EMULATE, line(entry.start()), f"CGT_MDCR_{group} is not as in the kernels known")
+    for register, group in _TRAPPED.items():
+        entry = one(rf"\bSR_TRAP\(\s*{re.escape(register)}\s*,\s*(\w+)\s*\)", register)
+        if entry[1] != f"CGT_MDCR_{group}":
+            raise NotUnderstoodError(EMULATE, line(entry.start()), f"{register} is trapped by {entry[1]}")
