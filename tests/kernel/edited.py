@@ -10,6 +10,7 @@ from formal.epochs import Mode
 from formal.kernel.behaviours import DEBUG_C
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.front import Program, load
+from formal.kernel.lexer import tokens
 from formal.kernel.scan import check
 from formal.kernel.signs import read
 from formal.kernel.tree import KernelTree
@@ -44,16 +45,21 @@ class Copy:
         """The file with something replaced in it."""
         path = self.tree.path / file
         text = changed = path.read_text()
+        touched: set[str] = set()
         for old, new in edits.items():
             assert old in changed, f"{file} does not contain {old!r}"
+            first = changed[: changed.find(old)].count("\n") + 1
+            touched |= {w.function for w in tokens(changed) if first <= w.line <= first + old.count("\n")}
             changed = changed.replace(old, new, 1)
+        known = file.endswith(".c") and all(map(str.isidentifier, touched))
+        inside = touched if known else None  # else all that is made of the tree
         path.write_text(changed)
-        self.program.forget(file)
+        self.program.forget(file, inside)
         try:
             yield
         finally:
             path.write_text(text)
-            self.program.forget(file)
+            self.program.forget(file, inside)
 
     def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
         """The tree as it is now."""

@@ -1,0 +1,205 @@
+"""A tree with nested virtualization (v7.3): its C for guests that are hypervisors, told from edits of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from formal.epochs import Mode
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.tree import KVM, KernelTree
+from formal.treejob import DEBUG_C
+from tests.kernel.edited import Copy
+from tests.kernel.test_newest import ARM, EXIT, FILES_EDITED, REGS
+
+NESTED, EMULATE, CONFIG = (f"{KVM}/{name}.c" for name in ("nested", "emulate-nested", "config"))
+VHE_SWITCH, COUNTERS, QUESTIONS = f"{KVM}/hyp/vhe/switch.c", f"{KVM}/pmu-emul.c", "arch/arm64/include/asm/kvm_emulate.h"
+FILES = (NESTED, EMULATE, CONFIG, VHE_SWITCH, COUNTERS, QUESTIONS)
+_ADDS = "\tif (is_nested_ctxt(vcpu))\n\t\tvcpu->arch.mdcr_el2 |= (guest_mdcr & NV_MDCR_GUEST_INCLUDE);\n"
+_FORCES = "\telse if (!cpus_have_final_cap(ARM64_HAS_FGT))\n\t\tvcpu->arch.mdcr_el2 |= MDCR_EL2_TDA;\n"
+_CALLS = "\tif (vcpu_has_nv(vcpu))\n\t\tkvm_nested_setup_mdcr_el2(vcpu);\n"
+_WRITES = "\tif (has_vhe())\n\t\twrite_sysreg(vcpu->arch.mdcr_el2, mdcr_el2);\n"
+_CLAMPS = """		hpmn = vcpu->kvm->arch.nr_pmu_counters;
+		u64p_replace_bits(&val, hpmn, MDCR_EL2_HPMN);
+"""
+_COMMITS = "\t__kvm_adjust_pc(vcpu);\n\n\tkvm_arch_vcpu_put(vcpu);\n"
+_RETURNS = "\t*vcpu_cpsr(vcpu) = spsr;\n"
+# name: file, what is replaced by what, the claim that is lost
+BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
+    "the hypervisor's traps left out": (
+        NESTED, {_ADDS: "\tif (is_nested_ctxt(vcpu))\n\t\tguest_mdcr = 0;\n"}, "hypervisor_traps_are_set"),
+    "nobody asks for them": (DEBUG_C, {_CALLS: ""}, "hypervisor_traps_are_set"),
+    "one bit left out": (NESTED, {"\t\t\t\t MDCR_EL2_TDCC\t|\t\\\n": ""}, "hypervisor_traps_are_set"),
+    "its OS registers left out": (
+        NESTED, {"\t\t\t\t MDCR_EL2_TDCC\t|\t\\\n\t\t\t\t MDCR_EL2_TDOSA)": "\t\t\t\t MDCR_EL2_TDCC)",
+                 "MDCR_EL2_TDE\t|": "MDCR_EL2_TDA\t|"}, "hypervisor_traps_are_set"),
+    "its own code traps for it": (NESTED, {"\tif (is_nested_ctxt(vcpu))\n\t\tvcpu->arch.mdcr_el2 |=":
+                                           "\tif (is_hyp_ctxt(vcpu))\n\t\tvcpu->arch.mdcr_el2 |="},
+                                  "hypervisor_traps_are_set"),
+    "its traps in place of KVM's": (
+        NESTED, {"mdcr_el2 |= (guest_mdcr": "mdcr_el2 = (guest_mdcr"}, "hypervisor_clears_no_trap"),
+    "TDA not forced": (NESTED, {_FORCES: ""}, "redirected_mdscr_write_traps"),
+    "TDA forced with fine-grained traps only": (
+        NESTED, {"(!cpus_have_final_cap(ARM64_HAS_FGT))": "(cpus_have_final_cap(ARM64_HAS_FGT))"},
+        "redirected_mdscr_write_traps"),
+    "TDA forced unless the guest owns": (
+        NESTED, {"(!cpus_have_final_cap(ARM64_HAS_FGT))":
+                 "(!cpus_have_final_cap(ARM64_HAS_FGT) && !kvm_guest_owns_debug_regs(vcpu))"},
+        "redirected_mdscr_write_traps"),
+    "written before the hypervisor is asked": (
+        DEBUG_C, {f"{_CALLS}\n\t/* Write MDCR_EL2 directly if we're already at EL2 */\n{_WRITES}":
+                  f"{_WRITES}{_CALLS}"},
+        "hypervisor_traps_are_set"),
+    "debug exceptions forwarded by TDA": (
+        EMULATE, {"forward_mdcr_traps(vcpu, MDCR_EL2_TDE)": "forward_mdcr_traps(vcpu, MDCR_EL2_TDA)"},
+        "debug_exceptions_go_to_who_debugs"),
+    "debug exceptions never forwarded": (
+        EXIT, {"if (!vcpu->guest_debug && forward_debug_exception(vcpu))": "if (0)"},
+        "debug_exceptions_go_to_who_debugs"),
+    "a debugger passed by": (
+        EXIT, {"if (!vcpu->guest_debug && forward_debug_exception(vcpu))": "if (forward_debug_exception(vcpu))"},
+        "debug_exceptions_go_to_who_debugs"),
+    "a write of MDCR_EL2 lost": (
+        REGS, {"\t__vcpu_assign_sys_reg(vcpu, MDCR_EL2, val);\n": ""}, "virtual_mdcr_preserved"),
+}  # fmt: skip
+# name: file, what is replaced by what, the function that differs or the rule that is broken
+DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
+    "everything that it asks for": (
+        NESTED, {"(guest_mdcr & NV_MDCR_GUEST_INCLUDE)": "guest_mdcr"}, "kvm_arm_setup_mdcr_el2"),
+    "too many counters kept": (REGS, {_CLAMPS: ""}, "access_mdcr"),
+    "no counters after a reset": (
+        REGS, {"__vcpu_assign_sys_reg(vcpu, r->reg, vcpu->kvm->arch.nr_pmu_counters);":
+               "__vcpu_assign_sys_reg(vcpu, r->reg, 0);"}, "reset_mdcr() lets the guest hypervisor have all counters"),
+    "the context switched while loaded": (EMULATE, {_COMMITS: "\t__kvm_adjust_pc(vcpu);\n\n"},
+                                          "kvm_inject_nested() calls"),
+    "what is pending is not committed": (EMULATE, {_COMMITS: "\tkvm_arch_vcpu_put(vcpu);\n"},
+                                         "kvm_inject_nested() calls"),
+    "an exception of its user space switches": (
+        EMULATE, {"\t\t\t  vcpu_el2_e2h_is_set(vcpu) &&\n\t\t\t  vcpu_el2_tge_is_set(vcpu));":
+                  "\t\t\t  vcpu_el2_e2h_is_set(vcpu) &&\n\t\t\t  !vcpu_el2_tge_is_set(vcpu));"},
+        "kvm_inject_nested() calls"),
+    "an ERET while loaded": (
+        EMULATE, {_RETURNS: "", "\tvcpu_set_flag(vcpu, IN_NESTED_ERET);\n":
+                  f"\tvcpu_set_flag(vcpu, IN_NESTED_ERET);\n{_RETURNS}"}, "kvm_emulate_nested_eret() calls"),
+    "an ERET loses the step state": (
+        EMULATE, {_RETURNS: "\t*vcpu_cpsr(vcpu) = spsr & ~DBG_SPSR_SS;\n"}, "kvm_emulate_nested_eret() stores"),
+    "PSTATE left as the hardware has it": (
+        VHE_SWITCH, {"\tif (vcpu_has_nv(vcpu))\n\t\tfixup_nv_guest_exit(vcpu);\n": ""}, "fixup_guest_exit() calls"),
+    "fine-grained traps not chosen": (ARM, {"\tkvm_vcpu_load_fgt(vcpu);\n": ""}, "kvm_vcpu_load_fgt(), then"),
+    "fine-grained traps chosen too late": (
+        ARM, {"\tkvm_vcpu_load_fgt(vcpu);\n": "", "\tkvm_arch_vcpu_load_fp(vcpu);\n":
+              "\tkvm_arch_vcpu_load_fp(vcpu);\n\tkvm_vcpu_load_fgt(vcpu);\n"}, "kvm_vcpu_load_fgt(), then"),
+    "another handler for MDCR_EL2": (
+        REGS, {"EL2_REG(MDCR_EL2, access_mdcr, reset_mdcr, 0)": "EL2_REG(MDCR_EL2, access_rw, reset_mdcr, 0)"},
+        "S3_4_C1_C1_1 has access"),
+}  # fmt: skip
+REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
+    "the fine-grained trap for the other context": (
+        CONFIG, {"\tif (is_hyp_ctxt(vcpu))\n\t\t*vcpu_fgt(vcpu, HDFGWTR_EL2)":
+                 "\tif (is_nested_ctxt(vcpu))\n\t\t*vcpu_fgt(vcpu, HDFGWTR_EL2)"},
+        "__compute_hdfgwtr is not defined as"),
+    "the fine-grained trap taken back": (
+        CONFIG, {"\t__compute_fgt(vcpu, HAFGRTR_EL2);\n": "\t__compute_fgt(vcpu, HAFGRTR_EL2);\n"
+                 "\t*vcpu_fgt(vcpu, HDFGWTR_EL2) = 0;\n"}, "vcpu_fgt"),
+    "MDSCR_EL1 trapped by TDOSA": (
+        EMULATE, {"SR_TRAP(SYS_MDSCR_EL1,\t\tCGT_MDCR_TDE_TDA)": "SR_TRAP(SYS_MDSCR_EL1,\t\tCGT_MDCR_TDE_TDOSA)"},
+        "SYS_MDSCR_EL1 is trapped by CGT_MDCR_TDE_TDOSA"),
+    "a breakpoint that is not forwarded": (
+        EMULATE, {"\tSR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA),\n": ""}, "SYS_DBGBCRn_EL1.7.: 0 entries"),
+    "the hypervisor's TDOSA not looked at": (
+        EMULATE, {"\t\t.value\t\t= MDCR_EL2_TDOSA,\n": "\t\t.value\t\t= 0,\n"}, "CGT_MDCR_TDOSA is not as"),
+    "TDE alone does not forward": (
+        EMULATE, {"MCB(CGT_MDCR_TDE_TDA,\t\tCGT_MDCR_TDE, CGT_MDCR_TDA)": "MCB(CGT_MDCR_TDE_TDA,\t\tCGT_MDCR_TDA)"},
+        "CGT_MDCR_TDE_TDA is not as"),
+    "a trap is never the hypervisor's": (
+        EMULATE, {"\tif (!vcpu_has_nv(vcpu))\n\t\tgoto local;\n": "\tgoto local;\n"},
+        "triage_sysreg_trap is not defined"),
+    "its EL0 is its guest": (
+        QUESTIONS, {"return vcpu_is_el2(vcpu) || (e2h && tge) || tge;": "return vcpu_is_el2(vcpu);"},
+        "is_hyp_ctxt is not defined as"),
+    "its own ERET goes to itself": (
+        EXIT, {"\tif (is_hyp_ctxt(vcpu))\n\t\tkvm_emulate_nested_eret(vcpu);":
+               "\tif (!is_hyp_ctxt(vcpu))\n\t\tkvm_emulate_nested_eret(vcpu);"}, "kvm_handle_eret is not defined as"),
+    "HPMN stays when the counters change": (
+        COUNTERS, {"\t\t\tval |= FIELD_PREP(MDCR_EL2_HPMN, kvm->arch.nr_pmu_counters);\n": ""},
+        "kvm_arm_set_nr_counters is not defined as"),
+    "another function changes MDCR_EL2": (
+        NESTED, {"\tu64 guest_mdcr = __vcpu_sys_reg(vcpu, MDCR_EL2);\n":
+                 "\tu64 guest_mdcr = __vcpu_sys_reg(vcpu, MDCR_EL2);\n"
+                 "\t__vcpu_assign_sys_reg(vcpu, MDCR_EL2, 0);\n"}, "virtual_mdcr_el2 stays"),
+}  # fmt: skip
+# what changes nothing: file, what is replaced by what
+HARMLESS: dict[str, tuple[str, dict[str, str]]] = {
+    "the other branch first": (
+        NESTED, {f"{_ADDS}": "\tbool nested = is_nested_ctxt(vcpu);\n\n\tguest_mdcr &= NV_MDCR_GUEST_INCLUDE;\n"
+                 "\tif (nested)\n\t\tvcpu->arch.mdcr_el2 |= guest_mdcr;\n"}),
+    "by what the hypervisor context is": (
+        NESTED, {"\tif (is_nested_ctxt(vcpu))\n\t\tvcpu->arch.mdcr_el2 |=":
+                 "\tif (!is_hyp_ctxt(vcpu))\n\t\tvcpu->arch.mdcr_el2 |="}),
+    "bits in another order": (
+        NESTED, {"(MDCR_EL2_TDE\t|": "(MDCR_EL2_TDOSA\t|", "\t\t\t\t MDCR_EL2_TDOSA)": "\t\t\t\t MDCR_EL2_TDE)"}),
+    "TDE looked up in place": (
+        EMULATE, {"\treturn forward_mdcr_traps(vcpu, MDCR_EL2_TDE);":
+                  "\tif (!is_nested_ctxt(vcpu) || !(__vcpu_sys_reg(vcpu, MDCR_EL2) & MDCR_EL2_TDE))\n"
+                  "\t\treturn false;\n\n"
+                  "\tkvm_inject_nested_sync(vcpu, kvm_vcpu_get_esr(vcpu));\n\treturn true;"}),
+    "HPMN by its mask": (REGS, {"\t\tu64p_replace_bits(&val, hpmn, MDCR_EL2_HPMN);\n":
+                                "\t\tval = (val & ~MDCR_EL2_HPMN_MASK) | hpmn;\n"}),
+    "the guest hypervisor itself, in one expression": (
+        EMULATE, {"\tdirect_inject |= (mode == PSR_MODE_EL2h || mode == PSR_MODE_EL2t);\n":
+                  "\tdirect_inject = direct_inject || mode == PSR_MODE_EL2t || mode == PSR_MODE_EL2h;\n"}),
+    "who debugs is asked first": (
+        EXIT, {"\tif (!vcpu->guest_debug && forward_debug_exception(vcpu))\n\t\treturn 1;\n":
+               "\tif (!vcpu->guest_debug) {\n\t\tif (forward_debug_exception(vcpu))\n\t\t\treturn 1;\n\t}\n"}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def nesting(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy of the tree in which the files of nested virtualization can be edited."""
+    return Copy("7.3", (*FILES_EDITED, *FILES), tmp_path_factory.mktemp("nested") / "tree")
+
+
+def test_the_tree_nests(nesting: Copy) -> None:
+    report = nesting.read(Mode.VHE)
+    assert (report.resolved.epoch.name, report.resolved.differs) == ("E11", ())
+    assert report.resolved.kernel.nests and all(c.equal for c in report.compared) and not report.misdescribed
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_claim_about_hypervisors_is_lost(nesting: Copy, name: str) -> None:
+    file, edits, claim = BROKEN[name]
+    report = nesting.report(file, edits, Mode.VHE, (claim,))
+    assert not report.misdescribed
+    assert [row.verdict for row in report.rows if row.check == claim] == ["VIOLATED"]
+
+
+def test_a_tree_without_the_function_is_not_one_without_hypervisors(nesting: Copy) -> None:
+    text = (nesting.tree.path / NESTED).read_text()
+    start = text.index("void kvm_nested_setup_mdcr_el2(")
+    whole = text[start : text.index("\n}\n", start) + 3]
+    with nesting.edited(NESTED, {whole: ""}):
+        report = nesting.report(DEBUG_C, {_CALLS: ""}, Mode.VHE, ("hypervisor_traps_are_set",))
+    assert report.resolved.kernel.nests
+    assert [row.verdict for row in report.rows if row.check == "hypervisor_traps_are_set"] == ["VIOLATED"]
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_difference_for_hypervisors_is_named(nesting: Copy, name: str) -> None:
+    file, edits, named = DIFFERENT[name]
+    report = nesting.report(file, edits, Mode.VHE)
+    found = [*report.misdescribed, *(f"{c.function} ({c.place})" for c in report.compared if not c.equal)]
+    assert any(named in text for text in found), found
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_nobody_has_read_is_refused(nesting: Copy, name: str) -> None:
+    file, edits, reason = REFUSED[name]
+    with pytest.raises(NotUnderstoodError, match=reason):
+        nesting.report(file, edits, Mode.VHE)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_means_the_same_is_equal(nesting: Copy, name: str) -> None:
+    file, edits = HARMLESS[name]
+    report = nesting.report(file, edits, Mode.VHE)
+    assert all(c.equal for c in report.compared) and not report.misdescribed and not report.problems
