@@ -15,11 +15,13 @@ ASSUMED: tuple[str, ...] = (
 
 NOT_MODELLED: tuple[str, ...] = (
     "AArch32 guests, and 32-bit EL0.",
-    "Protected mode (pKVM) in the C of a tree, and before v6.14, where it is as nVHE; a host that attacks its "
-    "protected guests; when the rest of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand).",
-    "Nested virtualization before v6.18, and in the C of a tree (--kernel): there no vCPU of the VM has an EL2.",
+    "Protected mode (pKVM) before v6.14, where it is as nVHE; a host that attacks its protected guests; when the rest "
+    "of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand); which traps EL2 chooses for a "
+    "protected guest before its first entry, and how it answers the trapped accesses of one.",
+    "Nested virtualization before v6.18: there no vCPU of the VM has an EL2.",
     "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
-    "HCR_EL2 decides whether itself or its guest runs.",
+    "HCR_EL2 decides whether itself or its guest runs; the RES0 and RES1 bits of its registers. What FEAT_NV2 "
+    "keeps in a page of its own is taken to be where ___ctxt_sys_reg says.",
     "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE.",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",
     "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name.",
