@@ -19,8 +19,8 @@ from formal.kernel.calls import HYP_CALL
 from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, Program, load
-from formal.kernel.literals import LITERALS
-from formal.kernel.parts import Assembly, Part, assembled, assemblies
+from formal.kernel.literals import wrong
+from formal.kernel.parts import Assembly, Part, assembled, assemblies, operations
 from formal.kernel.signs import Sign, read
 from formal.kernel.tree import KVM, KernelTree
 from formal.manifest import Manifest
@@ -163,7 +163,7 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
     lifted = {name: program.lift(name, side, file=DEBUG_C) for name in program.functions(DEBUG_C)}
     resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel
-    by_hand = System(k)
+    by_hand = System(k, operations(k))
     outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
@@ -180,7 +180,7 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     differs |= _compare_hypervisor(report, program, binding, by_hand, ask)
     reviewed.check(program, side, k.defers_pc_adjustment, k.nests)
-    report.problems += _check_constants(program)
+    report.problems += wrong(program.constants)
     report.misdescribed += tables.check(program, k)
     _check_rules(report, program, binding, k, ask)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
@@ -316,12 +316,6 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
                 report.omitted[str(rule.omits)] = text
             else:
                 report.misdescribed.append(text)
-
-
-def _check_constants(program: Program) -> list[str]:
-    found = program.constants
-    wrong = [(n, found[n], value) for n, value in LITERALS.items() if n in found and found[n] != value]
-    return [f"header constant {n} is {got:#x}, the architecture says {value:#x}" for n, got, value in wrong]
 
 
 # ---- the claims, with what the C does

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, OSLSR_EL1, PSTATE
 
 # header constant: its value in the Arm ARM (or, for KVM's own ABI, in formal/arch/registers.py)
@@ -17,3 +19,9 @@ LITERALS: dict[str, int] = {
     "SYS_OSLAR_OSLK": OSLAR_EL1.mask("OSLK"),
     "OSLAR_EL1_OSLK": OSLAR_EL1.mask("OSLK"),
 }
+
+
+def wrong(constants: Mapping[str, int]) -> list[str]:
+    """The constants of a tree's headers that are not what the architecture says, a sentence each."""
+    differ = [(n, constants[n], value) for n, value in LITERALS.items() if n in constants and constants[n] != value]
+    return [f"header constant {n} is {got:#x}, the architecture says {value:#x}" for n, got, value in differ]

@@ -25,11 +25,16 @@ from formal.operations import Actor, Inputs, Operation
 from formal.state import VARIABLES, State
 from formal.system import System
 from formal.terms import BOOL, And, Eq, Term
+from formal.transitions import OPERATIONS
 from formal.walk import nodes, substitute, support
 
 Step = Callable[[State, Kernel], State]
 Given = Callable[[Lifted, State], Mapping[str, Term]]
 _MADE_OF = (Actor.KVM, Actor.USER)
+# all that a put and a load can change; the specification's own may leave some of it as it was
+_RELOADED = frozenset(
+    name for op in OPERATIONS if op.name in ("kvm_arch_vcpu_load", "kvm_arch_vcpu_put") for name in op.writes
+)
 
 
 def nothing(lifted: Lifted, s: State) -> Mapping[str, Term]:
@@ -143,6 +148,15 @@ def _alone(s: State, values: Iterable[Term]) -> dict[str, Term]:
     return {str(v.data): t.FALSE if v.sort == BOOL else t.const(0, t.width(v)) for v in other}
 
 
+def operations(k: Kernel) -> tuple[Operation, ...]:
+    """All operations; with nested virtualization, and the host's MDCR_EL2 saved late as no release has it, some that
+    put and load a vCPU change one variable more."""
+    late = k.nests and not k.vhe_saves_host_mdcr_first
+    return tuple(
+        replace(op, writes=op.writes | _RELOADED) if late and op.actor in _MADE_OF else op for op in OPERATIONS
+    )
+
+
 def assembled(
     system: System, parts: Mapping[str, Part], differs: Mapping[str, Collection[str]], omitted: Collection[str] = ()
 ) -> System:
@@ -153,7 +167,8 @@ def assembled(
         return system
     values: dict[str, Any] = {f.name: getattr(system.kernel, f.name) for f in fields(Kernel)}
     before = system.kernel.steps if isinstance(system.kernel, TreeKernel) else ()
-    more = frozenset().union(*differs.values())
+    names = _RELOADED.union(*differs.values())
+    more = names | {f"hyp_{name}" for name in names if f"hyp_{name}" in VARIABLES}  # in protected mode parts see copies
     operations = [replace(op, writes=op.writes | more) if op.actor in _MADE_OF else op for op in system.operations]
     return System(TreeKernel(**values, steps=(*before, *steps)), tuple(operations))
 

@@ -6,7 +6,7 @@ import pytest
 
 from formal.epochs import Mode
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.tree import KVM
 from formal.treejob import DEBUG_C
 from tests.kernel.edited import Copy
 from tests.kernel.test_newest import ARM, EXIT, FILES_EDITED, REGS

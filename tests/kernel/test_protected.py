@@ -7,7 +7,6 @@ import pytest
 from formal.epochs import Mode
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.protected import HYP_MAIN
-from formal.kernel.tree import KernelTree
 from tests.kernel.edited import Copy
 from tests.kernel.test_newest import FILES_EDITED
 
