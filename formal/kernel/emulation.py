@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 from formal import terms as t
-from formal.kernel.binding import ON_CPU
+from formal.kernel.binding import ON_CPU, Flag
 from formal.kernel.reading import SKIPS, WATCHED, Reader, Rule, differ, nonzero, truth, word
 from formal.kernel.skeleton import Skeleton, skeleton
 from formal.kernel.tree import KVM
-from formal.terms import BOOL, FALSE, And, Eq, Ne, Not, Or, Term
+from formal.terms import BOOL, FALSE, And, Eq, If, Ne, Not, Or, Term
 from formal.walk import nodes
 
 
@@ -37,10 +37,19 @@ class Emulation(Reader):
             has = {flag: Eq(t.extract(first, flag.bit, flag.bit), t.const(1, 1)) for flag in (increment, pending)}
             yield from self.when(f, "kvm_inject_exception", has[pending])
             yield from self.when(f, "kvm_skip_instr", And(has[increment], Not(has[pending])))
-            for flag, when in ((pending, has[pending]), (increment, And(has[increment], Not(has[pending])))):
-                cleared = [And(c.guard, Eq(t.extract(c.result, flag.bit, flag.bit), t.const(0, 1)))
-                           for c in f.calls if c.name == f"= {flag.lvalue}" and c.result is not None]  # fmt: skip
-                yield Rule("__kvm_adjust_pc() clears what it has done", f.file, f.line, Or(Not(when), *cleared))
+            skipped = And(has[increment], Not(has[pending]))
+            for when, flags in ((has[pending], (pending, increment)), (skipped, (increment,))):
+                cleared = And(*(self._left_clear(f, flag, first) for flag in flags))
+                yield Rule("__kvm_adjust_pc() clears what it has done", f.file, f.line, Or(Not(when), cleared))
+
+    def _left_clear(self, f: Skeleton, flag: Flag, first: Term) -> Term:
+        """A flag is clear after the last store to its word."""
+        word = first
+        for call in f.named(f"= {flag.lvalue}"):
+            if call.result is None or call.result.sort != word.sort:
+                return FALSE
+            word = If(call.guard, call.result, word)
+        return Eq(t.extract(word, flag.bit, flag.bit), t.const(0, 1))
 
     def _width(self, f: Skeleton, lvalue: str) -> int:
         found = [v for c in f.calls for v in nodes((c.guard,)) if v.op == "var" and str(v.data) == lvalue]
@@ -108,10 +117,14 @@ class Emulation(Reader):
             valid = [v for v in nodes((handler[0].guard,)) if str(v.data).startswith("kvm_condition_valid()")]
             yield from self.when(f, "*exit_handler", nonzero(valid[0]) if len(valid) == 1 else FALSE)
         f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")
-        yield from self.exactly(f, [skip])
+        yield from self.exactly(f, ["= vcpu->mmio_needed", skip])
         for call in f.named(skip):
             needed = [v for v in nodes((call.guard,)) if str(v.data) == "vcpu->mmio_needed"]
             others = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).startswith("kvm_pending_")]
-            completed = And(*map(nonzero, needed), *(Not(nonzero(v)) for v in others))
-            yield Rule(f"{skip}() is called whenever an access is completed", call.file, call.line,
-                       Or(Not(completed), call.guard))  # fmt: skip
+            completed = And(*map(nonzero, needed), *(Not(nonzero(v)) for v in others)) if needed else FALSE
+            yield Rule(f"{skip}() is called exactly when an access is completed", call.file, call.line,
+                       Not(differ(completed, call.guard)))  # fmt: skip
+            for store in f.named("= vcpu->mmio_needed"):
+                yield from self.when(f, store.name, call.guard)
+                cleared = FALSE if store.result is None else Not(nonzero(store.result))
+                yield Rule("an access is completed once", store.file, store.line, cleared)

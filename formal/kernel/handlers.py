@@ -282,7 +282,7 @@ def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
         own: Mapping[str, int | str] = {"rd->Op2": OP2[kind]} if k.tracks_debug_owner else {}
         suffix = "dbg_wb_reg" if k.tracks_debug_owner else kind
         reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own)
-        yield from _register_access(reset, binding, kind, reset.reads.get("rd->val"), {})
+        yield from _register_access(reset, binding, kind, reset.reads.get("rd->val", NO_VALUE), {})
         trap = program.lift(f"trap_{suffix}", mode, file=SYS_REGS, memory={**_AARCH64, **own})
         yield from _register_access(trap, binding, kind, None, _READ, owns)
         if owns:  # a read makes the guest the owner as a read of MDSCR_EL1 does, which is an operation
@@ -306,6 +306,9 @@ def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
     yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ)
 
 
+NO_VALUE = t.var("a value that the function does not read", 64)
+
+
 def _element(kind: str, number: int) -> str:
     return f"vcpu->arch.vcpu_debug_state.dbg_{kind}[{number}]"
 
@@ -319,7 +322,8 @@ def _register_access(
 ) -> Iterator[Rule]:
     """A function stores ``value`` to the register whose number is rd->CRm, if there is one, and to nothing else but."""
     number = f.reads.get("rd->CRm")
-    stored = [FALSE] if value is not None and (number is None or _element(kind, 15) not in f.writes) else []
+    missing = number is None or _element(kind, 15) not in f.writes
+    stored = [FALSE] if value is not None and missing else []
     for lvalue, after in f.writes.items():
         before = f.reads[lvalue]
         own = [n for n in range(16) if lvalue == _element(kind, n)]

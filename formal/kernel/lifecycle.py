@@ -20,12 +20,13 @@ from formal.kernel.reading import (
     PUT,
     PUTS,
     RESET_PTR,
+    WATCHED,
     Reader,
     Rule,
     succeeds,
     truth,
 )
-from formal.kernel.skeleton import Skeleton
+from formal.kernel.skeleton import Skeleton, skeleton
 from formal.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 from formal.transitions import RESET_PSTATE, RESET_PSTATE_EL2
 from formal.walk import nodes
@@ -71,8 +72,18 @@ class Lifecycle(Reader):
                 precedes = Or(Not(succeeds(f)), call.guard, before)
                 yield Rule(says, call.file, call.line, And(precedes, Or(Not(call.guard), Not(before))))
 
+    def _noted(self) -> Iterator[Rule]:
+        """vcpu->cpu is the CPU on which a vCPU is loaded, -1 if it is not: a reset asks for that."""
+        for name, value in (("kvm_arch_vcpu_load", t.var("cpu", 32)), ("kvm_arch_vcpu_put", t.const(-1, 32))):
+            f = skeleton(self.program, name, self.mode, WATCHED, ARM_C, re.compile("^vcpu->cpu$"))
+            stores = f.named("= vcpu->cpu")
+            right = [And(c.guard, Eq(c.result, value)) for c in stores if c.result is not None]
+            yield Rule(f"{name}() notes where the vCPU is loaded", f.file, stores[0].line if stores else f.line,
+                       right[0] if len(right) == len(stores) == 1 else FALSE)  # fmt: skip
+
     def load_and_put(self) -> Iterator[Rule]:
         """Under VHE the traps are activated with the vCPU's load, and deactivated with its put."""
+        yield from self._noted()
         if self.k.tracks_debug_owner:
             yield from self._load_and_put_by_owner()
             return

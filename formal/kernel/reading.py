@@ -22,7 +22,7 @@ ARM_C = f"{KVM}/arm.c"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"
 _MODELLED = re.compile(
     r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|[isc]?flags|(external_)?mdscr_el1"
-    r"|sys_regs\[(MDSCR|OSLSR)_EL1\]|nr_event_counters)$"
+    r"|sys_regs\[(MDSCR|OSLSR)_EL1\]|nr_event_counters|mmio_needed)$"
     r"|\.dbg_[bw][cv]r\[|^hw\.(mdcr_el2|mdscr_el1|pmuserenr_el0|oslar_el1|dbg[bw][cv]r\d+_el1)$"
 )
 SETUP, CLEAR, RESET_PTR = "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_reset_debug_ptr"

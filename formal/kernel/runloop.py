@@ -36,6 +36,8 @@ from formal.kernel.skeleton import Call, Skeleton
 from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
 from formal.walk import nodes
 
+_EXIT_MMIO = 6  # KVM_EXIT_MMIO, include/uapi/linux/kvm.h
+
 
 class RunLoop(Reader):
     """Rules of the run loop and the world switch."""
@@ -74,6 +76,7 @@ class RunLoop(Reader):
                 yield Rule(f"{setup.name}() is called only when {call.name}() says so", setup.file, setup.line,
                            Not(And(setup.guard, call.guard, Not(goes_on))))  # fmt: skip
         yield from self._interrupts(f, setup, clear)
+        yield from self._completed_access(f)
         load, put = f.named("vcpu_load"), f.named("vcpu_put")
         if load and put:
             yield from self.when(f, "vcpu_put", load[0].guard)
@@ -88,6 +91,15 @@ class RunLoop(Reader):
             g = self.read(entry, ARM_C)
             yield from self.exactly(g, ["__kvm_vcpu_run"])
             yield from self.when(g, "__kvm_vcpu_run", TRUE)
+
+    def _completed_access(self, f: Skeleton) -> Iterator[Rule]:
+        """KVM_RUN completes an MMIO access before it loads the vCPU, if that is what it returned for."""
+        for call in f.named("kvm_handle_mmio_return"):
+            asked = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).endswith("exit_reason")]
+            mmio = Eq(asked[0], t.const(_EXIT_MMIO, t.width(asked[0]))) if len(asked) == 1 else FALSE
+            forgotten = Or(*(And(load.guard, mmio, Not(call.guard)) for load in f.named("vcpu_load")))
+            yield Rule(f"{call.name}() is called exactly after KVM_EXIT_MMIO", call.file, call.line,
+                       And(t.boolean(len(asked) == 1), Or(Not(call.guard), mmio), Not(forgotten)))  # fmt: skip
 
     def _interrupts(self, f: Skeleton, setup: Call, clear: Call) -> Iterator[Rule]:
         """Interrupts are switched off before setup, and whatever switches them on again first does not get there."""

@@ -58,6 +58,18 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
     "skipped when refused": (SYS_REGS, "if (likely(r->access", "if (unlikely(!r->access", "under the condition of"),
     "PC changed twice": (f"{KVM}/hyp/exception.c", "\t\tvcpu_clear_flag(vcpu, INCREMENT_PC);\n", "",
                          "clears what it has done"),
+    "an exception is followed by a skip": (f"{KVM}/hyp/exception.c", "vcpu_clear_flag(vcpu, EXCEPT_MASK)",
+                                           "vcpu_set_flag(vcpu, EXCEPT_MASK)", "clears what it has done"),
+    "a register is not reset": (SYS_REGS, "vcpu_debug_state.dbg_bvr[rd->CRm] = rd->val;", "vcpu_debug_state;",
+                                "reset_bvr() changes its own register"),
+    "skipped though nothing was accessed": (f"{KVM}/mmio.c", "!vcpu->mmio_needed || ", "!vcpu->mmio_needed && ",
+                                            "exactly when an access is completed"),
+    "an access is completed again": (f"{KVM}/mmio.c", "\tvcpu->mmio_needed = 0;\n", "", "it calls kvm_incr_pc"),
+    "an access stays pending": (f"{KVM}/mmio.c", "\tvcpu->mmio_needed = 0;", "\tvcpu->mmio_needed = 1;",
+                                "an access is completed once"),
+    "completed after other exits": (ARM, "run->exit_reason == KVM_EXIT_MMIO", "run->exit_reason != KVM_EXIT_MMIO",
+                                    "exactly after KVM_EXIT_MMIO"),
+    "a put vCPU counts as loaded": (ARM, "\tvcpu->cpu = -1;\n", "", "notes where the vCPU is loaded"),
 }  # fmt: skip
 TABLES: dict[str, tuple[str, str, str, str]] = {
     "MDSCR_EL1 ignored": (SYS_REGS, "SYS_MDSCR_EL1), trap_debug_regs", "SYS_MDSCR_EL1), trap_raz_wi", "access"),
