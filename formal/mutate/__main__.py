@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from formal.epochs import HOSTS, Mode
+from formal.epochs import Mode
 from formal.kernel.errors import NotUnderstoodError, TreeError
 from formal.mutate.sweep import Sweep, sample
 from formal.options import Parser, UsageError, count
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = Parser(prog="formal.mutate", description=__doc__)
     parser.add_argument("tree", type=Path, metavar="TREE", help="an arm64 kernel source tree; nothing is written to it")
-    parser.add_argument("--mode", choices=[m.value for m in HOSTS], default=Mode.VHE.value, help="the host's mode")
+    parser.add_argument("--mode", choices=[m.value for m in Mode], default=Mode.VHE.value, help="the host's mode")
     parser.add_argument("--sample", type=count, metavar="N", help="N edits, always the same, instead of all")
     parser.add_argument("--file", metavar="TEXT", default="", help="only files with this in their name")
     parser.add_argument("--all", action="store_true", help="print the other edits as well, with the reason")

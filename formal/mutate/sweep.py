@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from formal.epochs import Mode
-from formal.kernel import hypervisor, scan, writers
+from formal.kernel import hypervisor, protected, scan, writers
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, load
@@ -37,7 +37,8 @@ MODELLED: dict[str, str] = {
     f"{KVM}/debug.c": "save_guest_debug_regs restore_guest_debug_regs kvm_arm_init_debug kvm_arm_setup_mdcr_el2 "
     "kvm_arm_vcpu_init_debug kvm_arm_reset_debug_ptr kvm_arm_setup_debug kvm_arm_clear_debug kvm_init_host_debug_data "
     "setup_external_mdscr kvm_vcpu_load_debug kvm_vcpu_put_debug kvm_debug_set_guest_ownership kvm_debug_handle_oslar",
-    f"{KVM}/sys_regs.c": "trap_debug_regs reg_to_dbg dbg_to_reg trap_bvr set_bvr get_bvr reset_bvr trap_bcr set_bcr "
+    f"{KVM}/sys_regs.c": "access_mdcr reset_mdcr "
+    "trap_debug_regs reg_to_dbg dbg_to_reg trap_bvr set_bvr get_bvr reset_bvr trap_bcr set_bcr "
     "get_bcr reset_bcr trap_wvr set_wvr get_wvr reset_wvr trap_wcr set_wcr get_wcr reset_wcr trap_oslar_el1 "
     "demux_wb_reg trap_dbg_wb_reg set_dbg_wb_reg get_dbg_wb_reg reset_dbg_wb_reg "
     "trap_oslsr_el1 set_oslsr_el1 perform_access emulate_sys_reg kvm_handle_sys_reg",
@@ -62,8 +63,17 @@ MODELLED: dict[str, str] = {
     "sysreg_restore_host_state_vhe sysreg_restore_guest_state_vhe kvm_vcpu_load_sysregs_vhe kvm_vcpu_put_sysregs_vhe",
     f"{KVM}/hyp/nvhe/switch.c": "__activate_traps __deactivate_traps fixup_guest_exit __kvm_vcpu_run",
     f"{KVM}/hyp/nvhe/sysreg-sr.c": "__sysreg_save_state_nvhe __sysreg_restore_state_nvhe",
+    f"{KVM}/nested.c": "kvm_nested_setup_mdcr_el2",
+    f"{KVM}/emulate-nested.c": "forward_debug_exception forward_mdcr_traps __forward_traps kvm_inject_nested "
+    "kvm_inject_el2_exception kvm_emulate_nested_eret",
+    protected.HYP_MAIN: "flush_debug_state sync_debug_state flush_hyp_vcpu sync_hyp_vcpu handle___kvm_vcpu_run",
 }
-_ELSEWHERE = {Mode.VHE: "/nvhe/", Mode.NVHE: "/vhe/"}  # files of the other mode's hypervisor
+# files of the other modes' hypervisors
+_ELSEWHERE: dict[Mode, tuple[str, ...]] = {
+    Mode.VHE: ("/nvhe/",),
+    Mode.NVHE: ("/vhe/", protected.HYP_MAIN, "nested.c"),
+    Mode.PROTECTED: ("/vhe/", "nested.c"),
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,8 @@ class Sweep:
         """Every operator at every place of the modelled C, in the order of the files."""
         found = []
         for file, listed in MODELLED.items():
-            if _ELSEWHERE[self.mode] in file or not (self.tree.path / file).is_file():
+            elsewhere = any(part in file for part in _ELSEWHERE[self.mode])
+            if elsewhere or not (self.tree.path / file).is_file():
                 continue
             names = listed.split()
             tables = [name.strip("[]") for name in names if name.startswith("[")]
