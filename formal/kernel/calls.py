@@ -231,7 +231,7 @@ class Calls(Statements):
     # ---- registers and per-CPU memory
 
     def _text(self, cursor: Cursor) -> str:
-        literals = [c for c in (cursor, *cursor.walk_preorder()) if c.kind == Kind.STRING_LITERAL]
+        literals = [c for c in clang.preorder(cursor) if c.kind == Kind.STRING_LITERAL]
         if not literals:
             raise self.refusal(cursor, "a register name was expected")
         return str(literals[0].spelling).strip('"').strip().lower()

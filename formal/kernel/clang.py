@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import clang.cindex as ci
 
@@ -71,9 +72,36 @@ def constant(cursor: Cursor) -> int | None:
         library.clang_EvalResult_dispose(result)
 
 
+def _continue(child: Cursor, parent: Cursor, found: list[Cursor]) -> int:
+    found.append(child)
+    return 1  # CXChildVisit_Continue
+
+
+def _recurse(child: Cursor, parent: Cursor, found: list[Cursor]) -> int:
+    found.append(child)
+    return 2  # CXChildVisit_Recurse
+
+
+# Made once: the bindings make a callback for each cursor, which takes most of the time of reading a function.
+_CONTINUE, _RECURSE = ci.callbacks["cursor_visit"](_continue), ci.callbacks["cursor_visit"](_recurse)
+
+
+def _visited(cursor: Cursor, callback: Any) -> list[Cursor]:
+    found: list[Cursor] = []
+    ci.conf.lib.clang_visitChildren(cursor, callback, found)
+    for child in found:
+        child._tu = cursor._tu  # keeps the translation unit
+    return found
+
+
 def children(cursor: Cursor) -> list[Cursor]:
     """The children of a cursor."""
-    return list(cursor.get_children())
+    return _visited(cursor, _CONTINUE)
+
+
+def preorder(cursor: Cursor) -> list[Cursor]:
+    """A cursor and everything below it, parents before their children."""
+    return [cursor, *_visited(cursor, _RECURSE)]
 
 
 def strip_parentheses(cursor: Cursor) -> Cursor:
@@ -96,39 +124,58 @@ def file_of(cursor: Cursor) -> str:
     return str(file.name) if file is not None else ""
 
 
-def is_pointer(kind: Type) -> bool:
-    """Whether a type is a pointer, or decays to one."""
-    return kind.get_canonical().kind in (TypeKind.POINTER, TypeKind.INCOMPLETEARRAY, TypeKind.CONSTANTARRAY)
+class _Facts(NamedTuple):
+    """What is asked of a type most often: of its canonical type, and of an enum's own."""
 
-
-def is_record(kind: Type) -> bool:
-    """Whether a type is a struct or union."""
-    return bool(kind.get_canonical().kind == TypeKind.RECORD)
+    kind: Any
+    signed: bool
+    bits: int
 
 
 _SIGNED = frozenset((TypeKind.CHAR_S, TypeKind.SCHAR, TypeKind.SHORT, TypeKind.INT, TypeKind.LONG, TypeKind.LONGLONG,
                      TypeKind.INT128))  # fmt: skip
+# by translation unit, while it lives, and by the address of the type in it
+_known: WeakKeyDictionary[Any, dict[int, _Facts]] = WeakKeyDictionary()
+
+
+def _facts(kind: Type) -> _Facts:
+    types = _known.setdefault(kind.translation_unit, {})
+    found = types.get(kind.data[0])
+    if found is None:
+        canonical = kind.get_canonical()
+        own = canonical
+        if canonical.kind == TypeKind.ENUM:
+            own = canonical.get_declaration().enum_type.get_canonical()
+        found = types[kind.data[0]] = _Facts(canonical.kind, own.kind in _SIGNED, int(canonical.get_size()) * 8)
+    return found
+
+
+def is_pointer(kind: Type) -> bool:
+    """Whether a type is a pointer, or decays to one."""
+    return _facts(kind).kind in (TypeKind.POINTER, TypeKind.INCOMPLETEARRAY, TypeKind.CONSTANTARRAY)
+
+
+def is_record(kind: Type) -> bool:
+    """Whether a type is a struct or union."""
+    return bool(_facts(kind).kind == TypeKind.RECORD)
 
 
 def is_integer(kind: Type) -> bool:
     """Whether a type is an integer, an enum or ``_Bool``."""
-    k = kind.get_canonical().kind
+    k = _facts(kind).kind
     return bool(k == TypeKind.ENUM or TypeKind.BOOL.value <= k.value <= TypeKind.INT128.value)
 
 
 def is_bool(kind: Type) -> bool:
     """Whether a type is ``_Bool``."""
-    return bool(kind.get_canonical().kind == TypeKind.BOOL)
+    return bool(_facts(kind).kind == TypeKind.BOOL)
 
 
 def is_signed(kind: Type) -> bool:
     """Whether an integer type is signed (an enum's own type decides)."""
-    canonical = kind.get_canonical()
-    if canonical.kind == TypeKind.ENUM:
-        canonical = canonical.get_declaration().enum_type.get_canonical()
-    return canonical.kind in _SIGNED
+    return _facts(kind).signed
 
 
 def bits(kind: Type) -> int:
     """The size of a type in bits."""
-    return int(kind.get_canonical().get_size()) * 8
+    return _facts(kind).bits

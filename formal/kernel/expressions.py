@@ -169,7 +169,7 @@ class Expressions(Machine):
         if kind == Kind.UNEXPOSED_EXPR:
             if len(parts) == 1 and parts[0].kind.is_expression():
                 return self._cast(cursor, parts[0])
-            if clang.is_integer(cursor.type) and not any(c.kind in _EFFECTS for c in cursor.walk_preorder()):
+            if clang.is_integer(cursor.type) and not any(c.kind in _EFFECTS for c in clang.preorder(cursor)):
                 return self.constant(cursor)  # offsetof and the like
         if kind == Kind.CSTYLE_CAST_EXPR:
             return self._cast(cursor, parts[-1])

@@ -163,7 +163,7 @@ class Resolver:
         if (callee.spelling, file, line) not in self._reviewed:
             forms.known().check(callee.spelling, text, file, line)
             self._reviewed.add((callee.spelling, file, line))
-            for inner in definition.walk_preorder() if callee.spelling not in LOGGING else ():
+            for inner in clang.preorder(definition) if callee.spelling not in LOGGING else ():
                 if inner.kind != Kind.CALL_EXPR or inner.referenced is None or inner.referenced == callee:
                     continue
                 if inner.referenced.spelling not in READ:

@@ -222,7 +222,7 @@ class _Walker(_Lifter):
             self._forget(self._assigned(cursor))
 
     def _matters(self, cursor: Cursor) -> bool:
-        for inner in cursor.walk_preorder():
+        for inner in clang.preorder(cursor):
             if inner.kind == Kind.CALL_EXPR and inner.referenced is not None:
                 if inner.referenced.spelling in self.watched:
                     return True
@@ -232,8 +232,8 @@ class _Walker(_Lifter):
 
     def _assigned(self, cursor: Cursor) -> Iterator[Cell]:
         """The cells of local variables that are named in a piece of source; of pointers, those that are assigned."""
-        named = {c.referenced.hash for c in cursor.walk_preorder() if c.kind == Kind.DECL_REF_EXPR and c.referenced}
-        moved = {h for c in cursor.walk_preorder() if (h := _target(c)) is not None}
+        named = {c.referenced.hash for c in clang.preorder(cursor) if c.kind == Kind.DECL_REF_EXPR and c.referenced}
+        moved = {h for c in clang.preorder(cursor) if (h := _target(c)) is not None}
         objects = {v: h in moved for scope in self.scopes for h, v in scope.variables.items() if h in named}
         pointer = clang.is_pointer
         return (k for k in self.initial if k[0] in objects and (objects[k[0]] or not pointer(self.types[k])))
@@ -257,7 +257,7 @@ class _Walker(_Lifter):
         if cursor.kind == Kind.CONTINUE_STMT and self.loops:
             self.continued.append(self.leave())
             return
-        if cursor.kind in _PLAIN or any(inner.kind in _JUMPS for inner in cursor.walk_preorder()):
+        if cursor.kind in _PLAIN or any(inner.kind in _JUMPS for inner in clang.preorder(cursor)):
             super().execute(cursor)
             return
         with self._tolerant(cursor):
@@ -315,6 +315,6 @@ def _pointed(cursor: Cursor) -> str:
     """What a call through a pointer names: the member or variable that holds the pointer."""
     parts = children(cursor)
     named = (
-        [c for c in parts[0].walk_preorder() if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)] if parts else []
+        [c for c in clang.preorder(parts[0]) if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)] if parts else []
     )
     return str(named[0].spelling) if named else "?"

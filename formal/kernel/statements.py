@@ -98,7 +98,7 @@ class Statements(Operators):
         """Executes one statement on the current paths."""
         kind, parts = cursor.kind, children(cursor)
         if self.state.live is FALSE and kind not in (Kind.COMPOUND_STMT, Kind.LABEL_STMT):
-            if kind != Kind.GOTO_STMT and any(c.kind == Kind.LABEL_STMT for c in cursor.walk_preorder()):
+            if kind != Kind.GOTO_STMT and any(c.kind == Kind.LABEL_STMT for c in clang.preorder(cursor)):
                 raise self.refusal(cursor, "a label inside a statement that is not reached from above")
             return
         self._at_line(cursor)

@@ -62,7 +62,7 @@ def system_registers(program: Program) -> Iterator[Entry]:
 def _table(program: Program, file: str, name: str) -> tuple[Cursor, Mapping[str, int]]:
     unit = program.resolver.unit(file)
     for handle in unit.handles:
-        for cursor in handle.cursor.get_children():
+        for cursor in children(handle.cursor):
             if cursor.kind == Kind.VAR_DECL and cursor.spelling == name and clang.initialiser(cursor) is not None:
                 return cursor, unit.enumerators
     raise NotUnderstoodError(file, 0, f"{name} is not defined here, and the model needs it")
@@ -93,7 +93,7 @@ def _fields(item: Cursor, order: list[str], enumerators: Mapping[str, int]) -> I
 
 
 def _cell(value: Cursor, enumerators: Mapping[str, int]) -> Cell:
-    named = [c.spelling for c in value.walk_preorder() if c.kind == Kind.DECL_REF_EXPR and c.referenced is not None]
+    named = [c.spelling for c in clang.preorder(value) if c.kind == Kind.DECL_REF_EXPR and c.referenced is not None]
     if len(named) == 1 and named[0] not in enumerators:
         return str(named[0])
     number = clang.constant(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from formal.kernel.clang import Cursor, Kind, Type, constant
+from formal.kernel.clang import Cursor, Kind, Type, children, constant
 
 
 @dataclass
@@ -25,7 +25,7 @@ class TranslationUnit:
 def collect(file: str, handle: Cursor) -> TranslationUnit:
     """What a parsed file declares."""
     unit = TranslationUnit(file, handle.cursor, handles=(handle,))
-    for cursor in handle.cursor.get_children():
+    for cursor in children(handle.cursor):
         kind = cursor.kind
         if kind == Kind.FUNCTION_DECL:
             if cursor.is_definition():
@@ -35,7 +35,7 @@ def collect(file: str, handle: Cursor) -> TranslationUnit:
                 unit.records.setdefault(cursor.spelling, cursor.type)
         elif kind == Kind.ENUM_DECL:
             named = unit.enums.setdefault(cursor.spelling, {})
-            for item in cursor.get_children():
+            for item in children(cursor):
                 if item.kind == Kind.ENUM_CONSTANT_DECL:
                     unit.enumerators.setdefault(item.spelling, item.enum_value)
                     named.setdefault(item.enum_value, item.spelling)
