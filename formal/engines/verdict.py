@@ -117,15 +117,19 @@ class Checker:
         name = known_as or claim.name
         if (step := self.replays(name, claim)) is not None:
             return result(Verdict.VIOLATED, "replay", trace=self._stored(name), broken_at=step)
+        found: Trace | None
         try:
             invariant = self.invariant(claim.given)
             if invariant.implies(claim):
                 return result(Verdict.PROVED, f"induction, {len(invariant.all_lemmas())} lemmas")
-            if invariant.keeps(claim):
+            found = self._known(claim)
+            if found is None and invariant.keeps(claim):
                 return result(Verdict.PROVED, f"1-induction, {len(invariant.all_lemmas())} lemmas")
-            found = self.search(claim)
+            found = self.search(claim) if found is None else self._shrunk(found, claim)
         except SolverTimeoutError as error:
-            return result(Verdict.UNKNOWN, "z3", reason=f"the solver gave up: {error}")
+            found = self._known(claim)
+            if found is None:
+                return result(Verdict.UNKNOWN, "z3", reason=f"the solver gave up: {error}")
         except VacuousError as error:
             return result(Verdict.UNKNOWN, "z3", reason=f"anything would follow: {error}")
         if found is None:
@@ -151,14 +155,17 @@ class Checker:
             SolverTimeoutError: if the search takes longer than the time-out.
         """
 
-        def breaks(trace: Trace) -> bool:
-            return self._breaks(trace, claim) is not None
+        found = self._known(claim) or self._search(claim)
+        return None if found is None else self._shrunk(found, claim)
 
-        known = sorted((t for t in self.pool if breaks(t)), key=lambda t: len(t.steps))
-        found = known[0] if known else self._search(claim)
-        if found is None:
-            return None
-        small = shrink(found, breaks)
+    def _known(self, claim: Claim) -> Trace | None:
+        """The shortest trace of the pool that breaks a claim."""
+        return min(
+            (t for t in self.pool if self._breaks(t, claim) is not None), key=lambda t: len(t.steps), default=None
+        )
+
+    def _shrunk(self, found: Trace, claim: Claim) -> Trace:
+        small = shrink(found, lambda trace: self._breaks(trace, claim) is not None)
         self.pool.append(small)  # it may break other claims as well
         return small
 

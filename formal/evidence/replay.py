@@ -7,7 +7,7 @@ the states on the way.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ from formal.vocabulary import Claim, Precondition, Predicate
 from formal.walk import evaluate
 
 Env = dict[str, Value]
-RUNS_KEPT = 64
+RUNS_KEPT = 1024  # enough for all known traces of a mode, of which each claim is asked
 
 
 class ReplayError(Exception):
@@ -105,7 +105,7 @@ class Replay:
         self._applied: dict[tuple[str, Pair], Applied] = {}
         self._situations: dict[tuple[Predicate, Pair], Term] = {}
         self._formulas: dict[tuple[object, ...], Term] = {}
-        self._runs: deque[tuple[Trace, _Recorded]] = deque(maxlen=RUNS_KEPT)
+        self._runs: OrderedDict[int, tuple[Trace, _Recorded]] = OrderedDict()
 
     def applied(self, name: str, pair: Pair) -> Applied:
         """An operation applied to a pair.
@@ -153,10 +153,12 @@ class Replay:
 
     def _seen(self, trace: Trace) -> Iterator[Seen]:
         """The states of the run, as far as it goes: several claims read the same run, so the last ones are kept."""
-        states = next((s for kept, s in self._runs if kept is trace), None)
+        _, states = self._runs.pop(id(trace), (trace, None))
         if states is None:
             states = _Recorded(self._run(trace))
-            self._runs.append((trace, states))
+        self._runs[id(trace)] = trace, states  # the newest at the end; the trace is kept, so that its id is its own
+        if len(self._runs) > RUNS_KEPT:
+            self._runs.popitem(last=False)
         return iter(states)
 
     def _run(self, trace: Trace) -> Iterator[Seen]:

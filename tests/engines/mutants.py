@@ -1,13 +1,13 @@
 """The hand-written operations with one thing wrong each, and the claims that this must break.
 
-Counterexamples are kept in mutants.json; ``python -m tests.engines.mutants`` searches for them anew.
+Counterexamples are kept in formal/kernel/faults/mutants.json, where ``--kernel`` finds them to try on a tree;
+``python -m tests.engines.mutants`` searches for them anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from formal import terms as t
 from formal.arch.registers import MDCR_EL2, PSTATE
@@ -20,6 +20,7 @@ from formal.state import VARIABLES, Phase, State
 from formal.system import System
 from formal.terms import And, If, Not, Or, Term
 from formal.transitions import OPERATIONS, reset_debug_ptr
+from tests.conftest import ROOT
 
 BY_NAME = {op.name: op for op in OPERATIONS}
 SETUP, ENTER, RETURN, CLEAR = (
@@ -293,7 +294,7 @@ BY_HAND = (
         BOOT, (*LOADED, Step(SETUP, 0, 0, {}), Step("KVM_SET_GUEST_DEBUG", 0, 0, {"control": 1}), Step(ENTER, 0, 0, {}))
     ),
 )
-BOOK = Path(__file__).with_name("mutants.json")
+BOOK = ROOT / "formal/kernel/faults/mutants.json"
 CLAIM = {c.name: c for c in CLAIMS}
 
 

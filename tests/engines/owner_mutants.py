@@ -1,12 +1,12 @@
 """The operations that depend on debug_owner (v6.14), with one thing wrong each, and the claims that this must break.
 
-Counterexamples are kept in owner_mutants.json; ``python -m tests.engines.owner_mutants`` searches for them anew.
+Counterexamples are kept in formal/kernel/faults/owner_mutants.json, where ``--kernel`` finds them to try on a tree;
+``python -m tests.engines.owner_mutants`` searches for them anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from formal import ownership
 from formal import terms as t
@@ -17,10 +17,10 @@ from formal.evidence.traces import Trace
 from formal.operations import Inputs
 from formal.state import DebugOwner, Phase, State
 from formal.terms import And, If, Or, Term
-from tests.conftest import checker_of
+from tests.conftest import ROOT, checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, ENTER, LOAD, PUT, RETURN, After, Mutant, keeps, mutant, search
 
-BOOK = Path(__file__).with_name("owner_mutants.json")
+BOOK = ROOT / "formal/kernel/faults/owner_mutants.json"
 INIT, SET_DEBUG, HANDLE = "kvm_arm_init_debug", "KVM_SET_GUEST_DEBUG", "kvm_handle_guest_debug"
 ACCESS, BANK, LOCK = "trap_debug_regs", "trap_bvr, trap_bcr, trap_wvr, trap_wcr", "trap_oslar_el1"
 FREE, HOST, GUEST = DebugOwner
