@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from formal.arch import aarch32
 from formal.arch import features as feat
 from formal.arch.holes import HOLES, is_hole
 from formal.arch.registers import MDCR_EL2
@@ -70,6 +71,35 @@ def rows(c: Controls) -> Iterator[Row]:
                     if not _belongs_to_a_twin(reg, write):
                         outcome, why = decide(Access(reg.name, write, el, index), c)
                         yield Row(reg, index, el, write, outcome, why)
+
+
+def rows32(c: Controls) -> Iterator[dict[str, object]]:
+    """The AArch32 accesses below an AArch32 EL1, and those of an AArch32 EL0 below an AArch64 one."""
+    for reg in aarch32.REGISTERS32:
+        for index in reg.acts_as.instances():
+            opc1, crn, crm, opc2 = reg.encoding(index)
+            for el, el1 in ((1, "a32"), (0, "a32"), (0, "a64")):
+                for write in (False, True):
+                    if (reg.name == "DBGDTRRXint" and write) or (reg.name == "DBGDTRTXint" and not write):
+                        continue
+                    outcome, why = aarch32.decide(aarch32.Access32(reg, write, el, index, el1 == "a32"), c)
+                    yield {
+                        "state": "a32",
+                        "el1": el1,
+                        "register": reg.name,
+                        "index": index,
+                        "form": reg.form,
+                        "coproc": reg.coprocessor,
+                        "opc1": opc1,
+                        "crn": crn,
+                        "crm": crm,
+                        "opc2": opc2,
+                        "el": el,
+                        "access": "write" if write else "read",
+                        "outcome": outcome.name.lower(),
+                        "decided_by": why,
+                        "exception_class": reg.exception_class,
+                    }
 
 
 def _belongs_to_a_twin(reg: SystemRegister, write: bool) -> bool:
@@ -144,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
         help="another control, as in CPTR_EL2.TTA=1, PMUSERENR_EL0.EN=1, HDFGRTR_EL2.nBRBDATA=1, PMCR_EL0.N=6, "
         "ID_AA64DFR0_EL1.BRPs=5 (repeatable); default 0; all counters, break- and watchpoints exist",
     )
+    p.add_argument(
+        "--aarch32", action="store_true", help="the AArch32 accesses too, below an AArch32 and below an AArch64 EL1"
+    )
     p.add_argument("--json", action="store_true", help="one row for each access, machine-readable")
     return p
 
@@ -155,13 +188,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         value, settings, features = _mdcr(args.value), _settings(args.set), _features(args.feature)
         c = controls(value, settings, features)
+        more = list(rows32(c)) if args.aarch32 else []
     except ValueError as e:
         parser.error(str(e))
     try:
         if args.json:
-            _print_json(value, settings, features, list(rows(c)))
+            _print_json(value, settings, features, [*(row.as_json() for row in rows(c)), *more])
         else:
             _print_tables(value, features, list(rows(c)))
+            if args.aarch32:
+                _print_aarch32(more)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; keep the interpreter from flushing into nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -171,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---- output
 
 
-def _print_json(value: int, settings: dict[str, int], features: frozenset[str], found: list[Row]) -> None:
+def _print_json(value: int, settings: dict[str, int], features: frozenset[str], found: list[dict[str, object]]) -> None:
     fields = {name: (value & f.mask) >> f.lo for name, f in MDCR_EL2.fields.items()}
     head = {
         "schema_version": SCHEMA_VERSION,
@@ -182,7 +218,7 @@ def _print_json(value: int, settings: dict[str, int], features: frozenset[str], 
         "settings": settings,
     }
     sys.stdout.write(json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n  ')
-    sys.stdout.write(",\n  ".join(json.dumps(row.as_json()) for row in found) + "\n ]\n}\n")
+    sys.stdout.write(",\n  ".join(json.dumps(row) for row in found) + "\n ]\n}\n")
 
 
 def _res0(value: int) -> list[int]:
@@ -220,6 +256,23 @@ def _print_tables(value: int, features: frozenset[str], found: list[Row]) -> Non
     if absent:
         console.print(Text("UNDEFINED, not implemented: " + " ".join(absent)))
     console.print(Text("What is missing above is UNDEFINED: no access from EL0, or none in that direction."))
+
+
+def _print_aarch32(found: list[dict[str, object]]) -> None:
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=120, no_color=True, highlight=False)
+    kinds: dict[tuple[object, ...], dict[str, None]] = {}
+    for row in found:
+        key = (row["el1"], row["el"], row["outcome"], row["decided_by"])
+        name = f"{row['register']}{' (' + str(row['form']) + ')' if row['form'] != 'mcr' else ''}"
+        kinds.setdefault(key, {})[f"{name} ({row['access']}s)"] = None
+    says = {o.name.lower(): text for o, text in _SAYS.items()}
+    table = _table("AArch32", "EL", "outcome", "decided by", "accesses")
+    for (el1, el, outcome, why), names in kinds.items():
+        if outcome in says:
+            where = "below AArch32 EL1" if (el1, el) == ("a32", 0) else "EL1" if el else "below AArch64 EL1"
+            table.add_row(where, f"EL{el}", says[str(outcome)], Text(str(why)), Text(", ".join(names)))
+    console.print()
+    console.print(table)
 
 
 def _table(*columns: str) -> Table:
