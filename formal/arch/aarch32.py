@@ -2,11 +2,12 @@
 
 An AArch32 access has the outcome of the AArch64 register that it is mapped to (``formal.arch.traps``), except that
 below an AArch32 EL1 what EL1 withholds from EL0 is UNDEFINED, and no fine-grained trap applies; that HSTR_EL2.T9 traps
-cp15 accesses of c9; and that what has no counterpart at EL1 (DBGDIDR, DBGDRAR, ...) has a line of its own. DBGDSCRext
-and MDSCR_EL1 are one register, so that UDCCdis is TDCC; PMUSERENR is PMUSERENR_EL0.
+cp15 accesses of c9, all of them at EL1, and at EL0 those that EL0 may make; and that what has no counterpart at EL1
+(DBGDIDR, DBGDRAR, ...) has a line of its own. DBGDSCRext and MDSCR_EL1 are one register, so that UDCCdis is TDCC;
+PMUSERENR is PMUSERENR_EL0.
 
-Modelled as there, EL2 being AArch64. Not modelled: HCR_EL2.TGE with an AArch32 EL1; which breakpoints are context-aware
-(of others DBGBXVR<n> does not exist); the trace registers (cp14, opc1 = 1); HCPTR, as EL2 is AArch64.
+Modelled as there, EL2 being AArch64. Where EL1 cannot be AArch32, those that are ``OPTIONAL`` are taken to be there.
+Not modelled: HCR_EL2.TGE with an AArch32 EL1; the trace registers (cp14, opc1 = 1); HCPTR, as EL2 is AArch64.
 
 Source: Arm ARM (DDI 0487) G8.3, G8.4, the accessibility pseudocode of each register; D24.2, HSTR_EL2, ESR_EL2.EC.
 """
@@ -19,9 +20,10 @@ from dataclasses import dataclass, replace
 from formal import terms as t
 from formal.arch import traps
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
+from formal.arch.registers import HCR_EL2
 from formal.arch.sysregs import Rights, SystemRegister, find
 from formal.arch.traps import Check, Controls, Outcome
-from formal.terms import FALSE, TRUE, Term
+from formal.terms import FALSE, TRUE, And, If, Not, Term
 
 # name, AArch64 register or "-" with "EL1 EL0 trap" after it; form; coprocessor, opc1, CRn, CRm, opc2.
 # EL0 accesses of the lines with "-" are withheld by MDSCR_EL1.TDCC. Indices are those of the AArch64 register.
@@ -82,6 +84,7 @@ PMEVTYPER<n>   mcr  15 0 c14 0b11:n[4:3] n[2:0] PMEVTYPER<n>_EL0
 PMCCFILTR      mcr  15 0 c14 c15         7      PMCCFILTR_EL0
 """
 
+OPTIONAL = frozenset(("DBGDIDR", "DBGDRAR", "DBGDSAR"))  # and deprecated, where EL1 cannot use AArch32 (G8.3)
 _CLASSES = {("mcr", 15): 0x03, ("mcrr", 15): 0x04, ("mcr", 14): 0x05, ("ldc", 14): 0x06, ("stc", 14): 0x06}
 _CLASSES[("mcrr", 14)] = 0x0C
 
@@ -173,8 +176,18 @@ def checks(a: Access32, c: Controls, hstr_el2_t9: Term = FALSE) -> Iterator[Chec
             raise ValueError("HCR_EL2.TGE with an AArch32 EL1 is not modelled")
         c = replace(c, **_OPEN)  # type: ignore[arg-type]
     reg = a.register
-    pending = reg.coprocessor == 15 and "c9" in (reg.spelling[1], reg.spelling[2] if reg.form == "mcrr" else "")
+    hstr_el2_t9 = And(hstr_el2_t9, Not(c.el0_is_host))
     undef, el1, el2 = (t.const(o, 2) for o in (Outcome.UNDEF, Outcome.EL1, Outcome.EL2))
+    pending = reg.coprocessor == 15 and "c9" in (reg.spelling[1], reg.spelling[2] if reg.form == "mcrr" else "")
+    if pending and a.el == 1 and hstr_el2_t9 is not FALSE:
+        pending = False
+        yield Check(hstr_el2_t9, el2, "HSTR_EL2.T9")
+        if hstr_el2_t9 is TRUE:
+            return
+    count, aware = (c.implemented.get(name) for name in ("DBGBVR<n>_EL1", "DBGBXVR<n>"))
+    if reg.name == "DBGBXVR<n>" and count is not None and aware is not None and (a.index or 0) < count - aware:
+        yield Check(TRUE, undef, "breakpoint not context-aware")
+        return
     for check in traps.checks(_Access(reg.acts_as.name, a.write, a.el, a.index, reg), c):
         if pending and check.outcome is el2 and "HCR_EL2.TGE" not in check.decided_by:
             pending = False
@@ -199,3 +212,13 @@ def decide(a: Access32, c: Controls, hstr_el2_t9: Term = FALSE) -> tuple[Outcome
             raise TypeError(f"{check.decided_by} depends on {check.when!r}; decide() needs constants")
         return Outcome(t.value_of(check.outcome)), check.decided_by
     return Outcome.EXECUTED, "no trap applies"
+
+
+def outcome(a: Access32, c: Controls, hstr_el2_t9: Term = FALSE) -> Term:
+    """The outcome as a term of 2 bits, numbered as ``Outcome``; of an AArch32 EL1, HCR_EL2 is not consulted."""
+    if a.el1_is_aarch32:
+        c = replace(c, hcr_el2=HCR_EL2(t.const(0, 64)))
+    result = t.const(Outcome.EXECUTED, 2)
+    for check in reversed(list(checks(a, c, hstr_el2_t9))):
+        result = If(check.when, check.outcome, result)
+    return result

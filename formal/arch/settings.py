@@ -22,6 +22,7 @@ class SPMSELR_EL0(Register):
 class ID_AA64DFR0_EL1(Register):
     """AArch64 Debug Feature Register 0; only what the traps depend on (Arm ARM D24.2)."""
 
+    CTX_CMPs = bits(31, 28, "number of context-aware breakpoints, the last ones, minus 1")
     WRPs = bits(23, 20, "number of watchpoints, minus 1")
     BRPs = bits(15, 12, "number of breakpoints, minus 1")
 
@@ -50,7 +51,7 @@ SETTABLE: dict[str, type[Register]] = {
     "ID_AA64DFR0_EL1": ID_AA64DFR0_EL1,
 }
 # What holds unless it is set: all indices exist. Everything else is 0.
-DEFAULTS = {"PMCR_EL0.N": 31, "ID_AA64DFR0_EL1.BRPs": 15, "ID_AA64DFR0_EL1.WRPs": 15}
+DEFAULTS = {"PMCR_EL0.N": 31, "ID_AA64DFR0_EL1.BRPs": 15, "ID_AA64DFR0_EL1.WRPs": 15, "ID_AA64DFR0_EL1.CTX_CMPs": 15}
 
 
 def _near(name: str, known: Mapping[str, object]) -> str:
@@ -116,5 +117,6 @@ def controls(mdcr_el2: int, settings: Mapping[str, int], features: frozenset[str
             "DBGBCR<n>_EL1": breakpoints,
             "DBGWVR<n>_EL1": watchpoints,
             "DBGWCR<n>_EL1": watchpoints,
+            "DBGBXVR<n>": t.value_of(debug.CTX_CMPs) + 1,
         },
     )

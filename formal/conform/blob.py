@@ -38,6 +38,7 @@ class State:
     hcr_el2: int = 0
     cptr_el2: int = 0
     cpacr_el1: int = 0
+    hstr_el2: int = 0
     mdscr_el1: int = 0
     pmuserenr_el0: int = 0
     pmselr_el0: int = 0

@@ -11,18 +11,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from formal import terms as t
+from formal.arch.aarch32 import OPTIONAL
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
-from formal.arch.traps import Controls, Outcome, decide, outcome
+from formal.arch.traps import Controls, Outcome
 from formal.conform.blob import decode
 from formal.conform.identify import Cpu
 from formal.conform.points import DONE_CALL, Point
+from formal.conform.points32 import Point32
 from formal.conform.settings import Setting
 from formal.terms import Term, Value
 from formal.walk import evaluate, support
 
 _UNKNOWN, _SVC, _HVC, _SYSREG = 0x00, 0x15, 0x16, 0x18  # exception classes (Arm ARM D24.2, ESR_ELx.EC)
 _IL = 1 << 25
+
+AnyPoint = Point | Point32
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Difference:
     el: int = 1
     write: bool = False
     pmuserenr: int = 0
+    t9: bool = False  # HSTR_EL2.T9
     unlocked: bool = False  # a debug exception with the OS lock locked came out as the model says of an unlocked one
 
 
@@ -52,12 +57,15 @@ class Result:
     reached: set[str] = field(default_factory=set)  # registers of which some access was not UNDEFINED
 
 
-def syndromes(point: Point, host: bool) -> dict[int, Outcome]:
+def syndromes(point: AnyPoint, host: bool) -> dict[int, Outcome]:
     """By the result of the probe, the outcome that it shows; a result that is not here shows none of them.
 
     ``host`` is HCR_EL2.TGE: exceptions from EL0 that would go to EL1 go to EL2. Of a trapped access, EC, ISS (register
     and direction, Rt = X0), IL and the address must all be right; SPSR_ELx.SS is 0.
     """
+
+    if isinstance(point, Point32):
+        return point.syndromes(host)
 
     def result(el: int, ec: int, iss: int, at: int) -> int:
         return el << 48 | at << 32 | ec << 26 | _IL | iss
@@ -107,6 +115,7 @@ def _values(setting: Setting) -> dict[str, Value]:
         "hdfgwtr_el2": write,
         "hdfgrtr2_el2": read2,
         "hdfgwtr2_el2": write2,
+        "hstr_el2_t9": setting.t9,
         "unpredictable": int(Outcome.UNDEF),
     }
 
@@ -116,21 +125,24 @@ class Table:
 
     It allows several for an event counter that does not exist, without FEAT_FGT (CONSTRAINED UNPREDICTABLE: UNDEFINED,
     ignored, or trapped; Arm ARM D24.5, PMEVCNTR<n>_EL0), for a reserved HPMN (how many counters are accessible is
-    UNKNOWN; D24.3, MDCR_EL2), and for OSDLR_EL1 without FEAT_DoubleLock (IMPLEMENTATION DEFINED; D24.3, OSDLR_EL1).
+    UNKNOWN; D24.3, MDCR_EL2), for OSDLR_EL1 without FEAT_DoubleLock (IMPLEMENTATION DEFINED; D24.3, OSDLR_EL1), and for
+    what is OPTIONAL in AArch32 where EL1 cannot use it (``formal.arch.aarch32``).
     """
 
-    def __init__(self, cpu: Cpu, points: Sequence[Point]) -> None:
+    def __init__(self, cpu: Cpu, points: Sequence[AnyPoint]) -> None:
         self.cpu = cpu
         plain = _symbolic(cpu)
+        t9 = t.var("hstr_el2_t9", t.BOOL)
         other = replace(plain, features=plain.features | {"IMPDEF_OSDLR_EL1_TRAP"})
-        self._terms: dict[Point, tuple[Term, ...]] = {}
+        self._terms: dict[AnyPoint, tuple[Term, ...]] = {}
         for p in points:
-            free = p.access.name == "OSDLR_EL1" and "FEAT_DoubleLock" not in cpu.features
-            self._terms[p] = tuple(outcome(p.access, c) for c in ([plain, other] if free else [plain]))
+            free = p.register.name == "OSDLR_EL1" and "FEAT_DoubleLock" not in cpu.features
+            absent = (t.const(Outcome.UNDEF, 2),) if not cpu.aarch32_el1 and p.register.name in OPTIONAL else ()
+            self._terms[p] = tuple(p.outcome(c, t9) for c in ([plain, other] if free else [plain])) + absent
         self._setting: Setting | None = None
         self._known: dict[tuple[Term, ...], frozenset[Outcome]] = {}
 
-    def allowed(self, point: Point, setting: Setting) -> frozenset[Outcome]:
+    def allowed(self, point: AnyPoint, setting: Setting) -> frozenset[Outcome]:
         """The outcomes that are allowed."""
         if setting is not self._setting:
             self._setting, self._known = setting, {}
@@ -157,10 +169,10 @@ class Table:
                 yield {**values, "mdcr_el2": setting.mdcr - hpmn + n}
 
 
-def compare(cpu: Cpu, runs: Sequence[tuple[Setting, Sequence[Point]]], results: Sequence[int]) -> Result:
+def compare(cpu: Cpu, runs: Sequence[tuple[Setting, Sequence[AnyPoint]]], results: Sequence[int]) -> Result:
     """Every access under every setting, in the order in which the probe made them."""
     table = Table(cpu, list(dict.fromkeys(p for _, points in runs for p in points)))
-    shows: dict[tuple[Point, bool], dict[int, Outcome]] = {}
+    shows: dict[tuple[AnyPoint, bool], dict[int, Outcome]] = {}
     found = Result(accesses=len(results))
     rest = iter(results)
     for setting, points in runs:
@@ -174,24 +186,25 @@ def compare(cpu: Cpu, runs: Sequence[tuple[Setting, Sequence[Point]]], results: 
             found.choices += len(expected) > 1
             found.outcomes[observed.name if observed is not None else "OTHER"] += 1
             if observed is not Outcome.UNDEF:
-                found.reached.add(point.access.name)
+                found.reached.add(point.name)
             if observed not in expected:
                 found.differences.append(_difference(point, setting, cpu, expected, raw, observed))
     return found
 
 
 def _difference(
-    point: Point, setting: Setting, cpu: Cpu, expected: frozenset[Outcome], raw: int, observed: Outcome | None
+    point: AnyPoint, setting: Setting, cpu: Cpu, expected: frozenset[Outcome], raw: int, observed: Outcome | None
 ) -> Difference:
     a = point.access
     return Difference(
         str(point),
         setting.label,
         " or ".join(o.name for o in sorted(expected)),
-        decide(a, setting.controls(cpu))[1],
+        point.decided_by(setting.controls(cpu), setting.t9),
         observed.name if observed is not None else str(decode(raw)),
-        a.name,
+        point.name,
         a.el,
         a.write,
         setting.pmuserenr,
+        setting.t9,
     )

@@ -9,20 +9,23 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from formal.arch import features as feat
+from formal.arch.aarch32 import REGISTERS32
 from formal.arch.sysregs import SYSTEM_REGISTERS
 from formal.conform import asm, compare, debug_points, emulator
 from formal.conform.blob import Blob, Run
 from formal.conform.build import build
-from formal.conform.compare import Difference
-from formal.conform.deviations import Book
+from formal.conform.compare import AnyPoint, Difference
+from formal.conform.deviations import DEVIATIONS, Book
+from formal.conform.deviations32 import DEVIATIONS32
 from formal.conform.identify import ID_REGISTERS, NOT_IDENTIFIED, Cpu, identify
 from formal.conform.points import Point, points, selected
+from formal.conform.points32 import FORMS, points32, spelled
 from formal.conform.settings import Setting, settings
 from formal.options import UsageError
 
@@ -62,7 +65,31 @@ class Report:
         return any(c.unexplained for c in self.cpus) or bool(self.book.vanished)
 
     def untested(self) -> list[tuple[str, str]]:
-        """Rows of the table, or parts of them, that no CPU could test, each with the reason."""
+        """Rows of the tables, or parts of them, that no CPU could test, each with the reason."""
+        return [*self._untested64(), *self._untested32()]
+
+    def _untested32(self) -> Iterator[tuple[str, str]]:
+        cpus = [c for c in self.cpus if c.cpu.aarch32_el0]
+        reached = {name for c in cpus for name in c.reached}
+        for reg in REGISTERS32:
+            name, acts = spelled(reg), reg.acts_as
+            from_el0 = 0 in (acts.read.lowest_el, acts.write.lowest_el)
+            capable = [c for c in cpus if from_el0 or c.cpu.aarch32_el1]
+            if reg.form not in FORMS:
+                yield name, "LDC and STC are not probed"
+            elif not capable:
+                yield name, f"no CPU has AArch32 at EL{0 if from_el0 else 1}"
+            elif name not in reached and not any(feat.present(acts.features, c.cpu.features) for c in capable):
+                yield name, f"no CPU with AArch32 has {feat.spelled(acts.features)}; found UNDEFINED"
+            elif name not in reached:
+                yield name, "QEMU leaves it UNDEFINED"
+            else:
+                if from_el0 and not any(c.cpu.aarch32_el1 for c in cpus):
+                    yield name, "from EL1 only: no CPU has AArch32 there"
+                if from_el0 and acts.read.fgt and not any("FEAT_FGT" in c.cpu.features for c in cpus):
+                    yield name, "its fine-grained trap only: no CPU with AArch32 has FEAT_FGT"
+
+    def _untested64(self) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         every = [c.cpu.features for c in self.cpus]
         for reg in SYSTEM_REGISTERS:
@@ -85,6 +112,13 @@ class Report:
         return found
 
 
+def _belongs(point: AnyPoint, setting: Setting) -> bool:
+    """Whether an access is probed under a setting: with HCR_EL2.RW as it needs it, and of the kind asked for."""
+    if isinstance(point, Point):
+        return setting.rw and selected(setting.accesses, point)
+    return point.access.el1_is_aarch32 != setting.rw and point.selected(setting.accesses)
+
+
 def probe_cpu(qemu: emulator.Qemu, probe: Path, model: str, directory: Path, timeout: float, book: Book) -> CpuReport:
     """Boots one CPU model, runs all probe points and compares.
 
@@ -96,16 +130,21 @@ def probe_cpu(qemu: emulator.Qemu, probe: Path, model: str, directory: Path, tim
     first = Blob([asm.mrs(encoding) for encoding in ID_REGISTERS.values()], [], [])
     cpu = identify(first.unpack(qemu.run(probe, model, first, directory, timeout))[0])
 
-    text, accesses = points()
-    plan: list[tuple[Setting, list[Point]]] = []
+    text, plain = points()
+    text32, narrow = points32(cpu, len(text))
+    accesses: list[AnyPoint] = [*plain, *narrow]
+    text += text32
+    plan: list[tuple[Setting, list[AnyPoint]]] = []
     runs: list[Run] = []
-    first_of: dict[str, tuple[int, list[Point]]] = {}
-    for setting in settings(cpu):
-        if setting.accesses not in first_of:
-            chosen = [p for p in accesses if selected(setting.accesses, p)]
-            first_of[setting.accesses] = (len(runs), chosen)
+    first_of: dict[tuple[str, bool], tuple[int, list[AnyPoint]]] = {}
+    every = list(settings(cpu))
+    for setting in every + [replace(s, rw=False) for s in every if cpu.aarch32_el1 and not s.tge]:
+        key = setting.accesses, setting.rw
+        if key not in first_of:
+            chosen = [p for p in accesses if _belongs(p, setting)]
+            first_of[key] = (len(runs), chosen)
             runs += [p.run() for p in chosen]
-        plan.append((setting, first_of[setting.accesses][1]))
+        plan.append((setting, first_of[key][1]))
     more, begins = debug_points.code(len(text))
     cases = list(debug_points.cases(cpu))
     after = len(runs)
@@ -113,7 +152,7 @@ def probe_cpu(qemu: emulator.Qemu, probe: Path, model: str, directory: Path, tim
 
     blob = Blob([], text + more, runs)
     for setting, chosen in plan:
-        blob.add(setting.state(), first_of[setting.accesses][0], len(chosen))
+        blob.add(setting.state(), first_of[setting.accesses, setting.rw][0], len(chosen))
     for i, case in enumerate(cases):
         blob.add(debug_points.state(case, begins[case.kind, case.el], blob, cpu), after + i, 1)
     results = blob.unpack(qemu.run(probe, model, blob, directory, timeout))[1]
@@ -125,7 +164,7 @@ def probe_cpu(qemu: emulator.Qemu, probe: Path, model: str, directory: Path, tim
     return CpuReport(
         model,
         cpu,
-        len(plan),
+        len(every),
         found.accesses,
         found.choices,
         dict(sorted(found.outcomes.items())),
@@ -163,7 +202,7 @@ def conform(models: Sequence[str], qemu_path: str | None, timeout: float) -> Rep
     """
     began = time.monotonic()
     qemu = emulator.find(qemu_path)
-    report = Report(qemu.spelled, Book(qemu.version))
+    report = Report(qemu.spelled, Book(qemu.version, DEVIATIONS + DEVIATIONS32))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         chosen = choose(models, qemu.models())

@@ -17,7 +17,7 @@ from formal.conform.identify import Cpu
 
 Series = tuple[int, int]
 COMPARED: dict[Series, int] = {(7, 2): 22, (8, 2): 2, (10, 0): 13, (11, 1): 3}  # the release of each stable series
-_ALL = frozenset(COMPARED)
+ALL = frozenset(COMPARED)
 _7_2: frozenset[Series] = frozenset({(7, 2)})
 _TO_8_2: frozenset[Series] = frozenset({(7, 2), (8, 2)})
 
@@ -32,18 +32,19 @@ class Deviation:
     wrong: str  # how one sees that QEMU is wrong, not the table
     subjects: frozenset[str]  # registers, or kinds of debug exceptions; each must show it
     explains: Callable[[Difference], bool] = field(compare=False)
-    needs: frozenset[str] = frozenset()  # features without which a CPU does not show it
+    needs: frozenset[str] = frozenset()  # features, and AArch32 at EL1 or EL0, without which a CPU does not show it
 
     def applies(self, cpu: Cpu) -> bool:
         """Whether this CPU can show it."""
-        return self.needs <= cpu.features
+        return self.needs <= cpu.features | cpu.states
 
 
 def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _undefined(d: Difference) -> bool:
+def undefined(d: Difference) -> bool:
+    """QEMU does not have it."""
     return d.observed == "UNDEF"
 
 
@@ -63,7 +64,8 @@ def _granted_past_el2(d: Difference) -> bool:
     return granted and (d.expected, d.observed) == ("EL2", "EXECUTED") and d.why in ("MDCR_EL2.TPM", "MDCR_EL2.HPMN")
 
 
-def _decided(*why: str) -> Callable[[Difference], bool]:
+def decided(*why: str) -> Callable[[Difference], bool]:
+    """QEMU executes what one of these should stop."""
     return lambda d: d.observed == "EXECUTED" and d.why in why
 
 
@@ -74,11 +76,11 @@ _COUNTERS = _set("PMEVCNTR<n>_EL0 PMEVTYPER<n>_EL0 PMXEVCNTR_EL0 PMXEVTYPER_EL0"
 DEVIATIONS: tuple[Deviation, ...] = (
     Deviation(
         "no external debug registers",
-        _ALL,
+        ALL,
         "DBGAUTHSTATUS_EL1 and DBGPRCR_EL1 are UNDEFINED",
         f"{_ACCESS}; source: debug_cp_reginfo has neither for AArch64",
         _set("DBGAUTHSTATUS_EL1 DBGPRCR_EL1"),
-        _undefined,
+        undefined,
     ),
     Deviation(
         "no DBGDTR_EL0",
@@ -86,7 +88,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "DBGDTR_EL0 is UNDEFINED",
         f"{_ACCESS}; QEMU 10.0 has it, and agrees with the table; source: debug_cp_reginfo",
         _set("DBGDTR_EL0"),
-        _undefined,
+        undefined,
     ),
     Deviation(
         "no debug channel",
@@ -94,7 +96,7 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "the debug communications channel (MDCCSR_EL0 and MDCCINT_EL1 apart), DBGCLAIM* and OSECCR_EL1 are UNDEFINED",
         f"{_ACCESS}; QEMU 8.2 has them, and agrees with the table; source: debug_cp_reginfo",
         _set("OSDTRRX_EL1 OSDTRTX_EL1 DBGDTRRX_EL0 DBGDTRTX_EL0 OSECCR_EL1 DBGCLAIMSET_EL1 DBGCLAIMCLR_EL1"),
-        _undefined,
+        undefined,
     ),
     Deviation(
         "MDSCR_EL1.TDCC ignored",
@@ -110,12 +112,12 @@ DEVIATIONS: tuple[Deviation, ...] = (
         "MDCR_EL2.TPMCR does not trap PMCR_EL0",
         "D24.3, MDCR_EL2.TPMCR; QEMU 10.0 traps; source: PMCR_EL0 has pmreg_access, which looks at TPM only",
         _set("PMCR_EL0"),
-        _decided("MDCR_EL2.TPMCR"),
+        decided("MDCR_EL2.TPMCR"),
         _PMU,
     ),
     Deviation(
         "PMUSERENR_EL0 overrides MDCR_EL2",
-        _ALL,
+        ALL,
         "an access from EL0 that PMUSERENR_EL0.ER, CR or SW grants is not trapped by MDCR_EL2.TPM",
         "D24.3, MDCR_EL2.TPM, names EL0; the same access granted by EN traps in QEMU; source: pmreg_access_selr, "
         "_xevcntr, _ccntr and _swinc return before they ask pmreg_access",
@@ -125,16 +127,16 @@ DEVIATIONS: tuple[Deviation, ...] = (
     ),
     Deviation(
         "MDCR_EL2.HPMN traps nothing",
-        _ALL,
+        ALL,
         "event counters from HPMN on are not trapped, although FEAT_FGT makes that certain",
         "D24.3, MDCR_EL2.HPMN, and D24.5, PMEVCNTR<n>_EL0; source: do_pmreg_access does not look at HPMN",
         _COUNTERS,
-        _decided("MDCR_EL2.HPMN"),
+        decided("MDCR_EL2.HPMN"),
         _PMU | {"FEAT_FGT"},
     ),
     Deviation(
         "PMSELR_EL0 selects any counter",
-        _ALL,
+        ALL,
         "PMXEVCNTR_EL0 and PMXEVTYPER_EL0 are not UNDEFINED when PMSELR_EL0.SEL selects a counter that does not exist, "
         "although FEAT_FGT makes that certain",
         "D24.5, PMXEVCNTR_EL0, PMXEVTYPER_EL0; source: pmxevcntr_read and the like treat it as RAZ/WI",
@@ -148,16 +150,16 @@ DEVIATIONS: tuple[Deviation, ...] = (
     ),
     Deviation(
         "no fine-grained trap of PMUSERENR_EL0",
-        _ALL,
+        ALL,
         "HDFGRTR_EL2.PMUSERENR_EL0 and HDFGWTR_EL2.PMUSERENR_EL0 do not trap",
         "D24.2, HDFGRTR_EL2 bit 57, which Linux names too; source: PMUSERENR_EL0 has no .fgt",
         _set("PMUSERENR_EL0"),
-        _decided("HDFGRTR_EL2.PMUSERENR_EL0", "HDFGWTR_EL2.PMUSERENR_EL0"),
+        decided("HDFGRTR_EL2.PMUSERENR_EL0", "HDFGWTR_EL2.PMUSERENR_EL0"),
         _PMU | {"FEAT_FGT"},
     ),
     Deviation(
         "OS lock ignored",
-        _ALL,
+        ALL,
         "the OS lock does not suppress debug exceptions, nor does it make software step inactive",
         'chapter D2, "The effect of powerdown on debug exceptions"; the OS double lock does suppress them in QEMU; '
         "source: arm_generate_debug_exceptions tests bit 0 of OSLSR_EL1, where OSLK is bit 1 (D24.3)",

@@ -68,6 +68,22 @@ class Cpu:
     watchpoints: int = 0
 
     @property
+    def aarch32_el0(self) -> bool:
+        """Whether EL0 can be AArch32."""
+        return self.ids.get("ID_AA64PFR0_EL1", 0) & 15 == 2
+
+    @property
+    def aarch32_el1(self) -> bool:
+        """Whether EL1 can be AArch32."""
+        return self.ids.get("ID_AA64PFR0_EL1", 0) >> 4 & 15 == 2
+
+    @property
+    def states(self) -> frozenset[str]:
+        """Where it has AArch32, beside its features."""
+        found = ((self.aarch32_el0, "AArch32 at EL0"), (self.aarch32_el1, "AArch32 at EL1"))
+        return frozenset(name for has, name in found if has)
+
+    @property
     def implemented(self) -> dict[str, int]:
         """How many of the indexed debug registers exist, as ``formal.arch.traps.Controls`` wants it."""
         return {
@@ -75,6 +91,7 @@ class Cpu:
             "DBGBCR<n>_EL1": self.breakpoints,
             "DBGWVR<n>_EL1": self.watchpoints,
             "DBGWCR<n>_EL1": self.watchpoints,
+            "DBGBXVR<n>": (self.ids.get("ID_AA64DFR0_EL1", 0) >> 28 & 15) + 1,  # context-aware breakpoints
         }
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from formal.arch.sysregs import SYSTEM_REGISTERS, Encoding, SystemRegister
-from formal.arch.traps import Access
+from formal.arch.traps import Access, Controls, decide, outcome
 from formal.conform import asm
 from formal.conform.blob import X0, Run
+from formal.terms import Term
 
 DONE_CALL = 1  # the immediate of the HVC or SVC that follows the access
 _EL1H, _EL0T = 0x3C5, 0x3C0  # SPSR_EL2 with D, A, I and F set
@@ -22,6 +23,13 @@ _WRITE_ZERO = frozenset(
     "SPMOVSCLR_EL0 SPMOVSSET_EL0 SPMINTENSET_EL1 SPMINTENCLR_EL1 SPMZR_EL0 TRCCLAIMSET TRCCLAIMCLR TRCRSR "
     "BRBINFINJ_EL1 BRBSRCINJ_EL1 BRBTGTINJ_EL1".split()
 )
+
+
+def write_value(name: str) -> X0:
+    """What to write to a register so that nothing changes."""
+    if name == "OSLAR_EL1":
+        return X0.OSLAR
+    return X0.ZERO if name in _WRITE_ZERO else X0.READ_BACK
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,21 @@ class Point:
     def run(self) -> Run:
         """The trip that makes the access."""
         a = self.access
-        x0 = X0.ZERO
-        if a.name == "OSLAR_EL1":
-            x0 = X0.OSLAR
-        elif a.write and a.name not in _WRITE_ZERO:
-            x0 = X0.READ_BACK
+        x0 = write_value(a.name) if a.write or a.name == "OSLAR_EL1" else X0.ZERO
         return Run(self.slot + _PART[a.el, a.write], _EL1H if a.el else _EL0T, x0, self.slot + 8)
+
+    @property
+    def name(self) -> str:
+        """The line's name."""
+        return self.access.name
+
+    def outcome(self, controls: Controls, _t9: Term) -> Term:
+        """What the table says."""
+        return outcome(self.access, controls)
+
+    def decided_by(self, controls: Controls, _t9: bool) -> str:
+        """What in the table says it."""
+        return decide(self.access, controls)[1]
 
     def __str__(self) -> str:
         a = self.access
@@ -101,6 +118,7 @@ def selected(kind: str, point: Point) -> bool:
     a, group = point.access, point.register.group
     return {
         "all": True,
+        "AArch32": False,
         "EL0": a.el == 0,
         "PMU at EL0": a.el == 0 and group == "pmu",
         "counters": a.name in EVENT_COUNTERS,

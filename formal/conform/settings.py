@@ -1,7 +1,7 @@
 """The values of the controls under which the accesses are probed: all that decides a trap, one setting a line.
 
 Every single bit of MDCR_EL2, the values that KVM writes, random ones, and for what is decided elsewhere (PMUSERENR_EL0,
-MDSCR_EL1.TDCC, PMSELR_EL0, HCR_EL2.TGE, fine-grained traps) sweeps of their own.
+MDSCR_EL1.TDCC, PMSELR_EL0, HCR_EL2.TGE, fine-grained traps, HSTR_EL2.T9) sweeps of their own.
 """
 
 from __future__ import annotations
@@ -50,11 +50,13 @@ class Setting:
     cpacr_tta: bool = False
     fgt: tuple[int, ...] = _OPEN
     accesses: str = "all"
+    t9: bool = False  # HSTR_EL2.T9, of AArch32 only
+    rw: bool = True  # EL1 is AArch64
 
     @property
     def hcr(self) -> int:
         """HCR_EL2 while the guest runs."""
-        return HCR_RW | self.tge * HCR_EL2.mask("TGE") | self.e2h * HCR_EL2.mask("E2H")
+        return self.rw * HCR_RW | self.tge * HCR_EL2.mask("TGE") | self.e2h * HCR_EL2.mask("E2H")
 
     @property
     def mdscr(self) -> int:
@@ -64,7 +66,17 @@ class Setting:
     def state(self) -> State:
         """What the probe sets up. CPTR_EL2 has its layout from HCR_EL2.E2H (Arm ARM D24.2); nothing else traps."""
         cptr = 3 << 20 | 3 << 16 | self.cptr_tta << 28 if self.e2h else 0x33FF & ~(1 << 10) | self.cptr_tta << 20
-        return State(self.mdcr, self.hcr, cptr, self.cpacr_tta << 28, self.mdscr, self.pmuserenr, self.sel, *self.fgt)
+        return State(
+            self.mdcr,
+            self.hcr,
+            cptr,
+            self.cpacr_tta << 28,
+            self.t9 << 9,
+            self.mdscr,
+            self.pmuserenr,
+            self.sel,
+            *self.fgt,
+        )
 
     def controls(self, cpu: Cpu) -> Controls:
         """What the trap table is asked with."""
@@ -100,6 +112,8 @@ def settings(cpu: Cpu) -> Iterator[Setting]:
     yield from _random(cpu)
     yield from _elsewhere(cpu)
     yield from _fine_grained(cpu)
+    if cpu.aarch32_el0:
+        yield from _aarch32(cpu)
 
 
 def _kvm(cpu: Cpu) -> Iterator[Setting]:
@@ -171,3 +185,12 @@ def _fine_grained(cpu: Cpu) -> Iterator[Setting]:
         for tge, e2h in product((False, True), (False, True) if cpu.vhe else (False,)):
             label = f"{register.__name__}, every bit{', TGE' * tge}{', E2H' * e2h}"
             yield Setting(label, cpu.counters, tge, e2h, fgt=every, accesses="EL0" if tge else "all")
+
+
+def _aarch32(cpu: Cpu) -> Iterator[Setting]:
+    """HSTR_EL2.T9, beside what comes before and after it."""
+    hosts = (False, True) if cpu.vhe else (False,)
+    for name, user, tge, e2h in product(("", "TPM", "TPMCR"), (0, _USER, 0x40), (False, True), hosts):
+        mdcr = cpu.counters | (MDCR_EL2.mask(name) if name else 0)
+        label = f"HSTR_EL2.T9, {name or 'no trap'}, PMUSERENR_EL0={user:#x}{', TGE' * tge}{', E2H' * e2h}"
+        yield Setting(label, mdcr, tge, e2h, pmuserenr=user, accesses="AArch32", t9=True)

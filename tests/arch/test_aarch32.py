@@ -73,6 +73,18 @@ def test_hstr_traps_c9_of_cp15_alone():
     assert ask("PMEVCNTR<n>", 1, t9=TRUE, index=0) is Outcome.EXECUTED
     assert ask("DBGDIDR", 1, t9=TRUE) is Outcome.EXECUTED
     assert ask("PMCR", 0, t9=TRUE) is Outcome.UNDEF  # PMUSERENR comes first
+    assert ask("PMCEID0", 1, write=True, t9=TRUE) is Outcome.EL2  # any access at EL1, even of what is not there
+    assert ask("PMINTENSET", 0, t9=TRUE) is Outcome.UNDEF
+    host = HCR_EL2(t.const(HCR_EL2.mask("E2H", "TGE"), 64))
+    granted = PMUSERENR_EL0(t.const(1, 64))
+    assert ask("PMCR", 0, t9=TRUE, aarch32=False, pmuserenr_el0=granted) is Outcome.EL2
+    assert ask("PMCR", 0, t9=TRUE, aarch32=False, pmuserenr_el0=granted, hcr_el2=host) is Outcome.EXECUTED
+
+
+def test_breakpoints_that_are_not_context_aware_have_no_extended_value():
+    there = {"DBGBVR<n>_EL1": 6, "DBGBXVR<n>": 2}
+    found = [ask("DBGBXVR<n>", 1, index=n, implemented=there) for n in range(7)]
+    assert [o is Outcome.EXECUTED for o in found] == [False] * 4 + [True] * 2 + [False]
 
 
 def test_fine_grained_traps_need_an_aarch64_el1():

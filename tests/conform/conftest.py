@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from formal.conform.debian import NEWEST, Image, MissingKernelError, default_dir
 from formal.conform.identify import Cpu
 
 PLAIN = Cpu({}, closure(["FEAT_PMUv3", "FEAT_DoubleLock"]), counters=6, breakpoints=6, watchpoints=4)
+A32 = replace(PLAIN, ids={"ID_AA64PFR0_EL1": 0x22, "ID_AA64DFR0_EL1": 1 << 28})  # AArch32 at EL1; 2 context-aware
 FINE = Cpu(
     {},
     closure(["FEAT_PMUv3p5", "FEAT_FGT2", "FEAT_HPMN0", "FEAT_SPE", "FEAT_TRF", "FEAT_TRC_SR"]),

@@ -1,17 +1,20 @@
 """The command: misuse, what is missing, and the report, without an emulator."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from formal.arch.aarch32 import REGISTERS32
 from formal.conform import command, emulator, show
 from formal.conform.__main__ import main
 from formal.conform.build import MissingToolError, compiler
 from formal.conform.compare import Difference
 from formal.conform.cpu import CpuReport, Report, choose
 from formal.conform.deviations import Book
+from formal.conform.points32 import spelled
 from formal.options import UsageError
-from tests.conform.conftest import FINE, PLAIN
+from tests.conform.conftest import A32, FINE, PLAIN
 
 WRONG = Difference("MRS MDRAR_EL1 at EL1", "MDCR_EL2.TDE", "EL2", "MDCR_EL2.TDE", "EXECUTED", "MDRAR_EL1")
 
@@ -141,7 +144,24 @@ def test_what_was_not_tested():
     fine = dict(report(cpu=FINE).untested())
     assert "MDSCR_EL1" not in fine
     assert fine["PMBMAR_EL1"].startswith("whether a CPU has FEAT_SPE_nVM is not read")
-    assert len(plain) == 167  # each row, MDSCR_EL1 in part
+    assert len([name for name in plain if not name.startswith("A32")]) == 167  # each row, MDSCR_EL1 in part
+
+
+def test_which_rows_of_aarch32_were_not_tested():
+    lines = {spelled(r) for r in REGISTERS32}
+    assert {name for name in dict(report().untested()) if name.startswith("A32")} == lines
+    assert dict(report().untested())["A32 PMCR"] == "no CPU has AArch32 at EL0"
+    both = report(cpu=A32)
+    both.cpus[0].reached |= lines - {"A32 DBGDEVID"}
+    assert {(name, why) for name, why in both.untested() if name.startswith("A32") and "FEAT_FGT" not in why} == {
+        ("A32 DBGDTRRXint (stc)", "LDC and STC are not probed"),
+        ("A32 DBGDTRTXint (ldc)", "LDC and STC are not probed"),
+        ("A32 DBGDEVID", "QEMU leaves it UNDEFINED"),
+    }
+    half = report(cpu=replace(A32, ids={"ID_AA64PFR0_EL1": 0x12}))
+    half.cpus[0].reached.add("A32 PMCR")
+    assert ("A32 PMCR", "from EL1 only: no CPU has AArch32 there") in half.untested()
+    assert dict(half.untested())["A32 DBGVCR"] == "no CPU has AArch32 at EL1"
 
 
 def test_verbose_lists_what_was_not_tested(capsys):

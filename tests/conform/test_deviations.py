@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from formal.arch.aarch32 import REGISTERS32
 from formal.arch.features import FEATURES
 from formal.arch.sysregs import BY_NAME
 from formal.conform.compare import Difference
 from formal.conform.debug_points import PROGRAMS
 from formal.conform.deviations import COMPARED, DEVIATIONS, Book, Deviation
-from tests.conform.conftest import FINE, PLAIN
+from formal.conform.deviations32 import DEVIATIONS32
+from formal.conform.points32 import spelled
+from tests.conform.conftest import A32, FINE, PLAIN
 
 UNDEF = Difference("MRS OSDLR_EL1 at EL1", "nothing traps", "EXECUTED", "no trap applies", "UNDEF", "OSDLR_EL1")
 ENTRY = Deviation(
@@ -22,12 +25,13 @@ def book(*entries, version=(7, 2, 22)):
 
 
 def test_the_list_is_well_formed():
-    assert len({d.name for d in DEVIATIONS}) == len(DEVIATIONS)
-    for d in DEVIATIONS:
+    every = DEVIATIONS + DEVIATIONS32
+    assert len({d.name for d in every}) == len(every)
+    for d in every:
         assert d.series and d.series <= set(COMPARED)
-        assert d.subjects <= set(BY_NAME) | set(PROGRAMS)
-        assert d.needs <= set(FEATURES)
-        assert "D24" in d.wrong or "chapter D2" in d.wrong, "cites the Arm ARM"
+        assert d.subjects <= set(BY_NAME) | set(PROGRAMS) | {spelled(r) for r in REGISTERS32}
+        assert d.needs <= set(FEATURES) | A32.states
+        assert any(part in d.wrong for part in ("D24", "G8", "chapter D2")), "cites the Arm ARM"
         assert "source: " in d.wrong
 
 
@@ -100,3 +104,25 @@ def test_what_pmuserenr_grants_is_told_from_what_it_does_not():
     assert not entry.explains(replace(d, write=True))
     assert not entry.explains(replace(d, el=1))
     assert not entry.explains(replace(d, observed="EL1"))
+
+
+def test_a_deviation_of_aarch32_that_is_gone_fails():
+    b = book(*DEVIATIONS32)
+    b.sort_out("neoverse-n1", replace(A32, ids={"ID_AA64PFR0_EL1": 0x12}), [])
+    lines = "\n".join(b.vanished)
+    assert "no A32 debug channel" in lines and "A32 DBGDTRTXint" in lines
+    assert "A32 DBGBXVR<n>" not in lines  # needs AArch32 at EL1
+    b.sort_out("cortex-a57", A32, [])
+    assert "A32 DBGBXVR<n> on cortex-a57" in "\n".join(b.vanished)
+    other = book(*DEVIATIONS32)
+    other.sort_out("neoverse-v1", PLAIN, [])
+    assert other.vanished == []
+
+
+def test_what_hstr_does_too_early_is_told_from_other_traps():
+    (entry,) = (d for d in DEVIATIONS32 if d.name == "HSTR_EL2 before PMUSERENR")
+    d = Difference("x", "y", "UNDEF", "PMUSERENR_EL0.EN=0", "EL2", "A32 PMCR", el=0, t9=True)
+    assert entry.explains(d)
+    assert not entry.explains(replace(d, t9=False))
+    assert not entry.explains(replace(d, el=1))
+    assert not entry.explains(replace(d, why="no access from EL0"))

@@ -1,10 +1,12 @@
 """The real thing: the probe built, booted on three CPU models, and compared."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from formal.arch import traps
+from formal.conform import points32
 from formal.conform.__main__ import main
 from formal.conform.cpu import DEFAULT_MODELS, conform
 
@@ -22,6 +24,9 @@ def test_no_unexplained_difference():
         assert c.accesses > 300_000
         assert c.debug > 3000
         assert {"EXECUTED", "EL1", "EL2", "UNDEF"} == set(c.outcomes)
+        assert {"A32 PMCR", "A32 DBGDRAR", "A32 PMEVCNTR<n>"} <= c.reached or not c.cpu.aarch32_el0
+        assert {"A32 DBGVCR", "A32 DBGBVR<n>"} <= c.reached or not c.cpu.aarch32_el1
+    assert any(c.cpu.aarch32_el1 for c in report.cpus)
     assert report.book.compared, "compare this version of QEMU, and extend formal/conform/deviations.py"
     assert time.monotonic() - began < 60 * len(report.cpus) / 3
 
@@ -39,6 +44,20 @@ def test_a_flipped_rule_is_found(monkeypatch, capsys):
     assert "DIFFERENT on cortex-a57: MRS MDRAR_EL1 at EL1" in out
     assert "  expected EXECUTED (no trap applies)\n  observed EL2" in out
     assert out.count("DIFFERENT") == 1
+
+
+def test_a_wrong_row_of_aarch32_is_found(monkeypatch, capsys):
+    """A table in which DBGVCR traps as the OS lock registers do must not pass."""
+    wrong = [
+        replace(r, acts_as=replace(r.acts_as, traps=("TDOSA",))) if r.name == "DBGVCR" else r
+        for r in points32.REGISTERS32
+    ]
+    monkeypatch.setattr(points32, "REGISTERS32", tuple(wrong))
+    assert main(["cpu", "--cpu", "cortex-a57"]) == 1
+    out = capsys.readouterr().out
+    assert "DIFFERENT on cortex-a57: MRC DBGVCR at EL1" in out
+    assert "DIFFERENT on cortex-a57: MCR DBGVCR at EL1" in out
+    assert all("DBGVCR" in line for line in out.splitlines() if line.startswith("DIFFERENT"))
 
 
 def test_a_probe_that_takes_too_long(capsys):

@@ -7,6 +7,7 @@
 struct taken {
 	u64 esr_el2, elr_el2, spsr_el2, far_el2;
 	u64 esr_el1, elr_el1, spsr_el1, far_el1;
+	u64 lr_svc, lr_und;
 };
 
 extern void enter(u64 pc, u64 spsr, u64 x0, u64 hcr, struct taken *taken);
@@ -45,6 +46,7 @@ static void set_up(const struct state *s)
 	WRITE("mdcr_el2", s->mdcr_el2);
 	WRITE("cptr_el2", s->cptr_el2);
 	WRITE("cpacr_el1", s->cpacr_el1);
+	WRITE("hstr_el2", s->hstr_el2);
 	WRITE("S3_3_C9_C14_0", s->pmuserenr_el0);
 	WRITE("S3_3_C9_C12_5", s->pmselr_el0);
 	WRITE("S3_4_C3_C1_4", s->hdfgrtr_el2);
@@ -77,6 +79,14 @@ static u64 x0_for(const struct state *s, const struct access *a)
 	}
 }
 
+/* An exception that was taken to an AArch32 EL1. */
+static u64 result32(u64 vector, const struct taken *t, u64 code)
+{
+	u64 lr = vector == SVC32 ? t->lr_svc : t->lr_und;
+
+	return vector | (((lr - code) >> 2) & 0xffff) << 32 | 1UL << 48;
+}
+
 static u64 result(const struct taken *t, u64 code)
 {
 	int to_el1 = t->esr_el2 >> 26 == 0x16 && (t->esr_el2 & 0xffff) == TAKEN_TO_EL1;
@@ -87,6 +97,8 @@ static u64 result(const struct taken *t, u64 code)
 	u64 vectors = (u64)vectors_el1;
 	u64 where = elr - code;
 
+	if (t->esr_el2 >> 26 == 0x12 && (t->esr_el2 & 0xffff) == TAKEN_TO_EL1)
+		return result32(elr - vectors - 4, t, code);
 	if (elr >= vectors && elr < vectors + 2048)
 		where = (elr - vectors) + 4 * IN_VECTORS;
 	return (esr & 0xffffffff) | ((where >> 2) & 0xffff) << 32 | (to_el1 ? 1UL : 2UL) << 48 |
@@ -103,7 +115,6 @@ void probe(void)
 
 	if (blob->magic != MAGIC)
 		return;
-	WRITE("hstr_el2", 0);
 	WRITE("sctlr_el1", 0x30d00800); /* RES1, and the MMU off */
 	ISB();
 	for (u64 i = 0; i < blob->n_ids; i++) {

@@ -36,6 +36,7 @@ struct state {
 	u64 hcr_el2;
 	u64 cptr_el2;
 	u64 cpacr_el1;
+	u64 hstr_el2;
 	u64 mdscr_el1;
 	u64 pmuserenr_el0;
 	u64 pmselr_el0;
@@ -74,6 +75,9 @@ struct access {
  *   49:48  x: 1 if it was taken to EL1, 2 if it was taken to EL2
  *   50     SPSR_ELx.SS
  *   51     FAR_ELx is the address of the watched double word
+ * Of an exception taken to an AArch32 EL1, which has no syndrome: 31:0 the offset of its vector, 47:32 the same for the
+ * link register of the mode that it was taken to (R14_svc or R14_und), 49:48 1.
  */
 #define IN_VECTORS 0x4000
 #define TAKEN_TO_EL1 0x200 /* the immediate of the HVC in every EL1 vector */
+#define SVC32 8            /* the offset of AArch32's vector for SVC; 4 is that for UNDEFINED */

@@ -1,8 +1,9 @@
 /*
  * Entry at EL2, the vectors of EL2 and EL1, and the trip to a lower Exception level and back.
  *
- * The code that runs below EL2 uses X0 and X1 only, so nothing but the link register has to be kept.
- * Vector offsets: Arm ARM (DDI 0487) D1.4.1.
+ * The code that runs below EL2 uses X0 and X1 only; an exception taken to AArch32 writes LR_svc or LR_und, which are X18
+ * and X22, and the upper halves of all registers may change on the way from AArch32. Vector offsets: Arm ARM (DDI 0487)
+ * D1.4.1, and G1.12.1 for AArch32; those lie where AArch64 has the vectors of SP_EL0 at EL1, which nothing here takes.
  */
 	.arch armv8-a
 
@@ -29,7 +30,12 @@ off:	ldr	x0, =0x84000008		// PSCI SYSTEM_OFF
 // void enter(pc, spsr, x0, hcr, struct taken *): returns when an exception arrives at EL2
 	.global enter
 enter:
-	stp	x19, x30, [sp, #-16]!
+	stp	x19, x30, [sp, #-96]!
+	stp	x20, x21, [sp, #16]
+	stp	x22, x23, [sp, #32]
+	stp	x24, x25, [sp, #48]
+	stp	x26, x27, [sp, #64]
+	stp	x28, x29, [sp, #80]
 	mov	x19, x4
 	msr	elr_el2, x0
 	msr	spsr_el2, x1
@@ -54,7 +60,13 @@ from_lower:
 	mrs	x4, far_el1
 	stp	x1, x2, [x19, #32]
 	stp	x3, x4, [x19, #48]
-	ldp	x19, x30, [sp], #16
+	stp	x18, x22, [x19, #64]
+	ldp	x20, x21, [sp, #16]
+	ldp	x22, x23, [sp, #32]
+	ldp	x24, x25, [sp, #48]
+	ldp	x26, x27, [sp, #64]
+	ldp	x28, x29, [sp, #80]
+	ldp	x19, x30, [sp], #96
 	ret
 
 // An UNDEFINED instruction at EL2 names a register that the CPU does not have: note it and skip it. Else give up.
@@ -93,7 +105,11 @@ vectors_el2:
 	.balign	2048
 	.global vectors_el1
 vectors_el1:
-	.rept	16
+	.rept	8
+	.word	0xe1402070		// HVC #0x200 in A32
+	.endr
+	.balign	128
+	.rept	15
 	hvc	#0x200			// TAKEN_TO_EL1
 	.balign	128
 	.endr
