@@ -77,6 +77,7 @@ def _cpus(report: Report) -> Table:
     )
     for c in report.cpus:
         names = sorted(f.removeprefix("FEAT_") for f in c.cpu.features) + ["VHE"] * c.cpu.vhe
+        names += sorted(state.replace("AArch32 at ", "A32:") for state in c.cpu.states)
         outcomes = (f"{c.outcomes.get(name, 0):,}" for name in ("EXECUTED", "EL1", "EL2", "UNDEF"))
         counts = (f"{c.settings:,}", f"{c.accesses:,}", *outcomes, f"{c.debug:,}", f"{c.explained:,}")
         table.add_row(c.model, " ".join(names), *counts, f"{len(c.unexplained):,}", f"{c.seconds:.1f}")
@@ -149,6 +150,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "model": c.model,
                 "features": sorted(c.cpu.features),
                 "vhe": c.cpu.vhe,
+                "aarch32": sorted(c.cpu.states),
                 "event_counters": c.cpu.counters,
                 "breakpoints": c.cpu.breakpoints,
                 "watchpoints": c.cpu.watchpoints,
