@@ -49,6 +49,7 @@ _FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "
 _LIBRARY = ("copy_from_user", "copy_to_user", "set_bit", "clear_bit", "read_cpuid_id", "arch_local_save_flags",
             "arch_timer_read_cntpct_el0", "kvm_make_request")  # fmt: skip
 OUTLINE = "vcpu_load and vcpu_put change the debug state by the parts that they call for it, and by nothing else"
+VM_AT_EL2 = "the hypervisor's VM"
 PROTECTED = "what the hypervisor at EL2 has of a VM is an object of its own"
 
 
@@ -199,7 +200,7 @@ class Calls(Statements):
         self.notes[PROTECTED] = None
         if not clang.is_pointer(cursor.type):
             return None
-        return pointer_to(Object("the hypervisor's VM", "pointee", cursor.type.get_canonical().get_pointee()))
+        return pointer_to(Object(VM_AT_EL2, "pointee", cursor.type.get_canonical().get_pointee()))
 
     def _static_key(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
         pointer = self.pointer(arguments[0])

@@ -7,6 +7,7 @@ typedef unsigned char byte;
 struct harness_register { const char *name; word encoding; word value; };
 
 word harness_capability[1024], harness_user[3], harness_warned, harness_other, harness_vhe;
+word harness_guest[2], harness_midr, harness_mask, harness_counter;
 void *harness_back[5];
 static word harness_input[1 << 22], harness_output[1 << 22];
 

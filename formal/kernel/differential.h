@@ -6,6 +6,7 @@ typedef unsigned long long word;
 struct harness_register { const char *name; word encoding; word value; };
 extern struct harness_register harness_registers[];
 extern word harness_capability[], harness_user[3], harness_warned, harness_other, harness_vhe;
+extern word harness_guest[2], harness_midr, harness_mask, harness_counter;
 extern void *harness_back[];
 
 struct harness_register *harness_named(const char *name);

@@ -24,11 +24,12 @@ from pathlib import Path
 
 from formal import terms as t
 from formal.epochs import Mode
-from formal.kernel.drivers import Cell, Driver, Subject, symbol
-from formal.kernel.front import POINTERS, Program
+from formal.kernel.drivers import Cell, Driver, Subject, hides, symbol
+from formal.kernel.calls import INJECTED, OUTLINE
+from formal.kernel.front import OUTLINED, POINTERS, Program
 from formal.kernel.harness import COMPILER, NOT_GCC, OPTIONS, HarnessError
 from formal.kernel.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
-from formal.kernel.resolve import HOST, HYP
+from formal.kernel.resolve import HOST, HYP, NESTED
 from formal.kernel.straight import straight
 from formal.kernel.tree import KVM, KernelTree
 from formal.terms import BOOL
@@ -68,6 +69,28 @@ _AFTER_HEADERS = """
 static struct task_struct harness_task;
 #define get_current() (&harness_task)
 extern struct kvm_vcpu harness_vcpu;
+extern struct kvm harness_vm;
+#define read_cpuid_id() ((u32)harness_midr)
+#undef irqs_disabled
+#define irqs_disabled() arch_irqs_disabled_flags(harness_mask)
+"""
+# what is asked of a guest that may be a hypervisor, and what the lifter takes by its name besides
+_NESTED = """
+#define arch_timer_read_cntpct_el0() harness_counter
+#define kvm_make_request(request, vcpu) ((void)0)
+#define vcpu_has_nv(vcpu) ((bool)harness_guest[0])
+#define is_hyp_ctxt(vcpu) ((bool)(harness_guest[0] && !harness_guest[1]))
+#define is_nested_ctxt(vcpu) ((bool)harness_guest[1])
+extern __typeof__(kvm_inject_nested_sync) kvm_inject_nested_sync __attribute__((weak));
+"""
+_STUBS = """
+typedef unsigned long long word;
+struct harness_register { const char *name; word encoding; word value; };
+struct harness_register *harness_named(const char *name);
+extern word harness_vm[];
+void *pkvm_vcpu_get_kvm(void *vcpu) { return harness_vm; }
+void pkvm_vcpu_put_kvm(void *vcpu, void *kvm) { }
+int kvm_inject_nested_sync(void *vcpu, word esr) { return harness_named("{injected}")->value = 1; }
 """
 _LINKING = ("-O", "-static", "-nostdlib", "-Wl,")
 
@@ -191,6 +214,7 @@ class Bench:
             lines += [_KEYS, *(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{self.folder}/overlay_base.h"']
             lines += [f'#include "{self.folder}/differential.h"', *(f"#include <{h}>" for h in KVM_HEADERS)]
             lines += [f'#include "{self.folder}/overlay_kvm.h"', _AFTER_HEADERS]
+            lines += [_NESTED] if self.program.nests else []
             (self.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
             self._run(*self._flags(hyp), "-x", "c-header", name, "-o", f"{name}.gch")
         return name
@@ -207,17 +231,45 @@ class Bench:
             ]
             for driver in here:
                 lines += driver.text()
+            lines += self._parts(file, hyp)
             source = self.folder / f"{key}.c"
             source.write_text("\n".join(lines) + "\n", encoding="utf-8")
             self._objects[key] = source.with_suffix(".o")
             self._run(*self._flags(hyp), "-c", source.name, "-o", f"{key}.o")
         return self._objects[key]
 
+    def _outlined(self, mode: Mode) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The functions that the lifter takes as nothing but these parts of them."""
+        if any(OUTLINE in d.lifted.notes for d in self.drivers if d.subject.mode == mode):
+            yield from ((name, parts[mode.value]) for name, parts in OUTLINED.items())  # type: ignore[index]
+
+    def _parts(self, file: str, hyp: Mode | None) -> Iterator[str]:
+        """For other files: static variables of this one, and the parts that functions are taken for, static or not."""
+        names = {c.name for d in self.drivers for c in d.observed if f"harness_value_{c.name}" in c.get}
+        for name in sorted(n for n in names if hyp is None and hides(self.program, file, n)):
+            yield f"word harness_value_{name}(void) {{ return HARNESS_GET({name}); }}"
+        for mode in (hyp,) if hyp is not None else dict.fromkeys(d.subject.mode for d in self.drivers):
+            for name in dict.fromkeys(part for _, parts in self._outlined(mode) for part in parts):
+                if name in self.program.functions(file):
+                    yield f"void harness_{mode.value}_{name}(struct kvm_vcpu *vcpu) {{ {name}(vcpu); }}"
+
+    def _stubs(self, mode: Mode) -> str:
+        """Functions that are not the tree's: what the lifter takes by its name, and what it takes for its parts."""
+        lines = [_STUBS.replace("{injected}", INJECTED.removeprefix("hw."))]
+        for name, parts in self._outlined(mode):
+            lines += [f"void harness_{mode.value}_{part}(void *vcpu);" for part in parts]
+            called = " ".join(f"harness_{mode.value}_{part}(vcpu);" for part in parts)
+            lines.append(f"void {name}(void *vcpu) {{ {called} }}")
+        file = f"known_{mode.value}.c"
+        (self.folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return file
+
     def _support(self, file: str, drivers: Sequence[Driver]) -> Iterator[str]:
         """What drivers and file need besides: variables of other files, static keys."""
         text = self.tree.read(file)
         weak = "__attribute__((weak)) __typeof__({0}) {0};"
         yield weak.format("harness_vcpu")
+        yield weak.format("harness_vm")
         yield "static word harness_elsewhere[1024];"
         used = {name for d in drivers for name in (*d.lifted.reads, *(c.name for c in d.inputs))}
         per_cpu = {m[1] for name in used if (m := re.match(r"percpu\.(\w+)", name))}
@@ -240,7 +292,7 @@ class Bench:
             yield f"{weak.format('arm64_const_caps_ready')}\n{weak.format('cpu_hwcap_keys')}"
 
     def _registers(self, drivers: Sequence[Driver]) -> Iterator[str]:
-        names = sorted({n.removeprefix("hw.") for d in drivers for n in d.lifted.reads if n.startswith("hw.")})
+        names = sorted({n.removeprefix("hw.") for d in drivers for n in (*d.lifted.reads, *d.lifted.writes) if n.startswith("hw.")})
         known: dict[int, str] = {}
         for name in names:
             encoding = self.program.registers.encoding(name)
@@ -254,7 +306,7 @@ class Bench:
         """The host's files in which functions were lifted."""
         used = {name for d in drivers for name in d.lifted.functions}
         parsed = dict.fromkeys(unit.file for unit in self.program.resolver.units())
-        return [file for file in parsed if file in HOST and not used.isdisjoint(self.program.functions(file))]
+        return [file for file in parsed if file in (*HOST, *NESTED) and not used.isdisjoint(self.program.functions(file))]
 
     def _link(self, mode: Mode) -> Path:
         mine = [d for d in self.drivers if d.subject.mode == mode]
@@ -272,7 +324,7 @@ class Bench:
         (self.folder / f"main_{mode.value}.c").write_text(f"{top}{chr(10).join(tables)}static long harness_call{rest}")
         binary = self.folder / f"bench_{mode.value}"
         options = [*OPTIONS, "-fno-pie", "-no-pie", "-Wl,-z,muldefs"]
-        command = [*options, f"main_{mode.value}.c", *(o.name for o in objects)]
+        command = [*options, f"main_{mode.value}.c", self._stubs(mode), *(o.name for o in objects)]
         missing = self._missing([*command, "-Wl,--warn-unresolved-symbols", "-o", binary.name])
         if missing:  # called where the lifted function says that it is not: then the program ends
             stubs = self.folder / f"stubs_{mode.value}.c"
@@ -314,7 +366,7 @@ class Bench:
         guess = straight([driver.undefined], [*names, *(c.name for c in driver.observed)])
         chosen: list[list[int]] = []
         blank = [0] * len(driver.observed)
-        for _ in range(8 * count):
+        for _ in range(64 * count):
             if len(chosen) == count:
                 break
             state = states.one()

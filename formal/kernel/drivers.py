@@ -12,17 +12,27 @@ from formal.epochs import Mode
 from formal.kernel import clang, handlers, hypervisor
 from formal.kernel.behaviours import DEBUG_C, resolve
 from formal.kernel.binding import Binding, flags_of
-from formal.kernel.calls import USER_COPY_FAILS
+from formal.kernel.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS, VM_AT_EL2
 from formal.kernel.front import POINTERS, Argument, Lifted, Program
 from formal.kernel.front import Mode as FrontMode
 from formal.kernel.harness import HarnessError
+from formal.kernel.resolve import HOST
 from formal.kernel.signs import read
 from formal.kernel.straight import Function, straight
 from formal.kernel.tree import KernelTree
 from formal.terms import BOOL, Or
-from formal.walk import nodes
+from formal.walk import nodes, support
 
 NULL = " != NULL"  # how the variable ends that says whether a pointer points to something
+OPEN = {  # what the lifter leaves open whenever it is asked for: one answer in a state
+    "MIDR_EL1": "harness_midr", "the interrupt mask": "harness_mask", "CNTPCT_EL0": "harness_counter",
+}  # fmt: skip
+_GUEST = {HAS_EL2: "harness_guest[0]", NESTED: "harness_guest[1]"}
+_KINDS = ("bcr", "bvr", "wcr", "wvr")
+_Named = tuple[str, Mapping[str, int | str]]
+_RESETS: tuple[_Named, ...] = tuple((f"reset_{kind}", {}) for kind in _KINDS)
+_RESETS_BY_OWNER: tuple[_Named, ...] = tuple(("reset_dbg_wb_reg", {"rd->Op2": handlers.OP2[kind]}) for kind in _KINDS)
+_NESTING: tuple[_Named, ...] = (("reset_mdcr", {"r->reg": "MDCR_EL2"}), ("access_mdcr", {"p->is_write": 0}))
 _UNDEFINED = ("pointer", "index", "shift", "division")  # obligations on whose breach C says nothing
 
 
@@ -52,10 +62,15 @@ def subjects(program: Program, tree: KernelTree, mode: Mode) -> list[Subject]:
     found = [Subject(lifted, mode, DEBUG_C) for lifted in debug.values()]
     for handler in handlers.HANDLERS:
         for name in handler.functions if handler.when(k) else ():
-            lifted = program.lift(name, front, file=handler.file, memory=handler.memory)
-            found.append(Subject(lifted, mode, handler.file))
-    for kind in ("bcr", "bvr", "wcr", "wvr"):
-        lifted = program.lift(f"reset_{kind}", front, file=handlers.SYS_REGS)
+            for more in handler.parts:
+                memory = {**handler.memory, **more}
+                lifted = program.lift(name, front, file=handler.file, memory=memory)
+                found.append(Subject(lifted, mode, handler.file))
+    for name, memory in _RESETS_BY_OWNER if k.tracks_debug_owner else _RESETS:
+        lifted = program.lift(name, front, file=handlers.SYS_REGS, memory=memory)
+        found.append(Subject(lifted, mode, handlers.SYS_REGS))
+    for name, memory in _NESTING if k.nests else ():
+        lifted = program.lift(name, front, file=handlers.SYS_REGS, memory=memory)
         found.append(Subject(lifted, mode, handlers.SYS_REGS))
     for component, lifted in hypervisor.lifted(program, k):
         unit, _ = program.resolver.find(lifted.name, front)
@@ -82,6 +97,8 @@ def _lvalue(name: str) -> str:
     """A lifted lvalue as a C expression."""
     if name.startswith("hw."):
         return f'harness_named("{name.removeprefix("hw.")}")->value'
+    if name.startswith(VM_AT_EL2):
+        return f"(&harness_vm){name.removeprefix(VM_AT_EL2)}"
     return re.sub(r"^current\b", "(&harness_task)", name.removeprefix("percpu."))
 
 
@@ -93,6 +110,13 @@ def _object(name: str) -> str:
 def symbol(name: str) -> str:
     """The address of something that may be declared anywhere: under a C name of our own."""
     return f'({{ extern char address_{name}[] asm("{name}"); address_{name}; }})'
+
+
+def hides(program: Program, file: str, name: str) -> bool:
+    """Whether a file of the tree has a static variable of this name."""
+    if not (program.tree.path / file).exists():
+        return False
+    return re.search(rf"(?m)^static [\w \t*,]*\b{name}\b *[;=,\[]", program.tree.read(file)) is not None
 
 
 class Driver:
@@ -108,7 +132,9 @@ class Driver:
         self.bugs = Or(*(o.condition for o in f.obligations if o.risk == "bug"))
         self.undefined = Or(*(o.condition for o in f.obligations if o.risk in _UNDEFINED))
         self.result = [] if self.void or f.result is None else [f.result]
-        self.outputs = [*f.writes.values(), *self.result]
+        # a timer register need not have a value on every path (front.py): it is not compared then
+        self.writes = {lv: v for lv, v in f.writes.items() if not any(n.startswith("undefined ") for n in support(v))}
+        self.outputs = [*self.writes.values(), *self.result]
         self.terms = [self.undefined, self.bugs, self.warns, *self.outputs]
         names: dict[str, int] = {}
         for term in (*f.reads.values(), *self.terms):
@@ -116,11 +142,14 @@ class Driver:
                 if node.op == "var":
                     assert isinstance(node.sort, int)
                     names[str(node.data)] = node.sort
+        self._asked: set[str] = set()
+        self._elsewhere = {n for n in names if re.fullmatch(r"\w+", n) and not hides(program, subject.unit, n)
+                           and any(hides(program, file, n) for file in HOST)}  # fmt: skip
         cells = [self._cell(name, sort) for name, sort in names.items()]
         self.inputs = sorted((c for c in cells if c.put), key=lambda c: (c.name.count("->"), not c.name.endswith(NULL)))
         self.observed = [c for c in cells if c.get]
         self.masks = [(1 << (t.width(term) if term.sort != BOOL else 1)) - 1 for term in self.outputs]
-        self.labels = [*f.writes, *(["the result"] if self.result else [])]
+        self.labels = [*self.writes, *(["the result"] if self.result else [])]
         self.width = len(self.inputs), len(self.observed) + 3 + len(self.outputs)
 
     def _roots(self) -> set[str]:
@@ -136,6 +165,13 @@ class Driver:
             return Cell(name, sort, f"harness_user[0] = {i}")
         if name.startswith("after copy_from_user()") or name == "from user space":
             return Cell(name, sort, f"harness_user[{1 if name.startswith('after') else 2}] = {i}")
+        if name in _GUEST:
+            return Cell(name, sort, f"{_GUEST[name]} = {i}")
+        what = name.rpartition("#")[0]
+        if what in OPEN:
+            again = what in self._asked
+            self._asked.add(what)
+            return Cell(name, sort, get=OPEN[what]) if again else Cell(name, sort, f"{OPEN[what]} = {i}")
         if name.startswith("&"):
             inner = name.removeprefix("&")
             pointer = inner in self.lifted.reads
@@ -150,9 +186,11 @@ class Driver:
             to = f"{i} == 0 ? (word)&{first} : {i} == 1 ? (word)&{second} : (word)harness_elsewhere"
             return Cell(name, sort, f"HARNESS_PUT({_lvalue(name)}, {to})")
         root = re.match(r"\w+", name)
-        if name.startswith(("hw.", "percpu.")) or (root is not None and root[0] in self._roots()):
+        if name.startswith(("hw.", "percpu.", VM_AT_EL2)) or (root is not None and root[0] in self._roots()):
             return Cell(name, sort, f"HARNESS_PUT({_lvalue(name)}, {i})")
         if re.fullmatch(r"[\w.\[\]]+", name):  # a variable of the file, such as a constant table
+            if name in self._elsewhere:
+                return Cell(name, sort, get=f"({{ word harness_value_{name}(void); harness_value_{name}(); }})")
             return Cell(name, sort, get=f"HARNESS_GET({name})")
         raise HarnessError(f"{self.subject.name}: {name} cannot be set by a program")
 
@@ -185,7 +223,9 @@ class Driver:
         for lvalue in (c.name.removesuffix(NULL) for c in self.inputs if c.name.endswith(NULL)):
             yield f"\tstatic word {_object(lvalue)}[(sizeof(*({_lvalue(lvalue)})) + 7) / 8];"
             regions.append(f"{_object(lvalue)}, sizeof({_object(lvalue)})")
-        if any(name.startswith("percpu.kvm_host_data") for name in f.reads):
+        if any(name.startswith(VM_AT_EL2) for name in f.reads):
+            regions.append("&harness_vm, sizeof(harness_vm)")
+        if any(name.startswith("percpu.kvm_host_data") for name in (*f.reads, *f.writes)):
             regions.append("&kvm_host_data, sizeof(kvm_host_data)")
         fixed = {lv: v for lv, v in f.reads.items() if v.op == "const" and self._settable(lv)}
         yield "\tharness_warned = harness_other = 0;"
@@ -202,11 +242,11 @@ class Driver:
         at = len(self.observed)
         yield f"\tout[{at}] = 1;\n\tif (!__builtin_setjmp(harness_back)) {{"
         call = f"{f.name}({', '.join(arguments)})"
-        yield f"\t\t{call};" if not self.result else f"\t\tout[{at + 3 + len(f.writes)}] = (word){call};"
+        yield f"\t\t{call};" if not self.result else f"\t\tout[{at + 3 + len(self.writes)}] = (word){call};"
         yield f"\t\tout[{at}] = 0;\n\t}}\n\tout[{at + 1}] = harness_warned;"
-        for i, lvalue in enumerate(f.writes):
+        for i, lvalue in enumerate(self.writes):
             yield f"\tout[{at + 3 + i}] = {self._left(lvalue)};"
-        cleaned = [lv for lv in dict.fromkeys((*f.reads, *(c.name for c in self.inputs))) if self._settable(lv)]
+        cleaned = [lv for lv in dict.fromkeys((*f.reads, *f.writes, *(c.name for c in self.inputs))) if self._settable(lv)]
         deepest = sorted(cleaned, key=lambda lv: -lv.count("->"))
         yield from (f"\t{self._present(lvalue)}HARNESS_PUT({_lvalue(lvalue)}, 0);" for lvalue in deepest)
         yield from (f"\tharness_clean({region});" for region in regions)
@@ -216,6 +256,8 @@ class Driver:
 
     def _settable(self, lvalue: str) -> bool:
         root = re.match(r"\w+", lvalue)
+        if lvalue == INJECTED or lvalue.startswith(VM_AT_EL2):
+            return True
         if " " in lvalue or "&" in lvalue or lvalue.startswith(("cap.", "key.")):
             return False
         return lvalue.startswith(("hw.", "percpu.")) or (root is not None and root[0] in self._roots())
