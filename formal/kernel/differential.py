@@ -73,22 +73,28 @@ extern struct kvm harness_vm;
 #define read_cpuid_id() ((u32)harness_midr)
 #undef irqs_disabled
 #define irqs_disabled() arch_irqs_disabled_flags(harness_mask)
+#define preempt_count() READ_ONCE(harness_task.thread_info.preempt.count)
 """
 # what is asked of a guest that may be a hypervisor, and what the lifter takes by its name besides
 _NESTED = """
 #define arch_timer_read_cntpct_el0() harness_counter
 #define kvm_make_request(request, vcpu) ((void)0)
-#define vcpu_has_nv(vcpu) ((bool)harness_guest[0])
-#define is_hyp_ctxt(vcpu) ((bool)(harness_guest[0] && !harness_guest[1]))
-#define is_nested_ctxt(vcpu) ((bool)harness_guest[1])
 extern __typeof__(kvm_inject_nested_sync) kvm_inject_nested_sync __attribute__((weak));
+extern __typeof__(kvm_vcpu_apply_reg_masks) kvm_vcpu_apply_reg_masks __attribute__((weak));
 """
+# the same for inline functions of headers: their first statement, in copies of the headers
+_ANSWERS = {
+    ("asm/kvm_nested.h", "vcpu_has_nv"): "harness_guest[0]",
+    ("asm/kvm_emulate.h", "is_hyp_ctxt"): "harness_guest[0] && !harness_guest[1]",
+    ("asm/kvm_emulate.h", "is_nested_ctxt"): "harness_guest[1]",
+}
 _STUBS = """
 typedef unsigned long long word;
 struct harness_register { const char *name; word encoding; word value; };
 struct harness_register *harness_named(const char *name);
 extern word harness_vm[];
 void *pkvm_vcpu_get_kvm(void *vcpu) { return harness_vm; }
+word kvm_vcpu_apply_reg_masks(const void *vcpu, int number, word value) { return value; }
 void pkvm_vcpu_put_kvm(void *vcpu, void *kvm) { }
 int kvm_inject_nested_sync(void *vcpu, word esr) { return harness_named("{injected}")->value = 1; }
 """
@@ -187,6 +193,8 @@ class Bench:
         for name in ("differential.h", "differential.c"):
             text = resources.files("formal.kernel").joinpath(name).read_text(encoding="utf-8")
             (folder / name).write_text(text, encoding="utf-8")
+        if program.nests:
+            self._copy_headers()
         self.binaries = {mode: self._link(mode) for mode in dict.fromkeys(s.mode for s in chosen)}
 
     # ---- building
@@ -203,7 +211,22 @@ class Bench:
     def _flags(self, hyp: Mode | None) -> list[str]:
         more = hyp_flags(self.tree, hyp.value) if hyp is not None else ()
         kept = [flag for flag in (*self.tree.flags, *more) if flag not in NOT_GCC]
-        return [*kept, *(o for o in OPTIONS if not o.startswith(_LINKING)), "-O1", "-fno-pie"]
+        return [f"-I{self.folder / 'include'}", *kept, *(o for o in OPTIONS if not o.startswith(_LINKING)), "-O1", "-fno-pie"]
+
+    def _copy_headers(self) -> None:
+        """Headers with ``_ANSWERS``, found before the tree's own."""
+        texts: dict[str, str] = {}
+        for (header, function), answer in _ANSWERS.items():
+            text = texts.get(header) or self.tree.read(f"arch/arm64/include/{header}")
+            first = rf"(?m)^(static (?:__always_)?inline bool {function}\([^)]*\)\n{{\n)"
+            given = f"\textern unsigned long long harness_guest[2];\n\treturn {answer};\n"
+            texts[header], found = re.subn(first, lambda m, given=given: m[1] + given, text)  # type: ignore[misc]
+            if found != 1:
+                raise HarnessError(f"{header}: {function}() is not defined as known")
+        for header, text in texts.items():
+            file = self.folder / "include" / header
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
 
     def _headers(self, hyp: Mode | None) -> str:
         """The headers of a compilation, as a precompiled one; returns the name to include."""
