@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from formal.epochs import Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import Trace, write_atomically
 from formal.kernel.harness import HarnessError, calls, program
+from formal.kernel.rerun import Rerun, executions
 from formal.kernel.tree import KernelTree
+from formal.job import Row
 from formal.runfiles import Broken, RunFileError, only_one, write_vcd
 from formal.treejob import TreeReport
 
@@ -34,6 +38,8 @@ def write(args: argparse.Namespace, tree: KernelTree, reports: Sequence[TreeRepo
         title = (
             f"{row.check} ({report.mode.value}, v{tree.release}): the functions of debug.c in the run that breaks it"
         )
+        if report.system.kernel.tracks_debug_owner:
+            return lines + _rerun(args, tree, report, row, replay, short)
         try:
             steps = list(calls(replay, short, report.counterparts))
             text = program(tree, report.mode is Mode.VHE, steps, title)
@@ -42,3 +48,27 @@ def write(args: argparse.Namespace, tree: KernelTree, reports: Sequence[TreeRepo
         write_atomically(args.harness, text)
         lines.append(f"written: {args.harness}")
     return lines
+
+
+def _rerun(
+    args: argparse.Namespace, tree: KernelTree, report: TreeReport, row: Row, replay: Replay, run: Trace
+) -> list[str]:
+    """Writes the run of a tree from v6.14 on: the program, and beside it a folder with the files of the tree."""
+    assert report.program is not None
+    title = f"{row.check} ({report.mode.value}, v{tree.release}): the functions of the run that breaks it"
+    folder = args.harness.with_suffix(".d")
+    try:
+        found = executions(replay, run, report, report.program, tree)
+        with tempfile.TemporaryDirectory() as build:
+            rerun = Rerun(report.program, tree, report.mode, found.calls, Path(build))
+            text, units = rerun.sources("\n * ".join([title, *found.not_compiled]), args.harness.name, folder.name)
+    except HarnessError as error:
+        raise RunFileError(str(error)) from error
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.c"):
+        old.unlink()  # of another run: the command compiles all that is there
+    for name, unit in units.items():
+        write_atomically(folder / name, unit)
+    write_atomically(args.harness, text)
+    command = text.splitlines()[len(found.not_compiled) + 2].removeprefix(" *").strip()
+    return [f"written: {args.harness}, and {len(units)} files in {folder}", *found.not_compiled, f"  {command}"]

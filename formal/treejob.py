@@ -76,6 +76,7 @@ class TreeReport:
     parts: dict[str, Part] = field(default_factory=dict)  # what operations are made of
     differing: Mapping[str, list[str]] = field(default_factory=dict)  # parts that the C does differently: in what
     binding: Binding | None = None
+    program: Program | None = None  # what was read of the tree
     cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
 
@@ -167,7 +168,7 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
     outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
-    report.binding = binding
+    report.binding, report.program = binding, program
     debug = owner.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
     outside |= debug.init() if debug is not None else {}
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside

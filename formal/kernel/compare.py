@@ -176,18 +176,19 @@ class Counterpart:
             if self.forwarding is None or text != NOT_INJECTED:
                 yield text, condition
         if self.owns is not None:
-            mapping = self._mapping(s, i)
+            mapping = self.mapping(s, i)
             for text, condition in self.demands:
                 yield text, substitute(condition, mapping)
             for place, condition in self.obligations(s, i):
                 yield f"never at {place}", t.Not(condition)
 
-    def _mapping(self, s: State, i: Inputs) -> dict[str, Term]:
+    def mapping(self, s: State, i: Inputs) -> dict[str, Term]:
+        """What the C function's variables hold when the operation begins, by name."""
         return self.binding.before(self.lifted, s) | dict(self.given(self.lifted, s, i))
 
     def obligations(self, s: State, i: Inputs) -> Iterator[tuple[str, Term]]:
         """What the C function must not do, with its place: a term that must be false."""
-        mapping = self._mapping(s, i)
+        mapping = self.mapping(s, i)
         for o in self.lifted.obligations:
             condition = substitute(o.condition, mapping)
             if condition is not FALSE:
@@ -199,7 +200,7 @@ class Counterpart:
 
     def made(self, s: State, k: Kernel, seen: Seen) -> Iterator[Made]:
         """The stores that the C function makes in one step of a run, in program order."""
-        mapping = self._mapping(s, Inputs(f"in.{self.operation.name}", k.breakpoints))
+        mapping = self.mapping(s, Inputs(f"in.{self.operation.name}", k.breakpoints))
         return stores_made(self.lifted, self.binding, mapping, seen)
 
 

@@ -290,19 +290,19 @@ class Bench:
     def _support(self, file: str, drivers: Sequence[Driver]) -> Iterator[str]:
         """What drivers and file need besides: variables of other files, static keys."""
         text = self.tree.read(file)
-        weak = "__attribute__((weak)) __typeof__({0}) {0};"
-        yield weak.format("harness_vcpu")
-        yield weak.format("harness_vm")
+        shared = "__typeof__({0}) {0};"  # linked with -z muldefs
+        yield shared.format("harness_vcpu")
+        yield shared.format("harness_vm")
         yield "static word harness_elsewhere[1024];"
         used = {name for d in drivers for name in (*d.lifted.reads, *(c.name for c in d.inputs))}
         per_cpu = {m[1] for name in used if (m := re.match(r"percpu\.(\w+)", name))}
         for name in sorted(per_cpu):
             if not re.search(rf"DEFINE_PER_CPU\w*\([^;]*\b{name}\)", text):
-                yield weak.format(name)
+                yield shared.format(name)
         keys = sorted(
             {c.name.removeprefix("key.") for d in self.drivers for c in d.inputs if c.name.startswith("key.")}
         )
-        yield from (f"__attribute__((weak)) word harness_key_{name};" for name in keys)
+        yield from (f"word harness_key_{name};" for name in keys)
         yield "static bool harness_key(const void *key)\n{"
         yield from (f"\tif (key == {symbol(name)})\n\t\treturn harness_key_{name};" for name in keys)
         header = self.tree.read("arch/arm64/include/asm/cpufeature.h")
@@ -312,7 +312,7 @@ class Bench:
             yield "\t\t\treturn harness_capability[i];"
         yield "\treturn false;\n}"
         if "cpu_hwcap_keys" in header:
-            yield f"{weak.format('arm64_const_caps_ready')}\n{weak.format('cpu_hwcap_keys')}"
+            yield f"{shared.format('arm64_const_caps_ready')}\n{shared.format('cpu_hwcap_keys')}"
 
     def _registers(self, drivers: Sequence[Driver]) -> Iterator[str]:
         names = sorted({n.removeprefix("hw.") for d in drivers for n in (*d.lifted.reads, *d.lifted.writes) if n.startswith("hw.")})

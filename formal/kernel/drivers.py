@@ -245,7 +245,9 @@ class Driver:
         yield f"\t\t{call};" if not self.result else f"\t\tout[{at + 3 + len(self.writes)}] = (word){call};"
         yield f"\t\tout[{at}] = 0;\n\t}}\n\tout[{at + 1}] = harness_warned;"
         for i, lvalue in enumerate(self.writes):
-            yield f"\tout[{at + 3 + i}] = {self._left(lvalue)};"
+            if (present := self._present(lvalue)) and lvalue in (names := [c.name for c in self.inputs]):
+                yield f"\tout[{at + 3 + i}] = in[{names.index(lvalue)}]; /* where it is not, it stays */"
+            yield f"\t{present}out[{at + 3 + i}] = {self._left(lvalue)};"
         cleaned = [lv for lv in dict.fromkeys((*f.reads, *f.writes, *(c.name for c in self.inputs))) if self._settable(lv)]
         deepest = sorted(cleaned, key=lambda lv: -lv.count("->"))
         yield from (f"\t{self._present(lvalue)}HARNESS_PUT({_lvalue(lvalue)}, 0);" for lvalue in deepest)
