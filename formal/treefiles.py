@@ -10,10 +10,10 @@ from pathlib import Path
 from formal.epochs import Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import Trace, write_atomically
+from formal.job import Row
 from formal.kernel.harness import HarnessError, calls, program
 from formal.kernel.rerun import Rerun, executions
 from formal.kernel.tree import KernelTree
-from formal.job import Row
 from formal.runfiles import Broken, RunFileError, only_one, write_vcd
 from formal.treejob import TreeReport
 

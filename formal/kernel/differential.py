@@ -24,11 +24,12 @@ from pathlib import Path
 
 from formal import terms as t
 from formal.epochs import Mode
-from formal.kernel.drivers import Cell, Driver, Subject, hides, symbol
 from formal.kernel.calls import INJECTED, OUTLINE
+from formal.kernel.drivers import Cell, Driver, Subject, hides, symbol
 from formal.kernel.front import OUTLINED, POINTERS, Program
 from formal.kernel.harness import COMPILER, NOT_GCC, OPTIONS, HarnessError
 from formal.kernel.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
+from formal.kernel.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
 from formal.kernel.resolve import HOST, HYP, NESTED
 from formal.kernel.straight import straight
 from formal.kernel.tree import KVM, KernelTree
@@ -36,68 +37,6 @@ from formal.terms import BOOL
 from formal.walk import nodes
 
 QEMU = "qemu-aarch64"
-_CAPABILITIES = """
-#define alternative_has_cap_likely(cap) harness_has(cap)
-#define alternative_has_cap_unlikely(cap) harness_has(cap)
-#define alternative_has_feature_likely(cap) harness_has(cap)
-#define alternative_has_feature_unlikely(cap) harness_has(cap)
-"""
-_KEYS = """
-#include <linux/types.h>
-#include <linux/jump_label.h>
-static bool harness_key(const void *key);
-#undef static_branch_likely
-#undef static_branch_unlikely
-#define static_branch_likely(x) harness_key((const void *)(x))
-#define static_branch_unlikely(x) harness_key((const void *)(x))
-"""
-_HAS = """
-#include <asm/cpucaps.h>
-#ifndef ARM64_ALWAYS_BOOT
-#define ARM64_ALWAYS_BOOT ARM64_ALWAYS_SYSTEM
-#endif
-#define harness_has(cap) ((cap) == ARM64_ALWAYS_BOOT || (cap) == ARM64_ALWAYS_SYSTEM || harness_capability[cap])
-extern unsigned long long harness_capability[];
-"""
-_AFTER_HEADERS = """
-#undef copy_from_user
-#define copy_from_user(to, from, size) harness_copy(to, size)
-#undef has_vhe
-#define has_vhe() ((bool)harness_vhe)
-#define is_kernel_in_hyp_mode() ((bool)harness_vhe)
-#define cpus_have_cap(cap) ((bool)harness_capability[cap])
-static struct task_struct harness_task;
-#define get_current() (&harness_task)
-extern struct kvm_vcpu harness_vcpu;
-extern struct kvm harness_vm;
-#define read_cpuid_id() ((u32)harness_midr)
-#undef irqs_disabled
-#define irqs_disabled() arch_irqs_disabled_flags(harness_mask)
-#define preempt_count() READ_ONCE(harness_task.thread_info.preempt.count)
-"""
-# what is asked of a guest that may be a hypervisor, and what the lifter takes by its name besides
-_NESTED = """
-#define arch_timer_read_cntpct_el0() harness_counter
-#define kvm_make_request(request, vcpu) ((void)0)
-extern __typeof__(kvm_inject_nested_sync) kvm_inject_nested_sync __attribute__((weak));
-extern __typeof__(kvm_vcpu_apply_reg_masks) kvm_vcpu_apply_reg_masks __attribute__((weak));
-"""
-# the same for inline functions of headers: their first statement, in copies of the headers
-_ANSWERS = {
-    ("asm/kvm_nested.h", "vcpu_has_nv"): "harness_guest[0]",
-    ("asm/kvm_emulate.h", "is_hyp_ctxt"): "harness_guest[0] && !harness_guest[1]",
-    ("asm/kvm_emulate.h", "is_nested_ctxt"): "harness_guest[1]",
-}
-_STUBS = """
-typedef unsigned long long word;
-struct harness_register { const char *name; word encoding; word value; };
-struct harness_register *harness_named(const char *name);
-extern word harness_vm[];
-void *pkvm_vcpu_get_kvm(void *vcpu) { return harness_vm; }
-word kvm_vcpu_apply_reg_masks(const void *vcpu, int number, word value) { return value; }
-void pkvm_vcpu_put_kvm(void *vcpu, void *kvm) { }
-int kvm_inject_nested_sync(void *vcpu, word esr) { return harness_named("{injected}")->value = 1; }
-"""
 _LINKING = ("-O", "-static", "-nostdlib", "-Wl,")
 
 
@@ -211,12 +150,13 @@ class Bench:
     def _flags(self, hyp: Mode | None) -> list[str]:
         more = hyp_flags(self.tree, hyp.value) if hyp is not None else ()
         kept = [flag for flag in (*self.tree.flags, *more) if flag not in NOT_GCC]
-        return [f"-I{self.folder / 'include'}", *kept, *(o for o in OPTIONS if not o.startswith(_LINKING)), "-O1", "-fno-pie"]
+        ours = (o for o in OPTIONS if not o.startswith(_LINKING))
+        return [f"-I{self.folder / 'include'}", *kept, *ours, "-O1", "-fno-pie"]
 
     def _copy_headers(self) -> None:
-        """Headers with ``_ANSWERS``, found before the tree's own."""
+        """Headers with ``ANSWERS``, found before the tree's own."""
         texts: dict[str, str] = {}
-        for (header, function), answer in _ANSWERS.items():
+        for (header, function), answer in ANSWERS.items():
             text = texts.get(header) or self.tree.read(f"arch/arm64/include/{header}")
             first = rf"(?m)^(static (?:__always_)?inline bool {function}\([^)]*\)\n{{\n)"
             given = f"\textern unsigned long long harness_guest[2];\n\treturn {answer};\n"
@@ -233,11 +173,11 @@ class Bench:
         name = f"headers_{hyp.value if hyp else 'host'}.h"
         if not (self.folder / name).exists():
             younger = (self.tree.path / "arch/arm64/include/asm/alternative-macros.h").exists()
-            lines = ["#include <asm/alternative-macros.h>", _HAS, _CAPABILITIES] if younger else []
-            lines += [_KEYS, *(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{self.folder}/overlay_base.h"']
+            lines = ["#include <asm/alternative-macros.h>", HAS, CAPABILITIES] if younger else []
+            lines += [KEYS, *(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{self.folder}/overlay_base.h"']
             lines += [f'#include "{self.folder}/differential.h"', *(f"#include <{h}>" for h in KVM_HEADERS)]
-            lines += [f'#include "{self.folder}/overlay_kvm.h"', _AFTER_HEADERS]
-            lines += [_NESTED] if self.program.nests else []
+            lines += [f'#include "{self.folder}/overlay_kvm.h"', AFTER_HEADERS]
+            lines += [NESTED_GUEST] if self.program.nests else []
             (self.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
             self._run(*self._flags(hyp), "-x", "c-header", name, "-o", f"{name}.gch")
         return name
@@ -278,7 +218,7 @@ class Bench:
 
     def _stubs(self, mode: Mode) -> str:
         """Functions that are not the tree's: what the lifter takes by its name, and what it takes for its parts."""
-        lines = [_STUBS.replace("{injected}", INJECTED.removeprefix("hw."))]
+        lines = [STUBS.replace("{injected}", INJECTED.removeprefix("hw."))]
         for name, parts in self._outlined(mode):
             lines += [f"void harness_{mode.value}_{part}(void *vcpu);" for part in parts]
             called = " ".join(f"harness_{mode.value}_{part}(vcpu);" for part in parts)
@@ -315,7 +255,8 @@ class Bench:
             yield f"{shared.format('arm64_const_caps_ready')}\n{shared.format('cpu_hwcap_keys')}"
 
     def _registers(self, drivers: Sequence[Driver]) -> Iterator[str]:
-        names = sorted({n.removeprefix("hw.") for d in drivers for n in (*d.lifted.reads, *d.lifted.writes) if n.startswith("hw.")})
+        used = {n for d in drivers for n in (*d.lifted.reads, *d.lifted.writes)}
+        names = sorted(n.removeprefix("hw.") for n in used if n.startswith("hw."))
         known: dict[int, str] = {}
         for name in names:
             encoding = self.program.registers.encoding(name)
@@ -329,7 +270,8 @@ class Bench:
         """The host's files in which functions were lifted."""
         used = {name for d in drivers for name in d.lifted.functions}
         parsed = dict.fromkeys(unit.file for unit in self.program.resolver.units())
-        return [file for file in parsed if file in (*HOST, *NESTED) and not used.isdisjoint(self.program.functions(file))]
+        ours = [file for file in parsed if file in (*HOST, *NESTED)]
+        return [file for file in ours if not used.isdisjoint(self.program.functions(file))]
 
     def _link(self, mode: Mode) -> Path:
         mine = [d for d in self.drivers if d.subject.mode == mode]

@@ -63,8 +63,7 @@ def subjects(program: Program, tree: KernelTree, mode: Mode) -> list[Subject]:
     for handler in handlers.HANDLERS:
         for name in handler.functions if handler.when(k) else ():
             for more in handler.parts:
-                memory = {**handler.memory, **more}
-                lifted = program.lift(name, front, file=handler.file, memory=memory)
+                lifted = program.lift(name, front, file=handler.file, memory={**handler.memory, **more})
                 found.append(Subject(lifted, mode, handler.file))
     for name, memory in _RESETS_BY_OWNER if k.tracks_debug_owner else _RESETS:
         lifted = program.lift(name, front, file=handlers.SYS_REGS, memory=memory)
@@ -248,7 +247,8 @@ class Driver:
             if (present := self._present(lvalue)) and lvalue in (names := [c.name for c in self.inputs]):
                 yield f"\tout[{at + 3 + i}] = in[{names.index(lvalue)}]; /* where it is not, it stays */"
             yield f"\t{present}out[{at + 3 + i}] = {self._left(lvalue)};"
-        cleaned = [lv for lv in dict.fromkeys((*f.reads, *f.writes, *(c.name for c in self.inputs))) if self._settable(lv)]
+        places = dict.fromkeys((*f.reads, *f.writes, *(c.name for c in self.inputs)))
+        cleaned = [lv for lv in places if self._settable(lv)]
         deepest = sorted(cleaned, key=lambda lv: -lv.count("->"))
         yield from (f"\t{self._present(lvalue)}HARNESS_PUT({_lvalue(lvalue)}, 0);" for lvalue in deepest)
         yield from (f"\tharness_clean({region});" for region in regions)

@@ -182,7 +182,7 @@ def _subject(
         return _known(c.lifted, known)
     names = {n for h in HANDLERS if h.operation == c.operation.name for n in h.functions}
     kinds = [s for s in known if s.lifted.name in names and s.lifted.file == c.lifted.file]
-    number = int(_value(mapping["kind"], env))  # type: ignore[call-overload]
+    number = int(_value(mapping["kind"], env))  # type: ignore[arg-type]
     if len(kinds) != 4:
         raise HarnessError(f"{c.lifted.name}() is not compiled by itself")
     return kinds[number]
@@ -236,7 +236,8 @@ class Rerun(Bench):
         steps = [line for number, call in enumerate(self.calls) for line in self._step(number, call)]
         count = len({c.number for c in self.calls})
         success = f"{len(self.calls)} functions in {count} steps as in the replay"
-        main = (self.folder / f"main_{self.mode.value}.c").read_text(encoding="utf-8").split("static void harness_all")[0]
+        main = (self.folder / f"main_{self.mode.value}.c").read_text(encoding="utf-8")
+        main = main.split("static void harness_all")[0]
         known = (self.folder / f"known_{self.mode.value}.c").read_text(encoding="utf-8")
         known = known.split("struct harness_register *harness_named(const char *name);\n")[1]
         missing = self.folder / f"stubs_{self.mode.value}.c"
@@ -254,7 +255,7 @@ class Rerun(Bench):
 
     def _step(self, number: int, call: Execution) -> Iterator[str]:
         driver = self._driver(call)
-        state = [int(call.found.get(c.name, 0)) for c in driver.inputs]  # type: ignore[call-overload]
+        state = [int(call.found.get(c.name, 0)) for c in driver.inputs]  # type: ignore[arg-type]
         seen = len(driver.observed)
         observed = self.run(driver, [state])[0][:seen]
         undefined, bugs, warns, *wanted = (int(v) for v in driver.evaluate([*state, *observed]))
@@ -267,11 +268,12 @@ class Rerun(Bench):
             address = any(n.startswith("&") for n in support(term))  # differs from one build to the next
             compared.append(0 if bugs or address else mask)
             if name in call.left:
-                wanted[i] = int(call.left[name])  # type: ignore[call-overload]
+                wanted[i] = int(call.left[name])  # type: ignore[arg-type]
         expected = [a & m for a, m in zip([bugs, warns, 0, *wanted], compared, strict=True)]
         labels = ["reaches BUG", "reaches a warning", "words of memory changed besides", *driver.labels]
         for name, values in (("found", state), ("wanted", expected), ("compared", compared)):
-            yield f"static const word harness_{name}_{number}[] = {{ {', '.join(f'{v:#x}ULL' for v in values or [0])} }};"
+            words = ", ".join(f"{v:#x}ULL" for v in values or [0])
+            yield f"static const word harness_{name}_{number}[] = {{ {words} }};"
         yield f"static const char *const harness_labels_{number}[] = {{ {', '.join(map(json.dumps, labels))} }};"
 
     def _table(self) -> str:
