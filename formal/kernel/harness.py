@@ -170,7 +170,7 @@ def calls(replay: Replay, trace: Trace, counterparts: Mapping[str, Counterpart])
         HarnessError: if one depends on something that a program cannot set, or debug.c is that of v6.14 and later.
     """
     if replay.system.kernel.tracks_debug_owner:
-        raise HarnessError("from v6.14 on the functions of debug.c run inside other steps: a harness is not written")
+        raise HarnessError("from v6.14 on the functions of debug.c run inside other steps: rerun.py writes those")
     for seen in replay.run(trace):
         c = counterparts.get(seen.step.operation) if seen.step is not None else None
         if c is not None and c.lifted.file == DEBUG_C:
