@@ -12,7 +12,7 @@ from formal.evidence.replay import Replay
 from formal.evidence.traces import Trace, write_atomically
 from formal.job import Row
 from formal.kernel.harness import HarnessError, calls, program
-from formal.kernel.rerun import Rerun, executions
+from formal.kernel.rerun import UNIT_MARK, Rerun, executions
 from formal.kernel.tree import KernelTree
 from formal.runfiles import Broken, RunFileError, only_one, write_vcd
 from formal.treejob import TreeReport
@@ -64,9 +64,12 @@ def _rerun(
             text, units = rerun.sources("\n * ".join([title, *found.not_compiled]), args.harness.name, folder.name)
     except HarnessError as error:
         raise RunFileError(str(error)) from error
+    old = sorted(folder.glob("*.c"))  # of another run, perhaps: the command compiles all that is there
+    if foreign := [path.name for path in old if not path.read_text(errors="replace").startswith(UNIT_MARK)]:
+        raise RunFileError(f"{folder} has files of another kind, such as {foreign[0]}: choose another name")
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.c"):
-        old.unlink()  # of another run: the command compiles all that is there
+    for path in old:
+        path.unlink()
     for name, unit in units.items():
         write_atomically(folder / name, unit)
     write_atomically(args.harness, text)

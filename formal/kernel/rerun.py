@@ -36,6 +36,7 @@ from formal.terms import var as variable
 from formal.walk import evaluate, nodes, support
 
 _LVALUES = frozenset(lvalue for lvalues in REGISTERS.values() for lvalue in lvalues)
+UNIT_MARK = "/* Part of a run written by formal.prove --harness. Contains code of the kernel tree (GPL-2.0). */\n"
 _COMMAND = (*OPTIONS, "-O1", "-fno-pie", "-no-pie", "-Wl,-z,muldefs")
 _MAIN = """
 struct harness_step {
@@ -293,4 +294,4 @@ class Rerun(Bench):
         output = f"{key}.txt"
         paths = [f"-fmacro-prefix-map={self.tree.path}/=", f"-fmacro-prefix-map={self.folder}/="]
         self._run(*self._flags(hyp), *paths, "-E", "-P", f"{key}.c", "-o", output)
-        return re.sub(r"\n{2,}", "\n", (self.folder / output).read_text(encoding="utf-8"))
+        return UNIT_MARK + re.sub(r"\n{2,}", "\n", (self.folder / output).read_text(encoding="utf-8"))

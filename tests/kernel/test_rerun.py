@@ -27,6 +27,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"written: {file}, and " in out and "is not compiled: " in out
     line = next(line for line in out.splitlines() if line.strip().startswith(COMPILER)).strip()
     assert f" *   {line}" in file.read_text().splitlines()
+    own = tmp_path / "run.d" / "mine.c"
+    own.write_text("int mine;\n")
+    assert command.main(arguments) == command.USAGE
+    assert "run.d has files of another kind, such as mine.c" in capsys.readouterr().err
+    own.unlink()
     assert not any(str(tree.path) in unit.read_text() for unit in (tmp_path / "run.d").iterdir())
 
     def run() -> tuple[int, list[str]]:
