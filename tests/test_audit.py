@@ -42,7 +42,7 @@ def test_what_is_trusted_is_what_the_checks_import() -> None:
     used = nx.subgraph_view(graph(), filter_node=lambda n: n not in UNTRUSTED)
     reached = {m for m in nx.descendants(used, "formal.check") | {"formal.check"} if m.startswith("formal.")}
     packages = {"formal.evidence", "formal.engines", "formal.arch"}
-    assert reached - packages == listed - packages - {"formal.arch.settings"}  # of the comparison with CPUs only
+    assert reached - packages == listed - packages
 
 
 def test_the_page() -> None:
