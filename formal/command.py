@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -270,18 +271,21 @@ def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) ->
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from formal import treejob
     from formal.kernel.errors import TreeError
     from formal.report import diff as report
+    from formal.report.tree import explanation as explanation_of
     from formal.report.treeresults import of_steps
     from formal.series import versions
-    from formal.treediff import Step, steps
+    from formal.treediff import Step, side_by_side, steps
 
     done: list[Step] = []
     try:
         with ExitStack() as stack:
             trees = versions(args.kernel, args.base, args.config, stack)
-            for step in steps(trees, lambda tree: treejob.run(_tree_job(args, tree)), args.timeout):
+            common = trees, partial(_tree_job, args), args.timeout
+            flows = args.sarif or args.junit or args.explain  # C lines, which stay in the process that found them
+            alone = flows or args.mode or ".." in args.base or (args.workers or gate.default_workers()) < 2
+            for step in steps(*common) if alone else side_by_side(*common, explanation_of):
                 put(*([""] if done else []), [*report.lines(step)])
                 done.append(step)
     except TreeError as error:

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
+from random import Random
 
 from formal import terms as t
 from formal.arch.registers import MDCR_EL2
@@ -27,14 +28,15 @@ from formal.explain.show import value_text
 from formal.kernel.binding import DEBUG_PTR, Binding
 from formal.kernel.front import Lifted
 from formal.operations import Inputs
-from formal.state import REGISTER_OF_BANK, State
+from formal.state import REGISTER_OF_BANK, VARIABLES, State
 from formal.system import OBSERVED, System
-from formal.terms import BOOL, FALSE, TRUE, Eq, Not, Or, Sort, Term, Value
+from formal.terms import BOOL, FALSE, TRUE, ArrayValue, Eq, Not, Or, Sort, Term, Value
 from formal.treejob import TreeReport
 from formal.walk import evaluate, nodes, substitute, support
 
 TRAPS = "TDCC TTRF TPMS TDRA TDOSA TDA TDE TPM TPMCR".split()  # set, each only ever adds accesses that trap
 MASK = MDCR_EL2.mask(*TRAPS)
+TRIES = 4  # states on which two functions are evaluated before a solver is asked
 TRAPPING = ("mdcr_el2", "hw_mdcr_el2")  # where MDCR_EL2 for the guest is kept
 
 
@@ -147,12 +149,15 @@ class _Common:
         self.terms = Z3Terms()
         self.solver = Z3Solver(self.terms, timeout)
         self.solver.add(*(substitute(fact, _narrowing(base.system, self.fits)) for fact in base.facts))
+        self.solver.add(*_members(self.states[1].values.items() - self.states[0].values.items()))
 
     def compare(self, old: Lifted, new: Lifted) -> FunctionChange:
         """One function."""
         pairs, strange = self._outputs(old, new)
         free = Z3Solver(self.terms, self.timeout)  # knows no lemma: most functions are equal on every state
-        differing = [name for name, (a, b) in pairs.items() if a is not b and free.satisfiable(Not(Eq(a, b)))]
+        unlike = {name: Not(Eq(a, b)) for name, (a, b) in pairs.items() if a is not b}
+        told = _holding(unlike)
+        differing = [name for name, unequal in unlike.items() if name in told or free.satisfiable(unequal)]
         with self.solver.scope():
             self.solver.add(self._guard(old))
             differing = [name for name in differing if self.solver.satisfiable(Not(Eq(*pairs[name])))]
@@ -216,6 +221,23 @@ class _Common:
         )
 
 
+def _holding(questions: Mapping[str, Term]) -> set[str]:
+    """The questions that hold in some state out of a few: there is no need to ask the solver about those."""
+    variables = [node for node in nodes(tuple(questions.values())) if node.op == "var"]
+    found: set[str] = set()
+    for seed in range(TRIES):
+        choose = Random(seed)
+        env, known = {str(v.data): _some_value(v.sort, choose) for v in variables}, dict[Term, Value]()
+        found |= {name for name, question in questions.items() if evaluate(question, env, known)}
+    return found
+
+
+def _some_value(sort: Sort, choose: Random) -> Value:
+    if isinstance(sort, tuple):
+        return ArrayValue(choose.getrandbits(sort[1]))
+    return choose.getrandbits(sort) if sort else bool(choose.getrandbits(1))
+
+
 def _said(says: str, left: Mapping[str, Value], right: Mapping[str, Value]) -> str:
     if says == OTHER:
         return says
@@ -251,16 +273,25 @@ def _plain(name: str) -> str:
 
 
 def _fits(a: System, b: System) -> dict[str, Term]:
-    """For every state variable that is wider in one of the systems: the wider variable."""
+    """For every state variable of both systems that is wider in one of them: the wider variable."""
     found = {}
     for pair in OBSERVED:
+        others = b.state(pair).values
         for name, left in a.state(pair).values.items():
-            right = b.state(pair).values[name]
+            right = others.get(name, left)  # what only one release has is not put side by side
             if left.sort != right.sort:
                 sort = _wider(left.sort, right.sort)
                 assert sort is not None, f"{name} has other sorts"
                 found[str(left.data)] = t.var(str(left.data), sort)
     return found
+
+
+def _members(variables: Iterable[tuple[str, Term]]) -> Iterator[Term]:
+    """That variables have one of their values; of those that both systems have, the lemmas say it."""
+    for name, variable in variables:
+        kind = VARIABLES[name].kind
+        if kind is not None and issubclass(kind, IntEnum):
+            yield Or(*(Eq(variable, t.const(member, t.width(variable))) for member in kind))
 
 
 def _narrowing(system: System, fits: Mapping[str, Term]) -> dict[str, Term]:
@@ -287,7 +318,7 @@ class _Output:
 def _outputs(lifted: Lifted, binding: Binding, s: State) -> Iterator[tuple[str, _Output]]:
     effect, mapping = binding.after(lifted, s), binding.before(lifted, s)
     for name, value in effect.values.items():
-        yield name, _Output(value, lambda s, n=name: s.values[n])  # type: ignore[misc]
+        yield name, _Output(value, lambda s, n=name: s.values.get(n))  # type: ignore[misc]
     for (bank, number), value in effect.elements.items():
         name = f"{bank}[{REGISTER_OF_BANK[number >> 4]}{number & 15}]"
         yield name, _Output(value, lambda s, b=bank, n=number: _element(s, b, n))  # type: ignore[misc]

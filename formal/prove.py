@@ -6,6 +6,7 @@ the rest are being imported ends the command as any other does.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -40,4 +41,5 @@ if __name__ == "__main__":
     with suppress(BrokenPipeError):  # whoever read the output has had enough
         sys.stdout.flush()
         sys.stderr.flush()
+    atexit._run_exitfuncs()  # temporary directories go
     os._exit(code)  # taking Z3's memory apart term by term takes as long as importing it

@@ -71,10 +71,9 @@ def _run(job: TreeJob) -> list[TreeReport]:
     """As ``treejob.run``, two modes side by side; a report that is not all green comes from this process, whole."""
     if len(job.modes) != 2 or job.processes < 2:
         return treejob.run(job)
-    source = treejob.source(job)
     here, there = job.modes
+    source = treejob.source(job, here)  # the other process parses its mode's hypervisor itself
     with Beside(lambda: _plain_report(job, source, there), fork=True) as beside:
-        source.program.resolver.release("nvhe" if here is Mode.VHE else "vhe")
         first = treejob.prove(job, source, here)
         plain, opened = beside.result()
     if plain is None:

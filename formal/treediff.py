@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from formal.beside import Beside
+from formal.epochs import HOSTS, Mode
 from formal.functiondiff import FunctionChange, compare
 from formal.job import Row
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KernelTree
 from formal.series import Version
-from formal.treejob import RANK, TreeReport
+from formal.treejob import RANK, TreeJob, TreeReport, run, worse
 
 _LINE = re.compile(r"^(\S+?):\d+: ")  # an obligation is named by its place, which moves
 
@@ -61,9 +64,7 @@ class Step:
     refused: str = ""
 
 
-def steps(
-    versions: Iterable[Version], prove: Callable[[KernelTree], list[TreeReport]], timeout: float | None
-) -> Iterator[Step]:
+def steps(versions: Iterable[Version], job: Callable[[KernelTree], TreeJob], timeout: float | None) -> Iterator[Step]:
     """Each version against the last one before it that is understood; each is proved once.
 
     Raises:
@@ -76,10 +77,12 @@ def steps(
             yield Step(before, version.name)
             continue
         try:
-            reports = prove(version.tree) if version.tree else []
+            reports = run(job(version.tree)) if version.tree else []
             refused = version.refused
         except NotUnderstoodError as error:
             reports, refused = [], str(error)
+        for program in {id(r.program): r.program for r in reports if r.program is not None}.values():
+            program.release()  # two trees at a time take too much memory
         if refused:
             yield Step(before, version.name, refused=refused)
             continue
@@ -88,6 +91,66 @@ def steps(
         elif number:
             yield Step("", version.name, refused="nothing before it is understood, so there is nothing to compare with")
         base = (version.name, reports)
+
+
+def side_by_side(
+    versions: Iterable[Version],
+    job: Callable[[KernelTree], TreeJob],
+    timeout: float | None,
+    explain: Callable[[TreeReport, Row], Iterable[str]],
+) -> Iterator[Step]:
+    """As ``steps``, of few versions in two modes, each mode in a process of its own.
+
+    Args:
+        explain: what is shown of a verdict that is worse; the reports are without what they were made from.
+
+    Raises:
+        SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question about a function.
+    """
+    compared = list(versions)
+
+    def of(mode: Mode) -> list[Step]:
+        found = steps(compared, lambda tree: replace(job(tree), modes=(mode,)), timeout)
+        return [replace(s, reports=tuple(_said(report, explain) for report in s.reports)) for s in found]
+
+    here, there = HOSTS
+    for tree in [version.tree for version in compared if version.tree]:
+        with suppress(NotUnderstoodError):  # it is raised again where it can be reported
+            tree.prepare()  # by the process that cleans up
+    with Beside(lambda: of(there), fork=True) as beside:
+        first = of(here)
+        second = beside.result()
+    yield from map(_both, first, second)
+
+
+def _said(report: TreeReport, explain: Callable[[TreeReport, Row], Iterable[str]]) -> TreeReport:
+    """A report as another process can read it: with texts in place of what they are made from."""
+    return TreeReport(
+        report.mode,
+        report.resolved,
+        [replace(c, lifted=None) for c in report.compared],
+        report.rows,
+        report.problems,
+        report.misdescribed,
+        report.omitted,
+        report.lifted,
+        report.rules,
+        report.notes,
+        explained={row.check: tuple(explain(report, row)) for row in report.rows if worse(row)},
+    )
+
+
+def _both(a: Step, b: Step) -> Step:
+    """One comparison in two modes; what is refused in one of them is refused."""
+    refused = a.refused or b.refused
+    if refused or a.diff is None or b.diff is None:
+        return Step(a.base, a.tree, refused=refused)
+    together = TreeDiff(
+        a.diff.functions + b.diff.functions,
+        a.diff.claims + b.diff.claims,
+        tuple(dict.fromkeys(a.diff.problems + b.diff.problems)),
+    )
+    return Step(a.base, a.tree, together, a.reports + b.reports)
 
 
 def diff(base: Sequence[TreeReport], tree: Sequence[TreeReport], timeout: float | None) -> TreeDiff:

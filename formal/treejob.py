@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from formal.configuration import Configuration
 from formal.engines.verdict import Checker, Result, Verdict
@@ -18,11 +17,11 @@ from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.calls import HYP_CALL
 from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted, Program, load
+from formal.kernel.front import Lifted, Program, files_for, load, side_of
 from formal.kernel.literals import wrong
 from formal.kernel.parts import Assembly, Part, assembled, assemblies, operations
 from formal.kernel.signs import Sign, read
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.tree import KernelTree
 from formal.manifest import Manifest
 from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
@@ -35,10 +34,6 @@ from formal.vocabulary import Claim, Point
 from formal.walk import support
 from formal.worldswitch import PARTS
 
-FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longest first
-    "sys_regs", "hyp/vhe/switch", "hyp/nvhe/switch", "debug", "arm", "guest", "handle_exit", "reset", "mmio",
-    "hyp/vhe/sysreg-sr", "hyp/nvhe/sysreg-sr", "hyp/vhe/debug-sr", "hyp/nvhe/debug-sr",
-))  # fmt: skip
 SEARCH_SECONDS = 20.0  # for all searches of one mode together; known traces are tried before any search
 SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
@@ -77,6 +72,7 @@ class TreeReport:
     differing: Mapping[str, list[str]] = field(default_factory=dict)  # parts that the C does differently: in what
     binding: Binding | None = None
     program: Program | None = None  # what was read of the tree
+    explained: Mapping[str, Sequence[str]] = field(default_factory=dict)  # texts, where nothing of all this is left
     cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
 
@@ -120,14 +116,14 @@ class Source:
     signs: tuple[Sign, ...]
 
 
-def source(job: TreeJob) -> Source:
-    """Reads a tree.
+def source(job: TreeJob, *modes: Mode) -> Source:
+    """Reads a tree, for some modes first: what others need besides is read when it is needed.
 
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
     scan.check(job.tree, writers.KNOWN, (DEBUG_C,))
-    return Source(load(job.tree, FILES), Binding(flags_of(job.tree)), read(job.tree))
+    return Source(load(job.tree, files_for(*map(side_of, modes))), Binding(flags_of(job.tree)), read(job.tree))
 
 
 def run(job: TreeJob) -> list[TreeReport]:
@@ -136,7 +132,7 @@ def run(job: TreeJob) -> list[TreeReport]:
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
-    tree = source(job)
+    tree = source(job, *job.modes)
     return [prove(job, tree, mode) for mode in job.modes]
 
 
@@ -148,7 +144,7 @@ def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
     """
     report = compare(tree.program, tree.binding, tree.signs, mode, Questions(job.timeout))
     _check_claims(job, report)
-    job.tree.opened |= {name for name in tree.program.opened() if name.startswith(f"{job.tree.path}/")}
+    job.tree.opened |= {name for name in tree.program.resolver.opened if name.startswith(f"{job.tree.path}/")}
     return report
 
 
@@ -160,7 +156,7 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
     """
     tree = program.tree
     assert isinstance(tree, KernelTree)
-    side: Literal["vhe", "nvhe"] = "vhe" if mode is Mode.VHE else "nvhe"
+    side = side_of(mode)
     lifted = {name: program.lift(name, side, file=DEBUG_C) for name in program.functions(DEBUG_C)}
     resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,45 @@ def test_two_trees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = (tmp_path / "new" / DEBUG_C).read_text().splitlines()[place["region"]["startLine"] - 1]
     assert "vcpu->arch.mdcr_el2" in line
     assert failed["codeFlows"][0]["threadFlows"][0]["locations"]
+
+
+def test_releases_that_keep_other_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The debug owner of v6.14 has taken the place of debug_ptr and a flag: what stores to them is incomparable."""
+    code, data = compare(tree_path("7.3"), str(tree_path("6.12")), tmp_path)
+    assert code == 0
+    (step,) = data["steps"]
+    changes = {f["function"]: f for f in step["functions"]}
+    assert changes["kvm_arm_setup_debug"]["change"] == "removed"
+    assert changes["kvm_vcpu_load_debug"]["change"] == "added"
+    assert changes["trap_debug_regs"]["change"] == "incomparable"
+    assert {"debug_dirty", "debug_owner"} <= set(changes["trap_debug_regs"]["differs_in"])
+    assert changes["kvm_arm_setup_mdcr_el2"]["witnesses"]
+
+
+@pytest.mark.parametrize("old, new, code", [(TRAPS, LESS, 1), (TRAPS, f"{TRAPS} /* as before */", 0)])
+def test_two_modes_in_two_processes(old: str, new: str, code: int, tmp_path: Path) -> None:
+    """What they find together is what one process finds; nothing is left behind."""
+    base, temporary = tree_path("6.1"), tmp_path / "tmp"
+    edit(linked_copy(base, tmp_path / "new", DEBUG_C), old, new)
+    temporary.mkdir()
+    found = []
+    for processes in ("1", "2"):
+        out = tmp_path / f"{processes}.json"
+        command = [sys.executable, "-m", "formal.prove", "--kernel", str(tmp_path / "new"), "--base", str(base)]
+        command += ["--claim", "os_registers", "--json", str(out), "-j", processes]
+        ended = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == code, ended.stderr
+        data = json.loads(out.read_text())
+        for function in data["steps"][0]["functions"]:
+            function["witnesses"] = len(function["witnesses"])  # one state shows a difference as well as another
+        lines = [line for line in ended.stdout.splitlines() if not re.match("      (finds|(base|tree) leaves): ", line)]
+        verdicts = [line for line in lines if line.startswith("os_registers ")]
+        assert [v.split()[1] for v in verdicts] == ["(vhe):", "(nvhe):"] * 2 if code else not verdicts
+        found.append((len(lines), data))
+    assert found[0] == found[1]
+    assert not list(temporary.iterdir())
 
 
 def test_a_revision_against_the_files_as_they_are(

@@ -47,7 +47,7 @@ def value_text(name: str, value: Value) -> str:
         return "yes" if value else "no"
     if kind is not None and issubclass(kind, Register):
         return f"{value:#x} ({kind.decode(value)})" if value else "0"
-    if kind is not None and issubclass(kind, IntEnum):
+    if kind is not None and issubclass(kind, IntEnum) and value in {*map(int, kind)}:
         return kind(value).name
     return f"{value:#x}"
 

@@ -269,8 +269,7 @@ class Bench:
     def _called(self, drivers: Sequence[Driver]) -> list[str]:
         """The host's files in which functions were lifted."""
         used = {name for d in drivers for name in d.lifted.functions}
-        parsed = dict.fromkeys(unit.file for unit in self.program.resolver.units())
-        ours = [file for file in parsed if file in (*HOST, *NESTED)]
+        ours = [file for file in self.program.resolver.parsed if file in (*HOST, *NESTED)]
         return [file for file in ours if not used.isdisjoint(self.program.functions(file))]
 
     def _link(self, mode: Mode) -> Path:

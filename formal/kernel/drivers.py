@@ -13,7 +13,7 @@ from formal.kernel import clang, handlers, hypervisor
 from formal.kernel.behaviours import DEBUG_C, resolve
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS, VM_AT_EL2
-from formal.kernel.front import POINTERS, Argument, Lifted, Program
+from formal.kernel.front import POINTERS, Argument, Lifted, Program, side_of
 from formal.kernel.front import Mode as FrontMode
 from formal.kernel.harness import HarnessError
 from formal.kernel.resolve import HOST
@@ -56,7 +56,7 @@ def subjects(program: Program, tree: KernelTree, mode: Mode) -> list[Subject]:
     Raises:
         NotUnderstoodError: if one is not understood.
     """
-    front: FrontMode = "vhe" if mode is Mode.VHE else "nvhe"
+    front: FrontMode = side_of(mode)
     debug = {name: program.lift(name, front, file=DEBUG_C) for name in program.functions(DEBUG_C)}
     k = resolve(tree, mode, debug, Binding(flags_of(tree)), read(tree)).kernel
     found = [Subject(lifted, mode, DEBUG_C) for lifted in debug.values()]

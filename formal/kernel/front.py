@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
+from formal import epochs
 from formal import terms as t
 from formal.kernel import clang, encodings, signs
 from formal.kernel.calls import Calls
@@ -31,7 +32,7 @@ from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.layout import Layout
 from formal.kernel.machine import Cell, Event, Frame, Obligation, PointerRule
-from formal.kernel.resolve import NESTED, Resolver
+from formal.kernel.resolve import NESTED, Resolver, hyp_of
 from formal.kernel.tree import KVM, KernelTree, Sources
 from formal.kernel.units import TranslationUnit
 from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, pointer_to
@@ -41,6 +42,10 @@ from formal.walk import support
 TIMERS = re.compile(r"hw\.cnt\w+$")  # not modelled: whether their value is set on every path does not matter
 T = TypeVar("T")
 Mode = Literal["vhe", "nvhe"]
+FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longest first
+    "sys_regs", "hyp/vhe/switch", "hyp/nvhe/switch", "debug", "arm", "guest", "handle_exit", "reset", "mmio",
+    "hyp/vhe/sysreg-sr", "hyp/nvhe/sysreg-sr", "hyp/vhe/debug-sr", "hyp/nvhe/debug-sr",
+))  # fmt: skip
 MASKS = (
     "MDCR_EL2_HPMN_MASK MDCR_EL2_TPM MDCR_EL2_TPMCR MDCR_EL2_TDE MDCR_EL2_TDA MDCR_EL2_TDOSA "
     "MDCR_EL2_TDRA MDCR_EL2_TPMS MDCR_EL2_TTRF MDCR_EL2_HPME MDCR_EL2_E2PB_MASK MDCR_EL2_E2PB_SHIFT "
@@ -131,7 +136,7 @@ class _Lifter(Calls):
         return self.program.resolver.source(cursor)
 
     def is_tracepoint(self, name: str) -> bool:
-        return any(name in unit.tracepoints for unit in self.program.resolver.units())
+        return name in self.program.resolver.tracepoints
 
 
 class Program:
@@ -171,15 +176,15 @@ class Program:
         files = frozenset(file for file, _ in signs.NESTING)
         return self.keep("nests", lambda: signs.nesting(self.tree).value, lambda _: files)
 
+    def release(self) -> None:
+        """Lets go of what was parsed and lifted; what is needed again is made again."""
+        self.resolver.release()
+        self._kept.clear()
+
     def preload(self, files: Iterable[str], jobs: int = 2) -> None:
         """Parses files side by side (libclang works outside Python's lock)."""
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.resolver.unit, files))
-
-    def opened(self) -> set[str]:
-        """The files that libclang has opened so far, by path."""
-        handles = [handle for unit in self.resolver.units() for handle in unit.handles]
-        return {str(found.include.name) for handle in dict.fromkeys(handles) for found in handle.get_includes()}
 
     def layout(self, unit: TranslationUnit) -> Layout:
         """Names for the types of a file."""
@@ -315,11 +320,22 @@ def _targets(machine: _Lifter, key: Cell, pointer: Pointer) -> tuple[tuple[Term,
     return tuple((g, "NULL" if a is None else machine.layout.name(a, size)) for g, a in pointer.choices)
 
 
+def side_of(mode: epochs.Mode) -> Mode:
+    """The hypervisor that runs in a mode."""
+    return "vhe" if mode is epochs.Mode.VHE else "nvhe"
+
+
+def files_for(*sides: Mode) -> tuple[str, ...]:
+    """What is parsed in any case for some hypervisors: the host's files, and theirs."""
+    return tuple(file for file in FILES if hyp_of(file, "") in {None, *sides})
+
+
 def load(tree: KernelTree, files: Iterable[str] = (), jobs: int = 2) -> Program:
     """A program of the tree; ``files`` are parsed at once, others when they are needed."""
     registers = encodings.Registers([tree.read("arch/arm64/include/asm/sysreg.h"), tree.generated("asm/sysreg-defs.h")])
     program = Program(Resolver(tree, MASKS), encodings.capability_names(tree.path), registers)
-    program.preload(files, jobs)
-    if files and program.nests:
+    wanted = list(files)
+    program.preload(wanted, jobs)
+    if program.nests and any(hyp_of(file, "") == "vhe" for file in wanted):
         program.preload(NESTED, jobs)
     return program

@@ -15,7 +15,7 @@ from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.preamble import Preamble, check_form, place_of
 from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.units import TranslationUnit, collect
+from formal.kernel.units import TranslationUnit, collect, included
 
 _DRIVER = "/front-end/driver.c"
 # Macros that the replaced ones are made of; reviewed with them, not replaced.
@@ -72,9 +72,10 @@ def parse(tree: KernelTree, preamble: Preamble, file: str, constants: Iterable[s
         handle = ci.Index.create(excludeDecls=True).parse(_DRIVER, args=arguments, unsaved_files=unsaved)
     except ci.TranslationUnitLoadError as error:
         raise NotUnderstoodError(file, 0, "libclang cannot read it") from error
-    _check_pragmas(tree, handle)
+    includes = included(handle)
+    _check_pragmas(tree, {str(handle.spelling), *includes})
     _check_diagnostics(tree, file, handle, preamble, driver)
-    unit, headers = collect(file, handle), preamble.headers
+    unit, headers = collect(file, handle, includes | preamble.headers.includes), preamble.headers
     unit.handles += headers.handles
     unit.functions = headers.functions | unit.functions
     unit.records = headers.records | unit.records
@@ -84,9 +85,9 @@ def parse(tree: KernelTree, preamble: Preamble, file: str, constants: Iterable[s
     return unit
 
 
-def _check_pragmas(tree: KernelTree, handle: Cursor) -> None:
+def _check_pragmas(tree: KernelTree, names: Iterable[str]) -> None:
     """Refuses pragmas with which a file could put a macro aside and back again unseen."""
-    for name in {str(handle.spelling), *(str(i.include.name) for i in handle.get_includes())}:
+    for name in names:
         if f"/{KVM}/" in name:
             text = forms.without_comments(tree.read(tree.relative(name)))
             for number, line in enumerate(text.split("\n"), 1):

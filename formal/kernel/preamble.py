@@ -19,7 +19,7 @@ from formal.kernel import forms
 from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.units import TranslationUnit, collect
+from formal.kernel.units import TranslationUnit, collect, included
 
 _FILE = "/front-end/preamble.h"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
@@ -80,7 +80,9 @@ def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preambl
     descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=tree.scratch)
     os.close(descriptor)
     handle.save(pch)
-    return Preamble(pch, collect("", handle), flags, macros, replaced, unsaved)
+    includes = included(handle)
+    stored = ci.TranslationUnit.from_ast_file(pch, ci.Index.create())  # takes less memory: it reads what is asked for
+    return Preamble(pch, collect("", stored, includes), flags, macros, replaced, unsaved)
 
 
 def _check(tree: KernelTree, handle: Cursor, macros: dict[tuple[str, int], str]) -> frozenset[str]:

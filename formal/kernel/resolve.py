@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 from formal.kernel import clang, forms
 from formal.kernel.clang import Cursor, Kind
@@ -18,6 +19,7 @@ from formal.kernel.preamble import Preamble, hyp_flags, parse_preamble
 from formal.kernel.tree import KVM, KernelTree, Sources
 from formal.kernel.units import TranslationUnit
 
+KEPT = 12  # files kept parsed: each takes 30 MB or more; others are parsed again when they are needed
 LOGGING = ("print_sys_reg_msg",)  # what they print does not matter
 READ = ("kvm_inject_nested",)  # by its calls (nesting.py)
 _HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
@@ -42,7 +44,11 @@ class Resolver:
         self.tree = tree
         self._constants = tuple(constants)
         self._preambles: dict[str | None, Preamble] = {}
-        self._units: dict[tuple[str, str | None], TranslationUnit] = {}
+        self._units: dict[tuple[str, str | None], TranslationUnit] = {}  # the last one used is the last
+        self._hyps: WeakKeyDictionary[Cursor, str | None] = WeakKeyDictionary()  # of each of libclang's units
+        self.parsed: dict[str, None] = {}  # the files parsed so far, by name, the first one first
+        self.opened: set[str] = set()  # the paths of the files that libclang has opened so far
+        self.tracepoints: set[str] = set()
         self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
         self._texts: dict[str, str] = {}
@@ -54,11 +60,27 @@ class Resolver:
         with self._lock:
             own = self._locks.setdefault(key, Lock())
         with own:
-            if key not in self._units:
+            unit = self._units.get(key)
+            if unit is None:
                 assert isinstance(self.tree, KernelTree)
                 constants = self._constants if file == f"{KVM}/debug.c" else ()
-                self._units[key] = parse(self.tree, self._preamble(self.tree, key[1]), file, constants)
-        return self._units[key]
+                unit = parse(self.tree, self._preamble(self.tree, key[1]), file, constants)
+                self.note(unit, key[1])
+            with self._lock:
+                self._units.pop(key, None)
+                self._units[key] = unit
+                if len(self._units) > KEPT:
+                    del self._units[next(iter(self._units))]
+        return unit
+
+    def note(self, unit: TranslationUnit, hyp: str | None) -> None:
+        """A file was parsed, for a hypervisor or the host."""
+        with self._lock:
+            self.parsed[unit.file] = None
+            self.opened |= unit.includes
+            self.tracepoints |= unit.tracepoints
+            for handle in unit.handles:
+                self._hyps[handle] = hyp
 
     def _preamble(self, tree: KernelTree, hyp: str | None) -> Preamble:
         with self._lock:
@@ -68,10 +90,6 @@ class Resolver:
                 self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
         return self._preambles[hyp]
 
-    def units(self) -> list[TranslationUnit]:
-        """The files parsed so far."""
-        return list(self._units.values())
-
     def forget(self, file: str) -> None:
         """A file was changed in place: units that include it are parsed again when they are needed."""
         path = str(self.tree.path / file)
@@ -80,15 +98,13 @@ class Resolver:
         if not any(name == file for name, _ in self._units):  # a header, in KVM's headers or in some files
             self._preambles.clear()
         for key, unit in list(self._units.items()):
-            included = {str(i.include.name) for handle in unit.handles for i in handle.get_includes()}
-            if key[0] == file or path in included:
+            if key[0] == file or path in unit.includes:
                 del self._units[key]
 
-    def release(self, hyp: str) -> None:
-        """Lets go of the files of a hypervisor (``vhe`` or ``nvhe``); they are parsed again if they are needed."""
-        for key in [key for key in self._units if key[1] == hyp]:
-            del self._units[key]
-        self._preambles.pop(hyp, None)
+    def release(self) -> None:
+        """Lets go of all that was parsed; what is needed again is parsed again."""
+        self._units.clear()
+        self._preambles.clear()
 
     def functions_of(self, file: str) -> list[str]:
         """The functions defined in the text of a file itself, not in headers."""
@@ -140,7 +156,7 @@ class Resolver:
         if callee.storage_class.name == "STATIC":
             return None
         caller = clang.file_of(cursor)
-        within = next((hyp for (_, hyp), u in self._units.items() if cursor.translation_unit in u.handles), None)
+        within = self._hyps.get(cursor.translation_unit)
         for file in HYP["nvhe"] if within == "nvhe" else (*HOST, *HYP[mode if within is None else within], *NESTED):
             if not self._mentions(file, callee.spelling):
                 continue

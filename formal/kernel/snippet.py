@@ -18,7 +18,7 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Program
 from formal.kernel.preamble import overlay_texts
 from formal.kernel.resolve import Resolver
-from formal.kernel.units import TranslationUnit, collect
+from formal.kernel.units import TranslationUnit, collect, included
 
 _FILE = "/snippet/snippet.c"
 _OPTIONS = ["-target", "aarch64-linux-gnu", "-nostdinc", "-std=gnu11", "-fms-extensions", "-Wno-everything"]
@@ -54,13 +54,11 @@ class _TextResolver(Resolver):
                 raise NotUnderstoodError(
                     "snippet.c", diagnostic.location.line, f"does not parse: {diagnostic.spelling}"
                 )
-        self._only = collect("snippet.c", handle)
+        self._only = collect("snippet.c", handle, included(handle))
+        self.note(self._only, None)
 
     def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:
         return self._only
-
-    def units(self) -> list[TranslationUnit]:
-        return [self._only]
 
     def _mentions(self, file: str, name: str) -> bool:
         return True

@@ -104,6 +104,14 @@ class KernelTree:
         """A private directory that lives as long as this object."""
         return self._directory.name
 
+    def prepare(self) -> None:
+        """Makes the stand-in headers now, not when they are needed.
+
+        Raises:
+            NotUnderstoodError: if the configuration cannot be worked out.
+        """
+        assert self._directory
+
     @cached_property
     def flags(self) -> list[str]:
         """The compiler's arguments for a file of this tree."""

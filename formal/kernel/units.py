@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from sys import intern
 
 from formal.kernel.clang import Cursor, Kind, Type, children, constant
 
@@ -20,11 +21,17 @@ class TranslationUnit:
     tracepoints: set[str] = field(default_factory=set)
     constants: dict[str, int] = field(default_factory=dict)
     handles: tuple[Cursor, ...] = ()  # libclang's translation units, kept alive: the file's, and its headers'
+    includes: frozenset[str] = frozenset()  # the paths of all files that were included, the headers' too
 
 
-def collect(file: str, handle: Cursor) -> TranslationUnit:
+def included(handle: Cursor) -> frozenset[str]:
+    """The paths of the files that a file includes; of a precompiled header, not what it includes."""
+    return frozenset(intern(str(found.include.name)) for found in handle.get_includes())
+
+
+def collect(file: str, handle: Cursor, includes: frozenset[str]) -> TranslationUnit:
     """What a parsed file declares."""
-    unit = TranslationUnit(file, handle.cursor, handles=(handle,))
+    unit = TranslationUnit(file, handle.cursor, handles=(handle,), includes=includes)
     for cursor in children(handle.cursor):
         kind = cursor.kind
         if kind == Kind.FUNCTION_DECL:

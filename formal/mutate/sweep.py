@@ -23,13 +23,13 @@ from formal.epochs import Mode
 from formal.kernel import hypervisor, protected, scan, writers
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted, load
+from formal.kernel.front import Lifted, files_for, load, side_of
 from formal.kernel.signs import read
 from formal.kernel.tree import KVM, KernelTree
 from formal.mutate.operators import Edit, edits
 from formal.questions import Questions
 from formal.terms import FALSE, TRUE, Eq, Term, boolean
-from formal.treejob import FILES, TreeReport, compare
+from formal.treejob import TreeReport, compare
 
 TIMEOUT = 60.0  # seconds for a solver question
 # file: the functions that the specification describes, and tables (in brackets)
@@ -104,7 +104,7 @@ class Sweep:
         self._directory = TemporaryDirectory(prefix="mutants-")
         self.tree = KernelTree(_copied(tree, Path(self._directory.name)))
         scan.check(self.tree, writers.KNOWN)
-        self.program = load(self.tree, FILES)
+        self.program = load(self.tree, files_for(side_of(mode)))
         self._questions = Questions(TIMEOUT)
         self._unchanged = self._compared()
         self._lifted = self._all_lifted(self._unchanged)

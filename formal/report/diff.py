@@ -43,7 +43,7 @@ def lines(step: Step) -> Iterator[str]:
         for row in report.rows:
             if worse(row):
                 yield ""
-                yield from explanation(report, row)
+                yield from report.explained.get(row.check) or explanation(report, row)
 
 
 def summary(step: Step) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from formal.epochs import Mode
 from formal.kernel.behaviours import DEBUG_C
 from formal.kernel.binding import Binding, flags_of
-from formal.kernel.front import Program, load
+from formal.kernel.front import FILES, Program, load
 from formal.kernel.lexer import tokens
 from formal.kernel.scan import check
 from formal.kernel.signs import read
@@ -17,7 +17,7 @@ from formal.kernel.tree import KernelTree
 from formal.kernel.writers import KNOWN
 from formal.manifest import Manifest
 from formal.questions import Questions
-from formal.treejob import FILES, TreeJob, TreeReport, _check_claims, compare
+from formal.treejob import TreeJob, TreeReport, _check_claims, compare
 from tests.conftest import PROOFS
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
