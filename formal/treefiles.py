@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from formal.epochs import Mode
 from formal.evidence.replay import Replay
 from formal.evidence.traces import Trace, write_atomically
 from formal.job import Row
-from formal.kernel.harness import HarnessError, calls, program
-from formal.kernel.rerun import UNIT_MARK, Rerun, executions
+from formal.kernel.compiler import HarnessError
+from formal.kernel.harness import UNIT_MARK, Rerun, executions
 from formal.kernel.tree import KernelTree
 from formal.runfiles import Broken, RunFileError, only_one, write_vcd
 from formal.treejob import TreeReport
@@ -35,25 +34,14 @@ def write(args: argparse.Namespace, tree: KernelTree, reports: Sequence[TreeRepo
     if args.harness:
         assert row.trace is not None
         short = Trace(row.trace.initial, row.trace.steps[: row.broken_at])
-        title = (
-            f"{row.check} ({report.mode.value}, v{tree.release}): the functions of debug.c in the run that breaks it"
-        )
-        if report.system.kernel.tracks_debug_owner:
-            return lines + _rerun(args, tree, report, row, replay, short)
-        try:
-            steps = list(calls(replay, short, report.counterparts))
-            text = program(tree, report.mode is Mode.VHE, steps, title)
-        except HarnessError as error:
-            raise RunFileError(str(error)) from error
-        write_atomically(args.harness, text)
-        lines.append(f"written: {args.harness}")
+        lines += _rerun(args, tree, report, row, replay, short)
     return lines
 
 
 def _rerun(
     args: argparse.Namespace, tree: KernelTree, report: TreeReport, row: Row, replay: Replay, run: Trace
 ) -> list[str]:
-    """Writes the run of a tree from v6.14 on: the program, and beside it a folder with the files of the tree."""
+    """Writes the run as C: the program, and beside it a folder with the files of the tree."""
     assert report.program is not None
     title = f"{row.check} ({report.mode.value}, v{tree.release}): the functions of the run that breaks it"
     folder = args.harness.with_suffix(".d")

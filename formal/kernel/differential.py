@@ -25,9 +25,9 @@ from pathlib import Path
 from formal import terms as t
 from formal.epochs import Mode
 from formal.kernel.calls import INJECTED, OUTLINE
+from formal.kernel.compiler import COMPILER, NOT_GCC, OPTIONS, HarnessError
 from formal.kernel.drivers import Cell, Driver, Subject, hides, symbol
 from formal.kernel.front import OUTLINED, POINTERS, Program
-from formal.kernel.harness import COMPILER, NOT_GCC, OPTIONS, HarnessError
 from formal.kernel.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
 from formal.kernel.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
 from formal.kernel.resolve import HOST, HYP, NESTED

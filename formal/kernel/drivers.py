@@ -13,9 +13,9 @@ from formal.kernel import clang, handlers, hypervisor
 from formal.kernel.behaviours import DEBUG_C, resolve
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS, VM_AT_EL2
+from formal.kernel.compiler import HarnessError
 from formal.kernel.front import POINTERS, Argument, Lifted, Program, side_of
 from formal.kernel.front import Mode as FrontMode
-from formal.kernel.harness import HarnessError
 from formal.kernel.resolve import HOST
 from formal.kernel.signs import read
 from formal.kernel.straight import Function, straight

@@ -1,67 +1,51 @@
-"""A run of a tree's system as one C program: the tree's own functions, compiled, must do what the replay says they do.
+"""A run of a tree as C: each lifted function that a step executes must leave what the replay says.
 
-The program is debug.c with its headers, preprocessed, with the same replacements for assembly that the lifter reads
-(``overlay_base.h``), here as calls of small functions on variables; and for every step of the run that is a function of
-debug.c: the values that the function finds, the call, and the values that it must leave. It needs no C library, runs
-under ``qemu-aarch64``, says what differs, and ends with 0 if nothing does. Capabilities of the CPU are off.
+    found = executions(replay, trace, report, program, tree)   # and why a step has none
+    text, units = Rerun(program, tree, report.mode, found.calls, folder).sources(title)
+
+Some functions are steps; others run inside of steps (``parts.py``), such as those of the hypervisor, which are in other
+files with other macros. So a file of the tree is a C file of its own, preprocessed, with the drivers of ``drivers.py``;
+the program around them has the values that each function finds, and those that it must leave. It needs no C library.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
+from formal.epochs import Mode
 from formal.evidence.replay import Replay, Seen
 from formal.evidence.traces import Trace
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.binding import DEBUG_PTR
+from formal.kernel.binding import DEBUG_PTR, OWNERS, REGISTERS, Binding, element_of
 from formal.kernel.compare import Counterpart
-from formal.kernel.preamble import BASE_HEADERS, KVM_HEADERS, overlay_texts
+from formal.kernel.compiler import COMPILER, OPTIONS, HarnessError
+from formal.kernel.differential import Bench
+from formal.kernel.drivers import NULL, Driver, Subject, subjects
+from formal.kernel.front import Lifted, Program
+from formal.kernel.handlers import HANDLERS
+from formal.kernel.parts import Part, parts_of
 from formal.kernel.tree import KernelTree
-from formal.terms import BOOL, Value
-from formal.walk import evaluate
+from formal.operations import Inputs
+from formal.state import State
+from formal.terms import BOOL, Term, Value
+from formal.terms import var as variable
+from formal.walk import evaluate, nodes, support
 
-COMPILER = "aarch64-linux-gnu-gcc"
-OPTIONS = (
-    "-std=gnu11 -O2 -w -fshort-wchar -fms-extensions -fno-strict-aliasing -mgeneral-regs-only -ffreestanding -static "
-    "-nostdlib -fno-stack-protector -fno-tree-loop-distribute-patterns -ffunction-sections -fdata-sections "
-    "-Wl,--gc-sections"
-).split()
-NOT_GCC = ("-target", "aarch64-linux-gnu", "-ferror-limit=0")
-_BANKS = ("vcpu_debug_state", "external_debug_state")
-_ALTERNATIVES = "asm/alternative-macros.h"
-# Capabilities are off, but they are known: without the kernel's patching of itself at boot, no code would think so.
-_FIRST = """
-#define alternative_has_cap_likely(cap) ((cap) == ARM64_ALWAYS_BOOT || (cap) == ARM64_ALWAYS_SYSTEM)
-#define alternative_has_cap_unlikely(cap) 0
-"""
-# What debug.c calls of other files, as it acts on what these functions find: MDSCR_EL1 is in memory, not on the CPU.
-_BEFORE = """
-static unsigned long long *harness_register(const char *name);
-#undef has_vhe
-#define has_vhe() ({vhe})
-#define vcpu_read_sys_reg(v, r) ((v)->arch.ctxt.sys_regs[r])
-#define vcpu_write_sys_reg(v, x, r) ((v)->arch.ctxt.sys_regs[r] = (x))
-#define __kvm_get_mdcr_el2() (*harness_register("mdcr_el2"))
-"""
-_AFTER = r"""
-static struct kvm_vcpu harness_vcpu;
-static struct kvm_vcpu *const vcpu = &harness_vcpu;
-static struct { const char *name; unsigned long long value; } harness_registers[] = { {registers} };
-static int harness_differences;
-
-static long harness_call(long number, long a, const void *b, long c)
-{
-	register long x8 asm("x8") = number, x0 asm("x0") = a, x2 asm("x2") = c;
-	register const void *x1 asm("x1") = b;
-	asm volatile("svc 0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x8) : "memory");
-	return x0;
-}
+_LVALUES = frozenset(lvalue for lvalues in REGISTERS.values() for lvalue in lvalues)
+UNIT_MARK = "/* Part of a run written by formal.prove --harness. Contains code of the kernel tree (GPL-2.0). */\n"
+_COMMAND = (*OPTIONS, "-O1", "-fno-pie", "-no-pie", "-Wl,-z,muldefs")
+_MAIN = """
+struct harness_step {
+	const char *text;
+	void (*drive)(const word *in, word *out);
+	unsigned seen, left;
+	const word *in, *wanted, *compared;
+	const char *const *labels;
+};
 
 static void harness_say(const char *text)
 {
@@ -71,7 +55,7 @@ static void harness_say(const char *text)
 	harness_call(64, 1, text, length);
 }
 
-static void harness_say_number(unsigned long long value)
+static void harness_say_number(word value)
 {
 	char text[19] = "0x";
 	for (int i = 0; i < 16; i++)
@@ -79,187 +63,250 @@ static void harness_say_number(unsigned long long value)
 	text[18] = 0;
 	harness_say(text);
 }
-
-static void harness_fail(const char *what, const char *name)
+"""
+_START = """
+void _start(void)
 {
-	harness_say(what);
-	harness_say(name);
-	harness_say("\n");
-	harness_call(93, 2, 0, 0);
-	for (;;)
-		;
-}
-
-static unsigned long long *harness_register(const char *name)
-{
-	for (unsigned int i = 0; i < sizeof(harness_registers) / sizeof(harness_registers[0]); i++) {
-		const char *a = harness_registers[i].name, *b = name;
-		while (*a && *a == *b)
-			a++, b++;
-		if (*a == *b)
-			return &harness_registers[i].value;
+	int differences = 0;
+	harness_vhe = {vhe};
+	for (unsigned n = 0; n < sizeof(harness_steps) / sizeof(harness_steps[0]); n++) {
+		const struct harness_step *s = &harness_steps[n];
+		s->drive(s->in, harness_output);
+		for (unsigned i = 0; i < s->left; i++) {
+			word got = harness_output[s->seen + i] & s->compared[i];
+			if (got == s->wanted[i])
+				continue;
+			differences++;
+			harness_say(s->text);
+			harness_say(s->labels[i]);
+			harness_say(" is ");
+			harness_say_number(got);
+			harness_say(", and the replay says ");
+			harness_say_number(s->wanted[i]);
+			harness_say("\\n");
+		}
 	}
-	harness_fail("a register that the run does not have: ", name);
-	return 0;
-}
-
-unsigned long long __lift_read_register(const char *name) { return *harness_register(name); }
-void __lift_write_register(unsigned long long value, const char *name) { *harness_register(name) = value; }
-unsigned long long __lift_read_encoded(unsigned int encoding, const char *name) { return *harness_register(name); }
-void __lift_write_encoded(unsigned long long value, unsigned int encoding, const char *name)
-{
-	*harness_register(name) = value;
-}
-void *__lift_this_cpu_ptr(const void *pointer) { return (void *)pointer; }
-void __lift_bug(void) { harness_fail("BUG", ""); for (;;); }
-void __lift_bug_on(int condition) { if (condition) harness_fail("BUG_ON", ""); }
-int __lift_warn_on(int condition) { return condition; }
-void __lift_nothing(void) { }
-int __lift_host_is_vhe(void) { return has_vhe(); }
-_Bool __lift_static_key(const void *key) { return 0; }
-u64 read_sanitised_ftr_reg(u32 id) { return 0; }
-#undef memcpy
-#undef memset
-void *memcpy(void *to, const void *from, __kernel_size_t size)
-{
-	for (__kernel_size_t i = 0; i < size; i++)
-		((volatile char *)to)[i] = ((const char *)from)[i];
-	return to;
-}
-void *memset(void *to, int value, __kernel_size_t size)
-{
-	for (__kernel_size_t i = 0; i < size; i++)
-		((volatile char *)to)[i] = value;
-	return to;
-}
-
-static void harness_expect(const char *step, const char *name, unsigned long long got, unsigned long long expected)
-{
-	if (got == expected)
-		return;
-	harness_differences++;
-	harness_say(step);
-	harness_say(name);
-	harness_say(" is ");
-	harness_say_number(got);
-	harness_say(", and the replay says ");
-	harness_say_number(expected);
-	harness_say("\n");
+	if (!differences)
+		harness_say("{success}\\n");
+	harness_call(93, !!differences, 0, 0);
 }
 """
 
 
-class HarnessError(Exception):
-    """The run cannot be written as a C program; the message is one line."""
+class Lifts(Protocol):
+    """What is needed of a report on a tree."""
+
+    mode: Mode
+    counterparts: Mapping[str, Counterpart]
+    parts: dict[str, Part]
+    omitted: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Call:
-    """One step of a run that is a function of debug.c: what it finds and what it leaves, by C expression."""
+class Execution:
+    """A function that a step executes: what its variables hold, and what modelled ones must hold after it."""
 
     number: int
-    function: str
+    subject: Subject
     found: Mapping[str, Value]
     left: Mapping[str, Value]
 
 
-def calls(replay: Replay, trace: Trace, counterparts: Mapping[str, Counterpart]) -> Iterator[Call]:
-    """The steps of a run that are functions of debug.c.
+@dataclass
+class Executions:
+    """Those of a run, and for steps without any the reason."""
+
+    calls: list[Execution] = field(default_factory=list)
+    not_compiled: list[str] = field(default_factory=list)
+
+
+def executions(replay: Replay, trace: Trace, report: Lifts, program: Program, tree: KernelTree) -> Executions:
+    """The functions that the steps of a run execute.
 
     Raises:
-        HarnessError: if one depends on something that a program cannot set, or debug.c is that of v6.14 and later.
+        NotUnderstoodError: if a function of the tree is not understood.
     """
-    if replay.system.kernel.tracks_debug_owner:
-        raise HarnessError("from v6.14 on the functions of debug.c run inside other steps: rerun.py writes those")
+    result, known = Executions(), subjects(program, tree, report.mode)
     for seen in replay.run(trace):
-        c = counterparts.get(seen.step.operation) if seen.step is not None else None
-        if c is not None and c.lifted.file == DEBUG_C:
-            yield Call(
-                seen.number, c.lifted.name, _values(replay, c, seen, seen.before), _values(replay, c, seen, seen.after)
-            )
+        if seen.step is None:
+            continue
+        try:
+            calls = list(_of_step(replay, seen, report, known))
+            for call in calls:
+                Driver(call.subject, program, 0)
+        except HarnessError as error:
+            result.not_compiled.append(f"step {seen.number} is not compiled: {error}")
+            continue
+        result.calls += calls
+        if not calls:
+            why = f"{seen.step.operation}: no function of the tree that is lifted takes part in it"
+            result.not_compiled.append(f"step {seen.number} is not compiled: {why}")
+    return result
 
 
-def _values(replay: Replay, c: Counterpart, seen: Seen, state: Mapping[str, Value]) -> dict[str, Value]:
-    """The values of everything that the function uses, in a state before or after the step."""
+def _of_step(replay: Replay, seen: Seen, report: Lifts, known: Sequence[Subject]) -> Iterator[Execution]:
     assert seen.step is not None
-    opened = f"in.{c.operation.name}.C: "
-    inputs = {name.removeprefix(opened): v for name, v in seen.inputs.items() if name.startswith(opened)}
-    mapping = c.binding.before(c.lifted, replay.system.state((seen.step.vcpu, seen.step.cpu)))
-    env = {**state, **{lvalue: False if v.sort == BOOL else 0 for lvalue, v in c.lifted.reads.items()}, **inputs}
-    if other := sorted(name for name, v in inputs.items() if v and name not in c.lifted.reads):
-        raise HarnessError(f"step {seen.number} depends on {other[0]}, which a program cannot set")
-    shared = {lvalue: mapping[lvalue] for lvalue in c.lifted.reads if lvalue in mapping}
-    unbound = {lvalue: env[lvalue] for lvalue in c.lifted.reads if lvalue not in mapping and state is seen.before}
-    return {lvalue: evaluate(term, env) for lvalue, term in shared.items()} | unbound
+    name, k = seen.step.operation, replay.system.kernel
+    s = replay.system.state((seen.step.vcpu, seen.step.cpu))
+    operation = next(op for op in replay.system.operations if op.name == name)
+    opened = f"in.{name}.C: "
+    free = {n.removeprefix(opened): v for n, v in seen.inputs.items() if n.startswith(opened)}
+    env = {**free, **seen.before, **seen.inputs}
+    c = report.counterparts.get(name) if name not in report.omitted else None
+    if c is not None:
+        mapping = c.mapping(s, Inputs(f"in.{name}", k.breakpoints))
+        subject = _subject(c, mapping, env, report, known)
+        left = _modelled(subject.lifted, c.binding, s, seen.after, c.owns)
+        yield Execution(seen.number, subject, _found(subject.lifted, mapping, env), left)
+    for part_name, before in parts_of(operation, s, k):
+        part = report.parts.get(part_name)
+        if part is None or part_name in report.omitted or (c is not None and part.lifted.name in c.lifted.functions):
+            continue
+        subject = _known(part.lifted, known)
+        after = k.doing(part_name, part.by_hand)(before, k)
+        left = _modelled(part.lifted, part.binding, after, env, None)
+        yield Execution(seen.number, subject, _found(part.lifted, part.mapping(before), env), left)
 
 
-def program(tree: KernelTree, vhe: bool, steps: Sequence[Call], title: str) -> str:
-    """The program, preprocessed, to be compiled with ``OPTIONS``.
-
-    Raises:
-        HarnessError: if there is nothing to run, or no compiler, or it does not accept the tree.
-    """
-    if not steps:
-        raise HarnessError("no step of the run is a function of debug.c")
-    compiler = shutil.which(COMPILER)
-    if compiler is None:
-        raise HarnessError(f"--harness needs {COMPILER}")
-    registers = sorted({x.removeprefix("hw.") for s in steps for x in (*s.found, *s.left) if x.startswith("hw.")})
-    table = ", ".join(f'{{ "{name}", 0 }}' for name in registers) or '{ "", 0 }'
-    with tempfile.TemporaryDirectory() as folder:
-        overlays = {}
-        for name, text in overlay_texts().items():
-            path = Path(folder, name.rpartition("/")[2])
-            path.write_text(text, encoding="utf-8")
-            overlays[path.stem] = path
-        source = Path(folder, "harness.c")
-        younger = (tree.path / "arch/arm64/include" / _ALTERNATIVES).exists()
-        lines = [f"#include <{_ALTERNATIVES}>", _FIRST] if younger else []
-        lines += [*(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{overlays["overlay_base"]}"']
-        lines += [*(f"#include <{h}>" for h in KVM_HEADERS), f'#include "{overlays["overlay_kvm"]}"']
-        lines += [_BEFORE.replace("{vhe}", str(int(vhe))), f'#include "{tree.path / DEBUG_C}"']
-        lines += [_AFTER.replace("{registers}", table), *_steps(steps)]
-        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        flags = [flag for flag in tree.flags if flag not in NOT_GCC]
-        command = [compiler, *flags, "-w", "-O2", "-ffreestanding", "-E", "-P", str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HarnessError(f"{COMPILER} does not accept the tree: {done.stderr.splitlines()[0]}")
-    head = [
-        f"/* {title}", " * Compile and run:", f" *   {COMPILER} {' '.join(OPTIONS)} -o harness THIS_FILE.c",
-        " *   qemu-aarch64 ./harness", " * Contains code of the kernel tree (GPL-2.0). */",
-    ]  # fmt: skip
-    return "\n".join([*head, done.stdout])
+def _known(lifted: Lifted, known: Sequence[Subject]) -> Subject:
+    found = next((s for s in known if s.lifted is lifted), None)
+    if found is None:
+        raise HarnessError(f"{lifted.name}() is not compiled by itself")
+    return found
 
 
-def _steps(steps: Sequence[Call]) -> Iterator[str]:
-    for s in steps:
-        yield f"static void harness_step_{s.number}(void)\n{{\n\tmemset(vcpu, 0, sizeof(*vcpu));"
-        yield from (f"\t{_lvalue(name)} = {_c_value(name, v)};" for name, v in s.found.items())
-        yield f"\t((void (*)(struct kvm_vcpu *))({s.function}))(vcpu);"
-        for name, v in s.left.items():
-            where = f'"step {s.number}, {s.function}: ", "{name}"'
-            yield f"\tharness_expect({where}, (unsigned long long)({_lvalue(name)}), {_number(name, v)});"
-        yield "}"
-    yield "void _start(void)\n{"
-    yield from (f"\tharness_step_{s.number}();" for s in steps)
-    yield f'\tif (!harness_differences)\n\t\tharness_say("{len(steps)} steps as in the replay\\n");'
-    yield "\tharness_call(93, !!harness_differences, 0, 0);\n}"
+def _subject(
+    c: Counterpart, mapping: Mapping[str, Term], env: Mapping[str, Value], report: Lifts, known: Sequence[Subject]
+) -> Subject:
+    """The function of an operation; of those for the kinds of registers in a bank, the one that runs."""
+    if "kind" not in mapping:
+        return _known(c.lifted, known)
+    names = {n for h in HANDLERS if h.operation == c.operation.name for n in h.functions}
+    kinds = [s for s in known if s.lifted.name in names and s.lifted.file == c.lifted.file]
+    number = int(_value(mapping["kind"], env))  # type: ignore[arg-type]
+    if len(kinds) != 4:
+        raise HarnessError(f"{c.lifted.name}() is not compiled by itself")
+    return kinds[number]
 
 
-def _lvalue(name: str) -> str:
-    """A lifted lvalue as a C expression of the program."""
-    if name.startswith("hw."):
-        return f'*harness_register("{name.removeprefix("hw.")}")'
-    return re.sub(r"^percpu\.", "", name)
+def _value(term: Term, env: Mapping[str, Value]) -> Value:
+    """A term's value; of what the run leaves open, pointers point to something, and the rest is 0."""
+    names = {str(v.data): v.sort for v in nodes((term,)) if v.op == "var"}
+    open_ = {name: name.endswith(NULL) if sort == BOOL else 0 for name, sort in names.items()}
+    return evaluate(term, {**open_, **env})
 
 
-def _c_value(name: str, value: Value) -> str:
-    if name == DEBUG_PTR:
-        return f"&vcpu->arch.{_BANKS[int(value)]}"  # type: ignore[arg-type]
-    return f"{int(value):#x}ULL"  # type: ignore[arg-type]
+def _found(lifted: Lifted, mapping: Mapping[str, Term], env: Mapping[str, Value]) -> dict[str, Value]:
+    """The values of the variables of a function's terms; those that are not here are 0."""
+    terms = (*lifted.writes.values(), *(o.condition for o in lifted.obligations), *lifted.reads.values())
+    terms = (*terms, *((lifted.result,) if lifted.result is not None else ()))
+    free = {str(v.data): variable(str(v.data), v.sort) for v in nodes(terms) if v.op == "var"}
+    return {name: _value(mapping.get(name, free[name]), env) for name in free}
 
 
-def _number(name: str, value: Value) -> str:
-    text = _c_value(name, value)
-    return f"(unsigned long long)({text})" if name == DEBUG_PTR else text
+def _modelled(
+    lifted: Lifted, binding: Binding, s: State, env: Mapping[str, Value], owns: frozenset[str] | None
+) -> dict[str, Value]:
+    """What a state says of the lvalues that a function stores to, as far as whole state variables stand for them."""
+    mapping, values = binding.before(lifted, s), {}
+    for lvalue, stored in lifted.writes.items():
+        whole = lvalue in _LVALUES or lvalue in OWNERS or lvalue == DEBUG_PTR or element_of(lvalue) is not None
+        names, _ = binding.stores(replace(lifted, writes={lvalue: stored}))
+        if whole and lvalue in mapping and (owns is None or names <= owns):
+            values[lvalue] = _value(mapping[lvalue], env)
+    return values
+
+
+class Rerun(Bench):
+    """The program of a run."""
+
+    def __init__(
+        self, program: Program, tree: KernelTree, mode: Mode, calls: Sequence[Execution], folder: Path
+    ) -> None:
+        if mode is Mode.PROTECTED:
+            raise HarnessError("the functions of protected mode work on a copy of the vCPU, which no program makes yet")
+        if not calls:
+            raise HarnessError("no step of the run executes a function that is lifted")
+        self.mode, self.calls = mode, calls
+        self.used = list({id(c.subject): c.subject for c in calls}.values())
+        super().__init__(program, tree, self.used, folder)
+
+    def sources(self, title: str, file: str = "THIS_FILE.c", units: str = "UNITS") -> tuple[str, dict[str, str]]:
+        """The program, and the files of the tree that it consists of, by name.
+
+        Raises:
+            HarnessError: if a step does what C leaves undefined, or the compiler refuses it.
+        """
+        observed = self._observed()
+        steps = [line for number, call in enumerate(self.calls) for line in self._step(number, call, observed[number])]
+        count = len({c.number for c in self.calls})
+        success = f"{len(self.calls)} functions in {count} steps as in the replay"
+        main = (self.folder / f"main_{self.mode.value}.c").read_text(encoding="utf-8")
+        main = main.split("static void harness_all")[0]
+        known = (self.folder / f"known_{self.mode.value}.c").read_text(encoding="utf-8")
+        known = known.split("struct harness_register *harness_named(const char *name);\n")[1]
+        missing = self.folder / f"stubs_{self.mode.value}.c"
+        stubs = missing.read_text(encoding="utf-8").split("\n", 1)[1] if missing.exists() else ""
+        head = [
+            f"/* {title}", " * Compile and run:", f" *   {COMPILER} {' '.join(_COMMAND)} -o harness {file} {units}/*.c",
+            " *   qemu-aarch64 ./harness", " * Contains code of the kernel tree (GPL-2.0). */",
+        ]  # fmt: skip
+        start = _START.replace("{vhe}", str(int(self.mode is Mode.VHE))).replace("{success}", success)
+        text = "\n".join([*head, main, known, stubs, _MAIN, *steps, self._table(), start])
+        return text, {f"{key}.c": self._preprocessed(key) for key in self._objects}
+
+    def _driver(self, call: Execution) -> Driver:
+        return self.drivers[next(n for n, s in enumerate(self.used) if s is call.subject)]
+
+    def _observed(self) -> dict[int, tuple[int, ...]]:
+        """What each call finds where neither the run nor a driver decides: addresses."""
+        found: dict[int, tuple[int, ...]] = {}
+        for driver in self.drivers:
+            calls = [n for n, call in enumerate(self.calls) if self._driver(call) is driver]
+            rows = self.run(driver, [_inputs(driver, self.calls[n]) for n in calls])
+            found |= {n: row[: len(driver.observed)] for n, row in zip(calls, rows, strict=True)}
+        return found
+
+    def _step(self, number: int, call: Execution, observed: Sequence[int]) -> Iterator[str]:
+        driver = self._driver(call)
+        state = _inputs(driver, call)
+        undefined, bugs, warns, *wanted = (int(v) for v in driver.evaluate([*state, *observed]))
+        if undefined:
+            raise HarnessError(f"step {call.number}, {call.subject.lifted.name}: what C leaves undefined is reached")
+        ones = (1 << 64) - 1
+        compared = [ones] + [0 if bugs else ones] * 2
+        names = [*driver.writes, *([""] if driver.result else [])]
+        for i, (name, term, mask) in enumerate(zip(names, driver.outputs, driver.masks, strict=True)):
+            address = any(n.startswith("&") for n in support(term))  # differs from one build to the next
+            compared.append(0 if bugs or address else mask)
+            if name in call.left:
+                wanted[i] = int(call.left[name])  # type: ignore[arg-type]
+        expected = [a & m for a, m in zip([bugs, warns, 0, *wanted], compared, strict=True)]
+        labels = ["reaches BUG", "reaches a warning", "words of memory changed besides", *driver.labels]
+        for name, values in (("found", state), ("wanted", expected), ("compared", compared)):
+            words = ", ".join(f"{v:#x}ULL" for v in values or [0])
+            yield f"static const word harness_{name}_{number}[] = {{ {words} }};"
+        yield f"static const char *const harness_labels_{number}[] = {{ {', '.join(map(json.dumps, labels))} }};"
+
+    def _table(self) -> str:
+        lines = ["static const struct harness_step harness_steps[] = {"]
+        for n, call in enumerate(self.calls):
+            driver = self._driver(call)
+            text = json.dumps(f"step {call.number}, {call.subject.lifted.name}: ")
+            lines.append(
+                f"\t{{ {text}, harness_drive_{driver.number}, {len(driver.observed)}, {3 + len(driver.outputs)}, "
+                f"harness_found_{n}, harness_wanted_{n}, harness_compared_{n}, harness_labels_{n} }},"
+            )
+        return "\n".join([*lines, "};"])
+
+    def _preprocessed(self, key: str) -> str:
+        """A file of the tree with its drivers, without any other file."""
+        hyp = self.mode if key.startswith(f"{self.mode.value}_") else None
+        output = f"{key}.txt"
+        paths = [f"-fmacro-prefix-map={self.tree.path}/=", f"-fmacro-prefix-map={self.folder}/="]
+        self._run(*self._flags(hyp), *paths, "-E", "-P", f"{key}.c", "-o", output)
+        return UNIT_MARK + re.sub(r"\n{2,}", "\n", (self.folder / output).read_text(encoding="utf-8"))
+
+
+def _inputs(driver: Driver, call: Execution) -> list[int]:
+    return [int(call.found.get(c.name, 0)) for c in driver.inputs]  # type: ignore[arg-type]

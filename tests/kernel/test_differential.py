@@ -14,10 +14,10 @@ import pytest
 from formal import terms as t
 from formal.epochs import HOSTS, Mode
 from formal.kernel.behaviours import DEBUG_C
+from formal.kernel.compiler import COMPILER, HarnessError
 from formal.kernel.differential import QEMU, Bench, States, differing
 from formal.kernel.drivers import Driver, Subject, subjects
 from formal.kernel.front import Program, load
-from formal.kernel.harness import COMPILER, HarnessError
 from formal.kernel.straight import straight
 from formal.kernel.tree import KVM, KernelTree
 from formal.terms import BOOL, Term
