@@ -36,9 +36,15 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 
 
 def seconds(command: list[str]) -> float:
-    """The wall-clock time of a command, whose verdict does not matter here."""
+    """The wall-clock time of a command, whose verdict does not matter here.
+
+    Raises:
+        SystemExit: if it gave none.
+    """
     started = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, text=True)
+    if ended.returncode > 1:
+        sys.exit(f"exit code {ended.returncode}: {' '.join(command)}: {(ended.stderr.splitlines() or [''])[-1]}")
     return time.perf_counter() - started
 
 

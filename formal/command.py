@@ -152,8 +152,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
-    if args.base and args.mode == Mode.PROTECTED.value:
-        raise UsageError("--base compares trees in vhe and nvhe")
     if args.kernel and (args.epoch or args.bug or args.refresh):
         raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
     if args.kernel:

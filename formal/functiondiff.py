@@ -182,23 +182,24 @@ class _Common:
         """What both leave, by name, in one width; and the names of what cannot be put side by side."""
         lifted = zip((old, new), self.bindings, self.states, strict=True)
         sides = [dict(_outputs(f, binding, s)) for f, binding, s in lifted]
-        raw: dict[str, list[Term | None]] = {}
+        raw: dict[str, list[tuple[int, Term | None]]] = {}  # with the side whose C variables are in the term
         for name in dict.fromkeys((*sides[0], *sides[1])):
-            known = sides[0].get(name) or sides[1][name]
-            raw[name] = [
-                side[name].term if name in side else known.unchanged(s)
-                for side, s in zip(sides, self.states, strict=True)
-            ]
-        sorts = [_sorts(terms[n] for terms in raw.values() if terms[n] is not None) for n in (0, 1)]  # type: ignore[misc]
+            raw[name] = []
+            for n, side in enumerate(sides):
+                whose = n if name in side else 1 - n
+                output = sides[whose][name]
+                raw[name].append((whose, output.term if whose == n else output.unchanged(self.states[n])))
+        found = [term for terms in raw.values() for term in terms]
+        sorts = [_sorts(term for whose, term in found if whose == n and term is not None) for n in (0, 1)]
         inputs = [_inputs(sorts[0], sorts[1]), _inputs(sorts[1], sorts[0])]
         pairs: dict[str, tuple[Term, Term]] = {}
         strange = []
-        for name, (a, b) in raw.items():
+        for name, ((left, a), (right, b)) in raw.items():
             sort = None if a is None or b is None else _wider(a.sort, b.sort)
             if a is None or b is None or sort is None:
                 strange.append(name)
             else:
-                pairs[name] = _fitted(substitute(a, inputs[0]), sort), _fitted(substitute(b, inputs[1]), sort)
+                pairs[name] = _fitted(substitute(a, inputs[left]), sort), _fitted(substitute(b, inputs[right]), sort)
         return pairs, strange
 
     def _witness(
