@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class KernelError(Exception):
     """Anything wrong with a kernel tree; its message is one line."""
@@ -20,6 +22,9 @@ class NotUnderstoodError(KernelError):
     def __init__(self, file: str, line: int, reason: str) -> None:
         super().__init__(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
         self.file, self.line, self.reason = file, line, reason
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int, str]]:
+        return type(self), (self.file, self.line, self.reason)  # as it comes from another process
 
 
 class NotDefinedError(NotUnderstoodError):

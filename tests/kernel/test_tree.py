@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from formal.beside import Beside
 from formal.kernel import generated
-from formal.kernel.errors import NotUnderstoodError, TreeError
+from formal.kernel.errors import NotDefinedError, NotUnderstoodError, TreeError
 from formal.kernel.front import Program
 from formal.kernel.tree import KVM, KernelTree
 from tests.kernel.conftest import tree_path
@@ -101,3 +102,13 @@ def generated_sysreg(table: str) -> str:
         path = Path(folder, "sysreg")
         path.write_text(table)
         return generated.sysreg_defs(path)
+
+
+@pytest.mark.parametrize("kind", [NotUnderstoodError, NotDefinedError])
+def test_a_refusal_comes_whole_from_another_process(kind: type[NotUnderstoodError]) -> None:
+    def refuse() -> None:
+        raise kind("a.c", 3, "no such thing")
+
+    with Beside(refuse, fork=True) as beside, pytest.raises(kind, match=r"^a\.c:3: no such thing$") as found:
+        beside.result()
+    assert (found.value.file, found.value.line, found.value.reason) == ("a.c", 3, "no such thing")
