@@ -35,8 +35,7 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KernelTree
 from formal.properties import CLAIMS
 from formal.system import System
-from formal.treejob import Compared, TreeJob, TreeReport, worse
-from formal.treesource import Source, source
+from formal.treejob import Compared, Source, TreeJob, TreeReport, worse
 
 FORMAT = 1
 KEPT = 64  # entries; the oldest go first
@@ -73,20 +72,20 @@ def _run(job: TreeJob) -> list[TreeReport]:
     if len(job.modes) != 2 or job.processes < 2:
         return treejob.run(job)
     here, there = job.modes
-    tree = source(job.tree, (here,), job.processes)  # the other process parses its mode's hypervisor itself
-    with Beside(lambda: _plain_report(job, tree, there), fork=True) as beside:
-        first = treejob.prove(job, tree, here)
+    source = treejob.source(job, here)  # the other process parses its mode's hypervisor itself
+    with Beside(lambda: _plain_report(job, source, there), fork=True) as beside:
+        first = treejob.prove(job, source, here)
         plain, opened = beside.result()
     if plain is None:
-        return [first, treejob.prove(job, tree, there)]
+        return [first, treejob.prove(job, source, there)]
     job.tree.opened |= opened
     return [first, replace(_report(plain), cached=False)]
 
 
-def _plain_report(job: TreeJob, tree: Source, mode: Mode) -> tuple[dict[str, Any] | None, set[str]]:
+def _plain_report(job: TreeJob, source: Source, mode: Mode) -> tuple[dict[str, Any] | None, set[str]]:
     """A report as plain data, if it may be kept as such, and the files that were opened; refused is not green."""
     try:
-        report = treejob.prove(job, tree, mode)
+        report = treejob.prove(job, source, mode)
     except NotUnderstoodError:  # so that the first mode's reason is shown first
         return None, set()
     return (_report_data(report) if _may_be_kept(report) else None), set(job.tree.opened)

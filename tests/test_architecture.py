@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.evidence",),
     ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.traps"),
     ("formal.engines",),
-    ("formal.job", "formal.witness", "formal.questions", "formal.treesource"),
+    ("formal.job", "formal.witness", "formal.questions"),
     ("formal.gate", "formal.treejob", "formal.series"),
     ("formal.functiondiff", "formal.treecache"),
     ("formal.treediff",),
