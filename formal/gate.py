@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from formal.beside import in_turn
 from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration
@@ -38,12 +40,28 @@ def run_all(jobs: Sequence[Job], workers: int, done: Callable[[Report], None]) -
             done(reports[-1])
         return reports
     order = {job.configuration: n for n, job in enumerate(jobs)}
-    works = [partial(map, run, part) for part in shares(jobs, min(workers, len(jobs)))]
+    taken = get_context("fork").Array("b", len(jobs))
     reports = []
-    for report in in_turn(works):
+    for report in in_turn([partial(_untaken, jobs, own, taken) for own in orders(jobs, min(workers, len(jobs)))]):
         reports.append(report)
         done(report)
     return sorted(reports, key=lambda r: order[r.configuration])
+
+
+def _untaken(jobs: Sequence[Job], order: Sequence[int], taken: Any) -> Iterator[Report]:
+    """Runs jobs in an order, each that no other process has taken: ``taken`` is shared."""
+    for n in order:
+        with taken.get_lock():
+            mine, taken[n] = not taken[n], True
+        if mine:
+            yield run(jobs[n])
+
+
+def orders(jobs: Sequence[Job], workers: int) -> list[list[int]]:
+    """In which order each worker looks for jobs: its own share, then those of the others from their ends."""
+    number = {id(job): n for n, job in enumerate(jobs)}
+    own = [[number[id(job)] for job in share] for share in shares(jobs, workers)]
+    return [[*mine, *(n for other in own if other is not mine for n in reversed(other))] for mine in own]
 
 
 def shares(jobs: Sequence[Job], workers: int) -> list[list[Job]]:

@@ -576,8 +576,8 @@ def external_mdscr_has_asked_bits(s: State, k: Kernel) -> Term:
 @lemma(_by_owner, given=(MDSCR_LEFT_ALONE,))
 def external_mdscr_has_guests_rest(s: State, k: Kernel) -> Term:
     """The rest of KVM's MDSCR_EL1 is the guest's, if the guest leaves it alone meanwhile."""
-    m, g = s.external_mdscr_el1, s.guest_mdscr_el1
-    return Implies(taken_by_host(s), g.but(SS=m.SS, MDE=m.MDE, KDE=m.KDE).same(m))
+    rest_is_guests = s.external_mdscr_el1.same_but_for(s.guest_mdscr_el1, "SS", "MDE", "KDE")
+    return Implies(taken_by_host(s), rest_is_guests)
 
 
 @lemma(_by_owner)

@@ -100,6 +100,7 @@ def test_only_and_same_look_at_the_named_fields(a: int, b: int) -> None:
     assert value(raw(a).only()) == (a & ~0x8FF3 == 0)
     assert value(raw(a).same(raw(b), "TOP")) == (a >> 15 == b >> 15)
     assert value(raw(a).same(raw(b))) == (a == b)
+    assert value(raw(a).same_but_for(raw(b), "TOP")) == (a & 0x7FFF == b & 0x7FFF)
     assert value(raw(a).any()) == (a != 0)
 
 

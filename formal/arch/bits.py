@@ -143,6 +143,11 @@ class Register:
         inside = t.const(self.mask(*names), self.width)
         return t.Eq(self.raw & inside, other.raw & inside)
 
+    def same_but_for(self, other: Self, *names: str) -> Term:
+        """Whether two registers agree on every bit outside the named fields."""
+        outside = t.const(~self.mask(*names), self.width)
+        return t.Eq(self.raw & outside, other.raw & outside)
+
 
 def _insert(raw: Term, f: Field, value: Term | bool | int, where: str) -> Term:
     size = f.hi - f.lo + 1

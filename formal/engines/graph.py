@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import networkx as nx
 
 from formal import terms as t
@@ -10,6 +12,8 @@ from formal.system import System
 from formal.terms import FALSE, Term, Value
 from formal.walk import evaluate, substitute
 
+Moves = dict[tuple[int, bool], tuple[int, bool]]
+
 
 def may_follow(system: System) -> nx.DiGraph:
     """Which operation may follow which on the same vCPU, as far as its phase and KVM_RUN decide.
@@ -17,25 +21,28 @@ def may_follow(system: System) -> nx.DiGraph:
     Over-approximated: an edge means that phases fit. A node without a way on is dead for certain.
     """
     graph: nx.DiGraph = nx.DiGraph()
-    arrivals: dict[str, set[tuple[int, bool]]] = {}
-    departures: dict[str, set[tuple[int, bool]]] = {}
+    moves: dict[str, Moves] = {}
     for step in system.applied:
-        name = step.operation.name
         if step.guard is FALSE:  # this kernel has no such operation
             continue
-        graph.add_node(name)
-        arrivals[name], departures[name] = set(), set()
-        for phase in Phase:
-            for in_run in (False, True):
-                at = {"v0.phase": t.const(phase, 3), "v0.in_run": t.boolean(in_run)}
-                if substitute(step.guard, at) is FALSE:
-                    continue
-                departures[name].add((phase, in_run))
-                after = (substitute(step.after.values[n], at) for n in ("phase", "in_run"))
-                arrivals[name].add(_pair(*after))
-    for a, reached in arrivals.items():
-        graph.add_edges_from((a, b) for b, needed in departures.items() if reached & needed)
+        graph.add_node(step.operation.name)
+        moves[step.operation.name] = _moves(step.guard, step.after.values["phase"], step.after.values["in_run"])
+    for a, made in moves.items():
+        reached = set(made.values())
+        graph.add_edges_from((a, b) for b, needed in moves.items() if not reached.isdisjoint(needed))
     return graph
+
+
+@cache
+def _moves(guard: Term, phase: Term, in_run: Term) -> Moves:
+    """From which phases, inside KVM_RUN or not, an operation may start, and where each of them leads."""
+    found = {}
+    for old in Phase:
+        for inside in (False, True):
+            at = {"v0.phase": t.const(old, 3), "v0.in_run": t.boolean(inside)}
+            if substitute(guard, at) is not FALSE:
+                found[int(old), inside] = _pair(substitute(phase, at), substitute(in_run, at))
+    return found
 
 
 def _pair(phase: Term, in_run: Term) -> tuple[int, bool]:

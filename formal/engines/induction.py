@@ -119,7 +119,7 @@ class Invariant(Induction):
                 yield solver
             return
         if self._solver is None:
-            self._solver = Z3Solver(shared_terms(), self.timeout)
+            self._solver = Z3Solver(shared_terms(), self.timeout, proves=True)
             self._solver.suppose(*self.facts())
         with self._solver.scope():
             yield self._solver
@@ -127,9 +127,11 @@ class Invariant(Induction):
     def _drop_false_initially(self) -> None:
         s, k = self.system.state(), self.system.kernel
         solver = Z3Solver(shared_terms(), self.timeout)
-        solver.add(self.initially())
-        if not solver.satisfiable():
+        initially = self.initially()
+        solver.add(initially)
+        if initially not in solver.terms.satisfiable and not solver.satisfiable():
             raise VacuousError(" and ".join(["Init", *(p.name for p in self.given)]) + " cannot hold together")
+        solver.terms.satisfiable.add(initially)
         if solver.implies(*(m.holds(s, k) for m in self.lemmas)):
             return
         lost = [m for m in self.lemmas if solver.satisfiable(Not(m.holds(s, k)))]

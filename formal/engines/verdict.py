@@ -16,7 +16,7 @@ from formal.explain.shrink import shrink
 from formal.lemmas import LEMMAS
 from formal.system import System
 from formal.terms import Term
-from formal.vocabulary import Claim, Lemma, Precondition
+from formal.vocabulary import Claim, Lemma, Precondition, always
 
 
 class Verdict(Enum):
@@ -120,11 +120,15 @@ class Checker:
         found: Trace | None
         try:
             invariant = self.invariant(claim.given)
+            lemmas = f"{len(invariant.all_lemmas())} lemmas"
+            of_every_state = claim.when is always and not claim.actors  # likely to be inductive, which is soon told
+            if of_every_state and invariant.keeps(claim):
+                return result(Verdict.PROVED, f"1-induction, {lemmas}")
             if invariant.implies(claim):
-                return result(Verdict.PROVED, f"induction, {len(invariant.all_lemmas())} lemmas")
+                return result(Verdict.PROVED, f"induction, {lemmas}")
             found = self._known(claim)
-            if found is None and invariant.keeps(claim):
-                return result(Verdict.PROVED, f"1-induction, {len(invariant.all_lemmas())} lemmas")
+            if found is None and not of_every_state and invariant.keeps(claim):
+                return result(Verdict.PROVED, f"1-induction, {lemmas}")
             found = self.search(claim) if found is None else self._shrunk(found, claim)
         except SolverTimeoutError as error:
             found = self._known(claim)

@@ -103,6 +103,7 @@ class Replay:
         self.system = system
         self._by_name = {op.name: op for op in system.operations}
         self._applied: dict[tuple[str, Pair], Applied] = {}
+        self._inits: dict[Pair, Term] = {}
         self._situations: dict[tuple[Predicate, Pair], Term] = {}
         self._formulas: dict[tuple[object, ...], Term] = {}
         self._runs: OrderedDict[int, tuple[Trace, _Recorded]] = OrderedDict()
@@ -165,7 +166,7 @@ class Replay:
         env = self._initial(trace)
         seen = Seen(0, None, env, env)
         for pair in self.pairs(trace):
-            if not seen.in_state(self.system.init(pair)):
+            if not seen.in_state(self._initially(pair)):
                 raise ReplayError(f"vCPU {pair[0]} and CPU {pair[1]} do not start in an initial state")
         yield seen
         for number, step in enumerate(trace.steps, 1):
@@ -180,6 +181,11 @@ class Replay:
                     after[str(variable.data)] = seen.in_step(term)
             yield seen
             env = after
+
+    def _initially(self, pair: Pair) -> Term:
+        if pair not in self._inits:
+            self._inits[pair] = self.system.init(pair)
+        return self._inits[pair]
 
     def _initial(self, trace: Trace) -> Env:
         env: Env = {}

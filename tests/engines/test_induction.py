@@ -179,6 +179,7 @@ def test_a_claim_whose_situation_never_occurs_is_reported_as_vacuous() -> None:
 # ---- time-outs
 
 
+@pytest.mark.usefixtures("nothing_known")
 def test_a_solver_that_gives_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def gives_up(self: Z3Solver) -> bool:
         raise SolverTimeoutError("canceled")
@@ -188,6 +189,7 @@ def test_a_solver_that_gives_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
     assert (result.verdict, result.reason) == (Verdict.UNKNOWN, "the solver gave up: canceled")
 
 
+@pytest.mark.usefixtures("nothing_known")
 @pytest.mark.parametrize("after", [1, 5, 20])
 def test_a_solver_that_gives_up_half_way_is_unknown(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Whichever question it is: the first ones are about lemmas."""
@@ -200,7 +202,6 @@ def test_a_solver_that_gives_up_half_way_is_unknown(monkeypatch: pytest.MonkeyPa
         return real(self)
 
     monkeypatch.setattr(Z3Solver, "_check", gives_up)
-    monkeypatch.setattr(shared_terms(), "cores", {})  # what other tests have found out
     assert Checker(System(E8)).check(CLAIM["os_registers"]).verdict is Verdict.UNKNOWN
 
 
