@@ -6,9 +6,9 @@ MDCR_EL2 (in ``vcpu->arch.mdcr_el2`` or in the register itself) that are set in 
 *weakened* the other way round. Everything else is *incomparable*: traps won here and lost there, or a difference in
 anything but traps. Each answer other than *equivalent* comes with a state on which the two were evaluated.
 
-States are those that the proved lemmas of the base allow, for the C function of an operation also its guard. Where
-two trees keep a value in different widths, both start from the wider one, cut off where it is narrower. The order of
-stores is not compared.
+States are those that the proved lemmas of the base allow, for the C function of an operation also its guard; if no
+state is left (an operation that the base never runs), all states are. Where two trees keep a value in different widths,
+both start from the wider one, cut off where it is narrower. The order of stores is not compared.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from formal.explain.show import value_text
 from formal.kernel.binding import DEBUG_PTR, Binding
 from formal.kernel.front import Lifted
 from formal.operations import Inputs
+from formal.questions import holding, true_in
 from formal.state import REGISTER_OF_BANK, VARIABLES, State
 from formal.system import OBSERVED, System
 from formal.terms import BOOL, FALSE, TRUE, ArrayValue, Eq, Not, Or, Sort, Term, Value
@@ -149,20 +150,23 @@ class _Common:
         self.terms = Z3Terms()
         self.solver = Z3Solver(self.terms, timeout)
         self.solver.add(*(substitute(fact, _narrowing(base.system, self.fits)) for fact in base.facts))
-        self.solver.add(*_members(self.states[1].values.items() - self.states[0].values.items()))
+        own = {name: v for name, v in self.states[1].values.items() if name not in self.states[0].values}
+        self.solver.add(*_members(own))
 
     def compare(self, old: Lifted, new: Lifted) -> FunctionChange:
         """One function."""
         pairs, strange = self._outputs(old, new)
         free = Z3Solver(self.terms, self.timeout)  # knows no lemma: most functions are equal on every state
         unlike = {name: Not(Eq(a, b)) for name, (a, b) in pairs.items() if a is not b}
-        told = _holding(unlike)
-        differing = [name for name, unequal in unlike.items() if name in told or free.satisfiable(unequal)]
+        told = _tried(unlike)
+        told |= holding({name: unequal for name, unequal in unlike.items() if name not in told}, free)
         with self.solver.scope():
             self.solver.add(self._guard(old))
-            differing = [name for name in differing if self.solver.satisfiable(Not(Eq(*pairs[name])))]
+            solver = self.solver if not told or self.solver.satisfiable() else free
+            told = holding({name: unequal for name, unequal in unlike.items() if name in told}, solver)
+            differing = [name for name in unlike if name in told]
             asked = zip((OTHER, LESS, MORE), _questions(pairs, differing), strict=True)
-            found = {says: self._witness(pairs, differing, says, q) for says, q in asked if q is not FALSE}
+            found = {says: self._witness(solver, pairs, differing, says, q) for says, q in asked if q is not FALSE}
         witnesses = {says: w for says, w in found.items() if w is not None}
         several = strange or len(witnesses) > 1
         change = Change.INCOMPARABLE if several else _KINDS[next(iter(witnesses), None)]
@@ -202,12 +206,13 @@ class _Common:
                 pairs[name] = _fitted(substitute(a, inputs[left]), sort), _fitted(substitute(b, inputs[right]), sort)
         return pairs, strange
 
+    @staticmethod
     def _witness(
-        self, pairs: Mapping[str, tuple[Term, Term]], differing: Iterable[str], says: str, question: Term
+        solver: Z3Solver, pairs: Mapping[str, tuple[Term, Term]], differing: Iterable[str], says: str, question: Term
     ) -> Witness | None:
         shown = [pairs[name] for name in differing]
         wanted = [n for n in nodes(tuple(side for pair in shown for side in pair)) if n.op == "var"]
-        env = self.solver.model(wanted, question)
+        env = solver.model(wanted, question)
         if env is None:
             return None
         if not evaluate(question, env):
@@ -222,14 +227,13 @@ class _Common:
         )
 
 
-def _holding(questions: Mapping[str, Term]) -> set[str]:
+def _tried(questions: Mapping[str, Term]) -> set[str]:
     """The questions that hold in some state out of a few: there is no need to ask the solver about those."""
     variables = [node for node in nodes(tuple(questions.values())) if node.op == "var"]
     found: set[str] = set()
     for seed in range(TRIES):
         choose = Random(seed)
-        env, known = {str(v.data): _some_value(v.sort, choose) for v in variables}, dict[Term, Value]()
-        found |= {name for name, question in questions.items() if evaluate(question, env, known)}
+        found |= true_in(questions, {str(v.data): _some_value(v.sort, choose) for v in variables})
     return found
 
 
@@ -287,9 +291,9 @@ def _fits(a: System, b: System) -> dict[str, Term]:
     return found
 
 
-def _members(variables: Iterable[tuple[str, Term]]) -> Iterator[Term]:
+def _members(variables: Mapping[str, Term]) -> Iterator[Term]:
     """That variables have one of their values; of those that both systems have, the lemmas say it."""
-    for name, variable in variables:
+    for name, variable in variables.items():
         kind = VARIABLES[name].kind
         if kind is not None and issubclass(kind, IntEnum):
             yield Or(*(Eq(variable, t.const(member, t.width(variable))) for member in kind))

@@ -451,6 +451,18 @@ def select(array: Term, index: Term) -> Term:
     return _term("select", (array, index), sort[1])
 
 
+def element(array: Term, index: Term) -> Term:
+    """``select`` with stores and choices below it resolved: the value as choices between values, without the array.
+
+    A bank that is spelt out element by element is decided much faster so.
+    """
+    if array.op == "ite":
+        return If(array.args[0], element(array.args[1], index), element(array.args[2], index))
+    if array.op == "store":
+        return If(Eq(array.args[1], index), array.args[2], element(array.args[0], index))
+    return select(array, index)
+
+
 def store(array: Term, index: Term, value: Term) -> Term:
     """The array with one value replaced."""
     if array.sort != (width(index), width(value)):

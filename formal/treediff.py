@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from formal.beside import Beside
@@ -15,6 +14,7 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KernelTree
 from formal.series import Version
 from formal.treejob import RANK, TreeJob, TreeReport, run, worse
+from formal.treesource import prepare
 
 _LINE = re.compile(r"^(\S+?):\d+: ")  # an obligation is named by its place, which moves
 
@@ -111,31 +111,29 @@ def side_by_side(
 
     def of(mode: Mode) -> list[Step]:
         found = steps(compared, lambda tree: replace(job(tree), modes=(mode,)), timeout)
-        return [replace(s, reports=tuple(_said(report, explain) for report in s.reports)) for s in found]
+        return [replace(s, reports=tuple(_as_text(report, explain) for report in s.reports)) for s in found]
 
     here, there = HOSTS
-    for tree in [version.tree for version in compared if version.tree]:
-        with suppress(NotUnderstoodError):  # it is raised again where it can be reported
-            tree.prepare()  # by the process that cleans up
+    prepare([version.tree for version in compared if version.tree], fork=True)
     with Beside(lambda: of(there), fork=True) as beside:
         first = of(here)
         second = beside.result()
     yield from map(_both, first, second)
 
 
-def _said(report: TreeReport, explain: Callable[[TreeReport, Row], Iterable[str]]) -> TreeReport:
+def _as_text(report: TreeReport, explain: Callable[[TreeReport, Row], Iterable[str]]) -> TreeReport:
     """A report as another process can read it: with texts in place of what they are made from."""
     return TreeReport(
-        report.mode,
-        report.resolved,
-        [replace(c, lifted=None) for c in report.compared],
-        report.rows,
-        report.problems,
-        report.misdescribed,
-        report.omitted,
-        report.lifted,
-        report.rules,
-        report.notes,
+        mode=report.mode,
+        resolved=report.resolved,
+        compared=[replace(c, lifted=None) for c in report.compared],
+        rows=report.rows,
+        problems=report.problems,
+        misdescribed=report.misdescribed,
+        omitted=report.omitted,
+        lifted=report.lifted,
+        rules=report.rules,
+        notes=report.notes,
         explained={row.check: tuple(explain(report, row)) for row in report.rows if worse(row)},
     )
 

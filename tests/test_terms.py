@@ -298,6 +298,27 @@ def test_arrays_are_equal_when_their_contents_are() -> None:
     assert not evaluate(t.Eq(a, b), {"a": ArrayValue(0, ((0, 7),)), "b": ArrayValue(7)})
 
 
+@st.composite
+def arrays(draw: Any) -> Tree:
+    """An expression that is an array."""
+    return Maker(draw).tree(ARRAYS[0], 4)
+
+
+@settings(max_examples=150)
+@given(arrays(), st.integers(0, 3), assignments())
+def test_an_element_is_what_a_select_gives(tree: Tree, place: int, env: dict[str, Value]) -> None:
+    array, index = ours(tree), t.const(place, 2)
+    found = t.element(array, index)
+    assert evaluate(found, env) == evaluate(t.select(array, index), env)
+
+
+def test_an_element_needs_no_stores() -> None:
+    a, i, x, b = t.var("a", (2, 8)), t.var("i", 2), t.var("x", 8), t.var("b", t.BOOL)
+    array = t.store(t.If(b, t.store(a, i, x), a), t.const(3, 2), x)
+    for place in range(4):
+        assert not {"store", "ite"} & {n.op for n in nodes((t.element(array, t.const(place, 2)),)) if n.sort == a.sort}
+
+
 def test_an_array_value_forgets_what_equals_its_default() -> None:
     assert ArrayValue(0).set(3, 5).set(3, 0) == ArrayValue(0)
     assert ArrayValue(9).set(1, 2)[1] == 2

@@ -16,6 +16,7 @@ from formal.kernel.compare import counterparts
 from formal.kernel.front import Program, load
 from formal.kernel.tree import KVM, KernelTree
 from formal.system import System
+from formal.terms import FALSE
 from formal.transitions import OPERATIONS
 from formal.treejob import Compared, TreeReport
 from tests.arch.test_trap_properties import TRAP_WHEN_SET
@@ -118,6 +119,17 @@ def test_what_is_not_modelled_counts(base: KernelTree, program: Program, tmp_pat
         (found,) = compare(report(program, (name,)), report(tree, (name,)), 60.0)
         assert found.change is Change.INCOMPARABLE, extra
         assert seen in found.differs_in, (extra, found.differs_in)
+
+
+def test_a_function_that_the_base_never_runs_is_compared_all_the_same(
+    base: KernelTree, program: Program, tmp_path: Path
+) -> None:
+    """Where no state is left, everything would be equivalent."""
+    before, after = report(program), report(mutant(base, tmp_path, FILE, TRAP_LIST, "\t\t\t\tMDCR_EL2_TDRA);"))
+    before.facts = (FALSE,)
+    (found,) = compare(before, after, 60.0)
+    assert found.change is Change.WEAKENED
+    assert [w.says for w in found.witnesses] == ["traps less: TDOSA"]
 
 
 def test_releases_with_other_widths_are_compared() -> None:
