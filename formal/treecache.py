@@ -35,7 +35,8 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.tree import KernelTree
 from formal.properties import CLAIMS
 from formal.system import System
-from formal.treejob import Compared, Source, TreeJob, TreeReport, worse
+from formal.treejob import Compared, TreeJob, TreeReport, worse
+from formal.treesource import Source, prepare, source
 
 FORMAT = 1
 KEPT = 64  # entries; the oldest go first
@@ -72,20 +73,21 @@ def _run(job: TreeJob) -> list[TreeReport]:
     if len(job.modes) != 2 or job.processes < 2:
         return treejob.run(job)
     here, there = job.modes
-    source = treejob.source(job, here)  # the other process parses its mode's hypervisor itself
-    with Beside(lambda: _plain_report(job, source, there), fork=True) as beside:
-        first = treejob.prove(job, source, here)
+    prepare([job.tree], fork=True)
+    common = source(job.tree, here)  # the other process parses its mode's hypervisor itself
+    with Beside(lambda: _plain_report(job, common, there), fork=True) as beside:
+        first = treejob.prove(job, common, here)
         plain, opened = beside.result()
     if plain is None:
-        return [first, treejob.prove(job, source, there)]
+        return [first, treejob.prove(job, common, there)]
     job.tree.opened |= opened
     return [first, replace(_report(plain), cached=False)]
 
 
-def _plain_report(job: TreeJob, source: Source, mode: Mode) -> tuple[dict[str, Any] | None, set[str]]:
+def _plain_report(job: TreeJob, common: Source, mode: Mode) -> tuple[dict[str, Any] | None, set[str]]:
     """A report as plain data, if it may be kept as such, and the files that were opened; refused is not green."""
     try:
-        report = treejob.prove(job, source, mode)
+        report = treejob.prove(job, common, mode)
     except NotUnderstoodError:  # so that the first mode's reason is shown first
         return None, set()
     return (_report_data(report) if _may_be_kept(report) else None), set(job.tree.opened)

@@ -11,16 +11,16 @@ from formal.engines.verdict import Checker, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import handlers, hypervisor, owner, protected, reviewed, runloop, scan, tables, writers
+from formal.kernel import handlers, hypervisor, owner, protected, reviewed, runloop, scan, tables
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.calls import HYP_CALL
 from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted, Program, files_for, load, side_of
+from formal.kernel.front import Lifted, Program, side_of
 from formal.kernel.literals import wrong
 from formal.kernel.parts import Assembly, Part, assembled, assemblies, operations
-from formal.kernel.signs import Sign, read
+from formal.kernel.signs import Sign
 from formal.kernel.tree import KernelTree
 from formal.manifest import Manifest
 from formal.operations import Inputs, Operation
@@ -30,6 +30,7 @@ from formal.state import VARIABLES, State
 from formal.system import System
 from formal.terms import And, Not, Or, Term
 from formal.transitions import OPERATIONS
+from formal.treesource import Source, source
 from formal.vocabulary import Claim, Point
 from formal.walk import support
 from formal.worldswitch import PARTS
@@ -107,32 +108,13 @@ def better(row: Row) -> bool:
     return RANK[row.verdict] > RANK[row.expected or "PROVED"]
 
 
-@dataclass(frozen=True)
-class Source:
-    """What was read of a tree, whatever the mode."""
-
-    program: Program
-    binding: Binding
-    signs: tuple[Sign, ...]
-
-
-def source(job: TreeJob, *modes: Mode) -> Source:
-    """Reads a tree, for some modes first: what others need besides is read when it is needed.
-
-    Raises:
-        NotUnderstoodError: if anything in the tree that matters is not understood.
-    """
-    scan.check(job.tree, writers.KNOWN, (DEBUG_C,))
-    return Source(load(job.tree, files_for(*map(side_of, modes))), Binding(flags_of(job.tree)), read(job.tree))
-
-
 def run(job: TreeJob) -> list[TreeReport]:
     """Proves a tree, mode by mode.
 
     Raises:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
-    tree = source(job, *job.modes)
+    tree = source(job.tree, *job.modes)
     return [prove(job, tree, mode) for mode in job.modes]
 
 
@@ -157,7 +139,8 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
     tree = program.tree
     assert isinstance(tree, KernelTree)
     side = side_of(mode)
-    lifted = {name: program.lift(name, side, file=DEBUG_C) for name in program.functions(DEBUG_C)}
+    wanted = [name for name in program.functions(DEBUG_C) if name not in owner.WITH_CALLER]
+    lifted = {name: program.lift(name, side, file=DEBUG_C) for name in wanted}
     resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel
     by_hand = System(k, operations(k))

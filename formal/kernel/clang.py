@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import clang.cindex as ci
 
@@ -18,6 +18,7 @@ TypeKind = ci.TypeKind
 # Orders of enum CXBinaryOperatorKind and CXUnaryOperatorKind (clang-c/Index.h, libclang 17 and later).
 _BINARY = "? .* ->* * / % + - << >> <=> < > <= >= == != & ^ | && || = *= /= %= += -= <<= >>= &= ^= |= ,".split()
 _UNARY = "? p++ p-- ++ -- & * + - ~ !".split()
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 @lru_cache(maxsize=1)
@@ -35,6 +36,16 @@ def _library() -> Any:
         function = getattr(library, f"clang_EvalResult_{name}")
         function.argtypes, function.restype = [ctypes.c_void_p], result
     return library
+
+
+@lru_cache(maxsize=1)
+def share_memory() -> None:
+    """Has all threads of this process allocate from one pool, where the C library is glibc.
+
+    libclang parses each file in a thread of its own, and what one pool has left over no other can use: 170 MiB.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def binary_operator(cursor: Cursor) -> str:
@@ -134,13 +145,12 @@ class _Facts(NamedTuple):
 
 _SIGNED = frozenset((TypeKind.CHAR_S, TypeKind.SCHAR, TypeKind.SHORT, TypeKind.INT, TypeKind.LONG, TypeKind.LONGLONG,
                      TypeKind.INT128))  # fmt: skip
-# by translation unit, while it lives, and by the address of the type in it
-_known: WeakKeyDictionary[Any, dict[int, _Facts]] = WeakKeyDictionary()
 
 
 def _facts(kind: Type) -> _Facts:
-    types = _known.setdefault(kind.translation_unit, {})
-    found = types.get(kind.data[0])
+    known = kind.translation_unit.__dict__  # of the bindings' object, which lives as long as its types
+    types: dict[int, _Facts] = known.get("_facts") or known.setdefault("_facts", {})
+    found = types.get(kind.data[0])  # by the address of the type
     if found is None:
         canonical = kind.get_canonical()
         own = canonical

@@ -44,7 +44,7 @@ def equalities(effect: Effect, binding: Binding, s: State, wanted: State) -> Ite
         assert isinstance(before.sort, tuple)
         indices = [t.const(n, before.sort[0]) for n in range(1 << before.sort[0])]
         got = [effect.elements.get((bank, n), t.select(before, index)) for n, index in enumerate(indices)]
-        yield bank, t.And(*(Eq(value, t.select(after, index)) for value, index in zip(got, indices, strict=True)))
+        yield bank, t.And(*(Eq(value, t.element(after, index)) for value, index in zip(got, indices, strict=True)))
 
 
 def unmoved(lifted: Lifted, binding: Binding, s: State) -> Iterator[tuple[str, Term]]:

@@ -124,7 +124,7 @@ class Bench:
     def __init__(self, program: Program, tree: KernelTree, chosen: Sequence[Subject], folder: Path) -> None:
         self.tree, self.folder, self.program = tree, folder, program
         if shutil.which(COMPILER) is None:
-            raise HarnessError(f"comparing compiled functions needs {COMPILER}")
+            raise HarnessError(f"running compiled functions needs {COMPILER}")
         self.drivers = [Driver(s, program, n) for n, s in enumerate(chosen)]
         self._objects: dict[str, Path] = {}
         for name, text in overlay_texts().items():

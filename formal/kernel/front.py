@@ -136,7 +136,7 @@ class _Lifter(Calls):
         return self.program.resolver.source(cursor)
 
     def is_tracepoint(self, name: str) -> bool:
-        return name in self.program.resolver.tracepoints
+        return self.program.resolver.is_tracepoint(name)
 
 
 class Program:
@@ -183,6 +183,7 @@ class Program:
 
     def preload(self, files: Iterable[str], jobs: int = 2) -> None:
         """Parses files side by side (libclang works outside Python's lock)."""
+        clang.share_memory()
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(self.resolver.unit, files))
 

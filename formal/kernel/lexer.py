@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from formal.kernel.forms import TOKEN, without_comments
 
+_DIRECTIVE = re.compile(r"\s*#(?:\s*define\s+(\w+))?")
+
 
 class Token(NamedTuple):
     """A token, its line, and the function or macro that it lies in ('' outside)."""
@@ -27,12 +29,12 @@ def _plain(text: str) -> Iterator[tuple[str, int, str]]:
         while lines[line].endswith("\\") and line + 1 < len(lines):
             line += 1
             parts.append(lines[line])
-        directive = re.match(r"\s*#\s*(\w*)", parts[0])
-        name = re.match(r"\s*#\s*define\s+(\w+)", parts[0])
-        if directive is None or name is not None:
+        directive = _DIRECTIVE.match(parts[0]) if "#" in parts[0] else None
+        if directive is None or directive.group(1):
+            macro = f"macro {directive.group(1)}" if directive else ""
             for number, part in enumerate(parts, first + 1):
-                for match in TOKEN.finditer(part.removesuffix("\\")):
-                    yield match.group(), number, f"macro {name.group(1)}" if name else ""
+                for word in TOKEN.findall(part.removesuffix("\\")):
+                    yield word, number, macro
         line += 1
 
 
@@ -57,14 +59,14 @@ def tokens(text: str) -> list[Token]:
                 candidate = ""
             elif word == "{" and nesting == 0:
                 function = candidate
-        if word == "{" and nesting == 0:
+        if word.isidentifier():
+            last_word = word
+        elif word == "{" and nesting == 0:
             depth += 1
         elif word == "}" and nesting == 0:
             depth = max(0, depth - 1)
         elif depth > 0 and word in "()":
             nesting = 0
-        if word[0].isalpha() or word[0] == "_":
-            last_word = word
         found.append(Token(word, line, function if depth or word == "}" else ""))
         if depth == 0 and word == "}":
             candidate = function = ""

@@ -40,13 +40,13 @@ COMPONENTS: dict[str, Step] = {
     "kvm_vcpu_put_debug": put_debug,
     "kvm_debug_set_guest_ownership": set_guest_ownership,
 }
-_OUTLINED = ("kvm_debug_handle_oslar",)  # calls vcpu_put and vcpu_load: compared where trap_oslar_el1 is
+WITH_CALLER = ("kvm_debug_handle_oslar",)  # a part of trap_oslar_el1 and of nothing else: lifted and compared with it
 PARTS = ("kvm_vcpu_load_debug", "kvm_vcpu_put_debug")
 
 
 def compared(function: str) -> bool:
     """Whether a function of debug.c is compared here or with an operation, and not by its frame."""
-    return function in COMPONENTS or function in _OUTLINED or function == INIT
+    return function in COMPONENTS or function == INIT
 
 
 class Debug:

@@ -48,7 +48,7 @@ class Resolver:
         self._hyps: WeakKeyDictionary[Cursor, str | None] = WeakKeyDictionary()  # of each of libclang's units
         self.parsed: dict[str, None] = {}  # the files parsed so far, by name, the first one first
         self.opened: set[str] = set()  # the paths of the files that libclang has opened so far
-        self.tracepoints: set[str] = set()
+        self._tracepoints: dict[tuple[str, str | None], set[str]] = {}  # declared in a file and its headers
         self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
         self._texts: dict[str, str] = {}
@@ -78,7 +78,7 @@ class Resolver:
         with self._lock:
             self.parsed[unit.file] = None
             self.opened |= unit.includes
-            self.tracepoints |= unit.tracepoints
+            self._tracepoints[unit.file, hyp] = unit.tracepoints
             for handle in unit.handles:
                 self._hyps[handle] = hyp
 
@@ -90,6 +90,11 @@ class Resolver:
                 self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
         return self._preambles[hyp]
 
+    def is_tracepoint(self, name: str) -> bool:
+        """Whether one of the files parsed so far declares a tracepoint."""
+        with self._lock:
+            return any(name in declared for declared in self._tracepoints.values())
+
     def forget(self, file: str) -> None:
         """A file was changed in place: units that include it are parsed again when they are needed."""
         path = str(self.tree.path / file)
@@ -100,6 +105,7 @@ class Resolver:
         for key, unit in list(self._units.items()):
             if key[0] == file or path in unit.includes:
                 del self._units[key]
+        self._tracepoints = {key: declared for key, declared in self._tracepoints.items() if key in self._units}
 
     def release(self) -> None:
         """Lets go of all that was parsed; what is needed again is parsed again."""

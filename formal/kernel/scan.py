@@ -42,6 +42,11 @@ _ELEMENT_WRITERS = {
 }  # which is the register
 _WHOLE = frozenset(("arch", "ctxt", "host_ctxt", "regs", "user_pt_regs"))  # structures with modelled members
 _FILLERS = frozenset(("memset", "memcpy", "memmove", "__memcpy", "__memset", "copy_from_user", "__copy_from_user"))
+_TELLING = (  # the words at which ``_at`` looks
+    MEMBERS | BANKS | _WHOLE | _FLAG_WORDS | _REGISTER_WRITERS.keys() | _FILLERS | _ELEMENTS | _ELEMENT_WRITERS.keys()
+    | {"sys_regs", "asm", "__asm__", "offsetof", "host_data_ptr", "vcpu_set_flag", "vcpu_clear_flag", "vcpu_cpsr",
+       "vcpu_gp_regs"}
+)  # fmt: skip
 _CALLING = ("virt/kvm", "arch/arm64/include/asm")  # where else KVM's functions are called
 
 
@@ -92,8 +97,9 @@ def scan_tokens(file: str, words: list[Token]) -> list[Store]:
     """The places in one C file."""
     found: dict[Store, None] = {}
     for i, word in enumerate(words):
-        for lvalue, how in _at(words, i):
-            found[Store(file, word.line, word.function, lvalue, how)] = None
+        if word.text in _TELLING:
+            for lvalue, how in _at(words, i):
+                found[Store(file, word.line, word.function, lvalue, how)] = None
     return list(found)
 
 

@@ -56,6 +56,7 @@ class KernelTree:
         self.config_name = str(config) if config is not None else _DEFCONFIG
         self.version = self._check()
         self.kconfig_files: list[str] = []  # that were read
+        self.searched = False  # for functions that write modelled state, and none found that is not known
         self.opened: set[str] = set()  # files of the tree that the compiler opened, by path
 
     def _check(self) -> tuple[int, int, int]:

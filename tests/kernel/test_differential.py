@@ -225,5 +225,5 @@ def test_no_compiler(
     program: Program, tree: KernelTree, chosen: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(HarnessError, match=f"comparing compiled functions needs {COMPILER}"):
+    with pytest.raises(HarnessError, match=f"running compiled functions needs {COMPILER}"):
         Bench(program, tree, chosen, tmp_path)

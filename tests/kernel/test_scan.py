@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 
 import pytest
 
+from formal.kernel import scan
 from formal.kernel.callers import CALLERS, Mentions
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Program
@@ -105,6 +108,16 @@ def test_macros_and_continuation_lines() -> None:
 def test_assembler_files() -> None:
     found = scan_assembly("f.S", "SYM_FUNC_START(enter)\n\tmsr\tmdcr_el2, x0\n\tmrs\tx0, mdscr_el1\n")
     assert [(s.line, s.function, s.lvalue) for s in found] == [(2, "enter", "hw.mdcr_el2")]
+
+
+def test_no_word_is_passed_over() -> None:
+    """The words at which the search looks at all are those that it tells apart."""
+    told = set()
+    for node in ast.walk(ast.parse(inspect.getsource(scan._at))):
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "text":
+            told |= set(eval(compile(ast.Expression(node.comparators[0]), "_at", "eval"), vars(scan)))
+    assert len(told) > 40
+    assert told == scan._TELLING
 
 
 def test_every_store_of_a_real_tree_is_accounted_for(program: Program) -> None:

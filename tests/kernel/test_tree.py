@@ -11,6 +11,7 @@ from formal.kernel import generated
 from formal.kernel.errors import NotDefinedError, NotUnderstoodError, TreeError
 from formal.kernel.front import Program
 from formal.kernel.tree import KVM, KernelTree
+from formal.treesource import prepare, source
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
 
@@ -49,6 +50,23 @@ def test_a_tree_without_debug_c(tmp_path: Path) -> None:
     linked_copy(tree_path("6.1"), tmp_path, f"{KVM}/debug.c").unlink()
     with pytest.raises(NotUnderstoodError, match=r"arch/arm64/kvm/debug.c: missing from the tree"):
         KernelTree(tmp_path)
+
+
+def test_what_is_prepared_is_not_done_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a process beside this one or here; and what is refused is refused where it is asked for."""
+    good, bad = KernelTree(tree_path("6.1")), linked_copy(tree_path("6.1"), tmp_path, f"{KVM}/psci.c")
+    bad.write_text(bad.read_text() + "\nvoid new(struct kvm_vcpu *vcpu)\n{\n\tvcpu->arch.mdcr_el2 = 0;\n}\n")
+    for fork in (False, True):
+        trees = [good, KernelTree(tmp_path)]
+        prepare(trees, fork=fork)
+        assert [tree.searched for tree in trees] == [True, False]
+        with pytest.raises(NotUnderstoodError, match=r"psci.c:\d+: mdcr_el2 may be written .* in new\(\)"):
+            source(trees[1])
+        good.searched = False
+    good.searched = True
+    for name in ("formal.kernel.scan.check", "formal.kernel.kconfig.autoconf"):
+        monkeypatch.setattr(name, lambda *_: pytest.fail("done again"))
+    source(good)
 
 
 def test_a_configuration_that_is_missing_or_has_no_kvm(tmp_path: Path) -> None:
