@@ -11,6 +11,7 @@ import pytest
 
 from formal.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.engines.verdict import Checker
+from formal.engines.z3backend import SolverTimeoutError, shared_terms
 from formal.evidence.traces import TraceBook
 from formal.job import book_path
 from formal.manifest import Manifest
@@ -60,3 +61,20 @@ def epoch_configuration(request: pytest.FixtureRequest) -> Configuration:
     """Each epoch in each mode."""
     configuration: Configuration = request.param
     return configuration
+
+
+@pytest.fixture
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if other tests had not asked the same questions."""
+    monkeypatch.setattr(shared_terms(), "cores", {})
+    monkeypatch.setattr(shared_terms(), "satisfiable", set())
+
+
+@pytest.fixture
+def solver_gives_up(monkeypatch: pytest.MonkeyPatch, nothing_known: None) -> None:
+    """As if every question were too hard for the time that it is given: on a quick machine none may be."""
+
+    def gives_up(self: object) -> bool:
+        raise SolverTimeoutError("canceled")
+
+    monkeypatch.setattr("formal.engines.z3backend.Z3Solver._check", gives_up)

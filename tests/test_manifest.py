@@ -166,9 +166,10 @@ def test_an_unexpected_verdict_of_a_real_run_fails(claim: str, expected: str) ->
     assert command.exit_code([report]) == command.WORSE
 
 
+@pytest.mark.usefixtures("solver_gives_up")
 def test_a_run_without_its_traces_reports_what_is_not_shown(tmp_path: Path, manifest: Manifest) -> None:
     """Then nothing shows that the claims are not vacuous, and the gate says so."""
     bug = Configuration("B12", "nvhe")
-    report = run(Job(bug, tmp_path, dict(manifest.expected(bug)), timeout=0.001))
+    report = run(Job(bug, tmp_path, dict(manifest.expected(bug))))
     assert [r.verdict for r in report.rows] == ["UNKNOWN"]
     assert command.exit_code([report]) == command.UNKNOWN

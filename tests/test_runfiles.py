@@ -106,9 +106,10 @@ def test_vcd_is_the_same_every_time() -> None:
 
 def run_pytest(file: Path) -> str:
     """The last line that pytest says about a file, run on its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(file.parent), str(file)],
-        cwd=file.parent, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=file.parent, capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     return done.stdout.splitlines()[-1]
 
