@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -54,10 +55,13 @@ class Beside(Generic[T]):
             self._reader.close()
 
 
-def in_turn(works: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
+def in_turn(works: Sequence[Callable[[], Iterator[T]]], at_once: int | None = None) -> Iterator[T]:
     """What several computations yield, each in a forked process, as it comes.
 
     The processes do not outlive the iterator. No threads are used, since forking does not go with them.
+
+    Args:
+        at_once: how many processes there are at a time; all if not given.
 
     Raises:
         EOFError: if a process died.
@@ -65,28 +69,38 @@ def in_turn(works: Sequence[Callable[[], Iterator[T]]]) -> Iterator[T]:
     """
     context = get_context("fork")
     running: dict[Connection[Any, Any], BaseProcess] = {}
+    left = iter(works)
+
+    def start(work: Callable[[], Iterator[T]]) -> None:
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=_run_all, args=(work, writer), daemon=True)
+        process.start()
+        writer.close()
+        running[reader] = process
+
+    def end(reader: Connection[Any, Any]) -> None:
+        process = running.pop(reader)
+        process.terminate()
+        process.join()
+        reader.close()
+
     try:
-        for work in works:
-            reader, writer = context.Pipe(duplex=False)
-            process = context.Process(target=_run_all, args=(work, writer), daemon=True)
-            process.start()
-            writer.close()
-            running[reader] = process
-        left = set(running)
-        while left:
-            for reader in [r for r in wait(left) if isinstance(r, Connection)]:
+        for work in islice(left, at_once):
+            start(work)
+        while running:
+            for reader in [r for r in wait(running) if isinstance(r, Connection)]:
                 kind, value = reader.recv()
                 if kind is _ERROR:
                     raise value
                 if kind is _VALUE:
                     yield value
                 else:
-                    left.remove(reader)
+                    end(reader)
+                    for work in islice(left, 1):
+                        start(work)
     finally:
-        for used, started in running.items():
-            started.terminate()
-            started.join()
-            used.close()
+        for reader in list(running):
+            end(reader)
 
 
 _VALUE, _END, _ERROR = True, None, False  # what a message is

@@ -168,12 +168,15 @@ READ: Mapping[str, frozenset[str]] = {reader: frozenset(callees.split()) for rea
 }.items()}  # fmt: skip
 
 
+Bodies = dict[str, dict[str, tuple[str, int]]]  # by function: the names in its body, and where each comes first
+
+
 @dataclass
 class Mentions:
     """Which functions mention which others, by name."""
 
     whole: Collection[str] = ()  # files whose every function is lifted: what they call is seen
-    bodies: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)  # by function or macro
+    bodies: Bodies = field(default_factory=dict)  # by function or macro
 
     def add(self, file: str, words: Iterable[Token]) -> None:
         """Takes in a file.
@@ -181,6 +184,22 @@ class Mentions:
         Raises:
             NotUnderstoodError: at a mention in a function that is not among the callers known.
         """
+        self.merge(self.of(file, words))
+
+    def merge(self, bodies: Bodies) -> None:
+        """Takes in what ``of`` found in a file; of functions of one name, the names of all count."""
+        for function, names in bodies.items():
+            known = self.bodies.setdefault(function, {})
+            for name, place in names.items():
+                known.setdefault(name, place)
+
+    def of(self, file: str, words: Iterable[Token]) -> Bodies:
+        """The functions of a file, with the names in their bodies.
+
+        Raises:
+            NotUnderstoodError: at a mention in a function that is not among the callers known.
+        """
+        found: Bodies = {}
         before = Token("", 0, "")
         for word in (*words, Token("", 0, "")):
             name, inside = before.text, before.function
@@ -190,8 +209,16 @@ class Mentions:
                 reason = f"{name}() may be called {place}, which the specification does not know"
                 raise NotUnderstoodError(file, before.line, reason)
             if inside and name.isidentifier():
-                self.bodies.setdefault(inside.removeprefix("macro "), {}).setdefault(name, (file, before.line))
+                found.setdefault(inside.removeprefix("macro "), {}).setdefault(name, (file, before.line))
             before = word
+        return found
+
+    def leading(self) -> set[str]:
+        """The functions that change modelled state, those that call them, and so on."""
+        found = set(CALLERS)
+        while more := {f for f, body in self.bodies.items() if f not in found and not found.isdisjoint(body)}:
+            found |= more
+        return found
 
     def check(self) -> None:
         """Refuses a function that is read by its calls and calls more that leads to modelled state.
@@ -199,9 +226,7 @@ class Mentions:
         Raises:
             NotUnderstoodError: at the first such call.
         """
-        leading = set(CALLERS)
-        while more := {f for f, body in self.bodies.items() if f not in leading and not leading.isdisjoint(body)}:
-            leading |= more
+        leading = self.leading()
         for reader, allowed in READ.items():
             for name, (file, line) in self.bodies.get(reader, {}).items():
                 if name in leading and name in self.bodies and name not in allowed and name not in CALLERS:

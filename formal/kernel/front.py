@@ -154,6 +154,10 @@ class Program:
         found: T = self._kept[key][1]
         return found
 
+    def kept(self, kind: str) -> dict[tuple[Any, ...], Any]:
+        """What is kept of a kind at present, by key."""
+        return {key: value for key, (_, value) in self._kept.items() if isinstance(key, tuple) and key[0] == kind}
+
     def forget(self, file: str, functions: Collection[str] | None = None) -> None:
         """A file was changed in place: it is read again when it is needed, and what was made from it is made again.
 

@@ -15,6 +15,7 @@ from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
+from formal.kernel import debugexit
 from formal.kernel.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.calls import INJECTED, USER_COPY_FAILS
 from formal.kernel.compare import Counterpart, Forwarding, Given, nothing
@@ -29,7 +30,7 @@ from formal.terms import FALSE, TRUE, And, Eq, If, Or, Term
 from formal.transitions import OPERATIONS, forwards_debug_exception, handles_debug_exception
 from formal.walk import substitute, support
 
-SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", f"{KVM}/handle_exit.c"
+SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", debugexit.FILE
 KVM_EXIT_DEBUG = 4  # include/uapi/linux/kvm.h
 EC_SOFTSTP_LOW, EC_SHIFT = 0x32, 26  # ESR_EL2.EC (Arm ARM D24): software step from a lower Exception level
 EC_OTHERS = (0x30, 0x34, 0x38, 0x3C)  # breakpoint, watchpoint, BKPT and BRK
@@ -270,7 +271,7 @@ def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -
 
 
 def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
-    """What the handlers do besides the operations: they reset registers, and answer reads.
+    """What the handlers do besides the operations: they reset registers, answer reads, and tell user space.
 
     Raises:
         NotUnderstoodError: if the tree lacks a function, or one is not understood.
@@ -304,6 +305,7 @@ def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
     answer = debug.writes.get("p->regval")
     right = FALSE if memory is None or answer is None else Eq(answer, memory)
     yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ)
+    yield from debugexit.rules(program, mode)
 
 
 NO_VALUE = t.var("a value that the function does not read", 64)
@@ -347,11 +349,15 @@ def _joined(parts: list[Lifted]) -> Lifted:
                 value = If(Eq(kind, t.const(n, 2)), part.writes[name], value)
         writes[name] = value
     guards = [Eq(kind, t.const(n, 2)) for n in range(len(parts))]
+    result = parts[0].result
+    for guard, part in zip(guards, parts, strict=True):
+        result = None if result is None or part.result is None else If(guard, part.result, result)
     return replace(
         parts[0],
         name=", ".join(dict.fromkeys(part.name for part in parts)),
         reads=reads,
         writes=writes,
+        result=result,
         returns=And(*(Or(t.Not(g), part.returns) for g, part in zip(guards, parts, strict=True))),
         obligations=tuple(
             replace(o, condition=And(g, o.condition))
@@ -362,4 +368,5 @@ def _joined(parts: list[Lifted]) -> Lifted:
             replace(e, guard=And(g, e.guard)) for g, part in zip(guards, parts, strict=True) for e in part.events
         ),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        functions=frozenset().union(*(part.functions for part in parts)),
     )

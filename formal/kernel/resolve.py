@@ -6,6 +6,7 @@ hypervisor is linked on its own, and a hypercall from the host runs the function
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable
 from threading import Lock
@@ -35,6 +36,12 @@ def hyp_of(file: str, mode: str) -> str | None:
     if file in _SHARED:
         return mode
     return next((name for name in ("nvhe", "vhe") if f"/hyp/{name}/" in file), None)
+
+
+def _names(includes: Iterable[str], path: str) -> bool:
+    """Whether a file is among those included, which may be named by way of other folders."""
+    end = f"/{posixpath.basename(path)}"
+    return any(name.endswith(end) and posixpath.normpath(name) == path for name in includes)
 
 
 class Resolver:
@@ -100,10 +107,9 @@ class Resolver:
         path = str(self.tree.path / file)
         self._texts.pop(file, None)
         self._reviewed = {place for place in self._reviewed if place[1] != file}
-        if not any(name == file for name, _ in self._units):  # a header, in KVM's headers or in some files
-            self._preambles.clear()
+        self._preambles = {hyp: p for hyp, p in self._preambles.items() if not _names(p.headers.includes, path)}
         for key, unit in list(self._units.items()):
-            if key[0] == file or path in unit.includes:
+            if key[0] == file or _names(unit.includes, path):
                 del self._units[key]
         self._tracepoints = {key: declared for key, declared in self._tracepoints.items() if key in self._units}
 

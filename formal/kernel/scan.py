@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from formal.kernel.callers import Mentions
+from formal.kernel.callers import Bodies, Mentions
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lexer import Token, closing, opening, tokens
 from formal.kernel.regnames import modelled, written
@@ -61,31 +61,42 @@ class Store:
     how: str  # store, address, register, assembly
 
 
-def scan(tree: Sources, mentions: Mentions | None = None) -> list[Store]:
+Found = dict[str, tuple[str, list[Store], Bodies]]  # by file: its text, the places in it, its functions
+
+
+def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = None) -> list[Store]:
     """Every such place in the files below arch/arm64/kvm, in order of file and line.
 
     Args:
         mentions: takes in the same files, and those that call KVM's functions from outside.
+        kept: what an earlier search for the same ``mentions`` found; files with other texts are searched again.
 
     Raises:
         NotUnderstoodError: at a mention that is not known.
     """
     found: list[Store] = []
+    kept = {} if kept is None else kept
     for folder in (KVM, *(_CALLING if mentions else ())):
         for path in sorted((tree.path / folder).rglob("*")):
             if path.suffix not in (".c", ".h", ".S") or not path.is_file():
                 continue
             name = tree.relative(str(path))
             text = tree.read(name)
-            if path.suffix == ".S":
-                found += scan_assembly(name, text) if folder == KVM else []
-                continue
-            words = tokens(text)
+            known = kept.get(name)
+            if known is None or known[0] != text:
+                known = kept[name] = text, *_searched(name, text, mentions, stores=folder == KVM)
+            found += known[1]
             if mentions:
-                mentions.add(name, words)
-            if folder == KVM:
-                found += scan_tokens(name, words)
+                mentions.merge(known[2])
     return found
+
+
+def _searched(name: str, text: str, mentions: Mentions | None, *, stores: bool) -> tuple[list[Store], Bodies]:
+    if name.endswith(".S"):
+        return (scan_assembly(name, text) if stores else []), {}
+    words = tokens(text)
+    bodies = mentions.of(name, words) if mentions else {}
+    return (scan_tokens(name, words) if stores else []), bodies
 
 
 def scan_text(file: str, text: str) -> list[Store]:
@@ -315,17 +326,18 @@ def _called_or_static(words: list[Token], i: int) -> bool:
     return any(word.text == "static" for word in words[start + 1 : i])
 
 
-def check(tree: Sources, known: Collection[str], whole: Collection[str] = ()) -> list[Store]:
+def check(tree: Sources, known: Collection[str], whole: Collection[str] = (), kept: Found | None = None) -> list[Store]:
     """All places, if each lies in a known function, and each of those is called by known functions only.
 
     Args:
         whole: files whose every function is lifted: what their helpers write is seen in the functions that call them.
+        kept: what an earlier search with the same ``whole`` found; files with other texts are searched again.
 
     Raises:
         NotUnderstoodError: at the first that does not.
     """
     mentions = Mentions(whole)
-    stores = scan(tree, mentions)
+    stores = scan(tree, mentions, kept)
     mentions.check()
     private = {(file, name) for file in whole for name in helpers(tree.read(file))}
     for store in unknown(stores, lambda s: s.function in known or (s.file, s.function) in private):

@@ -137,8 +137,8 @@ def check(program: Program, k: Kernel) -> list[str]:
         name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
         if number in wanted and handler != wanted[number]:
             problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler}, expected {wanted[number]}")
-        elif number not in wanted and handler in wanted.values():
-            problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler}")
+        elif number not in wanted and (handler is None or handler in wanted.values()):
+            problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler or 'nothing'}")
     return problems
 
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
+from formal.beside import in_turn
 from formal.epochs import Mode
+from formal.evidence.traces import write_atomically
 from formal.kernel.errors import NotUnderstoodError, TreeError
-from formal.mutate.sweep import Sweep, sample
+from formal.kernel.tree import KernelTree
+from formal.mutate.sweep import Kind, Outcome, Site, Sweep, sample, sites
 from formal.options import Parser, UsageError, count
 
-OK, USAGE, NOT_UNDERSTOOD, INTERRUPTED = 0, 2, 125, 130
+OK, UNEXPLAINED, USAGE, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 125, 130
+_SHARE = 130  # edits for one process: what it keeps of them grows, and is gone with it
+Row = tuple[int, Site, Outcome]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints each edit that is not told from the original (with ``--all``: every edit), and how many there are.
+    """Prints each edit that nobody can explain (with ``--all``: every edit), and how many there are of each kind.
 
-    Exit codes: 0 done; 2 usage; 125 the unchanged tree is not understood; 130 interrupted.
+    Exit codes: 0 each edit is told from the original, refused, equivalent, or changes only what is not modelled;
+    1 some are unexplained; 2 usage; 125 the unchanged tree is not understood; 130 interrupted.
     """
     parser = Parser(prog="formal.mutate", description=__doc__)
     parser.add_argument("tree", type=Path, metavar="TREE", help="an arm64 kernel source tree; nothing is written to it")
@@ -26,18 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=count, metavar="N", help="N edits, always the same, instead of all")
     parser.add_argument("--file", metavar="TEXT", default="", help="only files with this in their name")
     parser.add_argument("--all", action="store_true", help="print the other edits as well, with the reason")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all edits, with kind and reason")
+    parser.add_argument("-j", dest="jobs", type=count, metavar="N", default=1, help="processes (2 GB each)")
     try:
         args = parser.parse_args(arguments)
-        with Sweep(args.tree, Mode(args.mode)) as sweep:
-            sites = [site for site in sweep.sites() if args.file in site.file]
-            if args.sample is not None:
-                sites = sample(sites, args.sample)
-            counts: Counter[str] = Counter()
-            for site, outcome in sweep.run(sites):
-                counts[outcome.kind] += 1
-                if args.all or outcome.kind == "equal":
-                    print(f"{outcome.kind}: {site}" + (f" ({outcome.reason})" if outcome.reason else ""), flush=True)
-    except (UsageError, TreeError) as error:
+        mode = Mode(args.mode)
+        chosen = [site for site in sites(KernelTree(args.tree), mode) if args.file in site.file]
+        if args.sample is not None:
+            chosen = sample(chosen, args.sample)
+        rows: dict[int, tuple[Site, Outcome]] = {}
+        for number, site, outcome in _outcomes(args.tree, mode, chosen, args.jobs):
+            rows[number] = site, outcome
+            if args.all or outcome.kind == "unexplained":
+                print(f"{outcome.kind}: {site} ({outcome.reason})", flush=True)
+        if args.json:
+            write_atomically(args.json, _as_json([rows[number] for number in sorted(rows)]))
+    except (UsageError, TreeError, OSError) as error:
         print(f"formal.mutate: {error}", file=sys.stderr)
         return USAGE
     except NotUnderstoodError as error:
@@ -46,8 +60,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("formal.mutate: interrupted", file=sys.stderr)
         return INTERRUPTED
-    print(f"{len(sites)} edits: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("differs", "refused", "equal")))
-    return OK
+    counts = Counter(outcome.kind for _, outcome in rows.values())
+    print(f"{len(chosen)} edits: " + ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind)))
+    return UNEXPLAINED if counts["unexplained"] else OK
+
+
+def _outcomes(tree: Path, mode: Mode, chosen: Sequence[Site], jobs: int) -> Iterator[Row]:
+    """What becomes of the edits, with their numbers, as it is found."""
+    size = max(1, min(_SHARE, -(-len(chosen) // jobs)))
+    shares = [range(start, min(start + size, len(chosen))) for start in range(0, len(chosen), size)]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:  # of all processes, which may be stopped
+        yield from in_turn([partial(_share, tree, mode, chosen, share, folder) for share in shares], jobs)
+
+
+def _share(tree: Path, mode: Mode, chosen: Sequence[Site], share: range, folder: str) -> Iterator[Row]:
+    tempfile.tempdir = folder
+    with Sweep(tree, mode) as sweep:
+        for number in share:
+            yield number, chosen[number], sweep.outcome(chosen[number])
+
+
+def _as_json(rows: Sequence[tuple[Site, Outcome]]) -> str:
+    edits = [
+        {"file": site.file, "line": site.edit.line, "function": site.edit.function, "operator": site.edit.operator,
+         "edit": str(site), "kind": outcome.kind, "reason": outcome.reason}
+        for site, outcome in rows
+    ]  # fmt: skip
+    return json.dumps({"edits": edits}, indent=1) + "\n"
 
 
 if __name__ == "__main__":

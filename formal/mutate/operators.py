@@ -84,6 +84,81 @@ def edits(text: str, functions: Collection[str], tables: Collection[str] = ()) -
             yield Edit(operator, name if name in functions else "", line, start, text[start:end], padded)
 
 
+@dataclass(frozen=True)
+class Reach:
+    """What an edit may change by itself: the statements it lies in, those that they govern, and what a jump skips."""
+
+    first: int  # line
+    last: int
+    names: frozenset[str]  # the identifiers there, and those that the edit brings
+
+
+def reach(text: str, edit: Edit) -> Reach:
+    """The reach of an edit inside a function: a jump out of a loop or to a label has that of the whole function.
+
+    Args:
+        text: the file as it was before the edit.
+    """
+    body = next(words for _, words in _bodies(text, (edit.function,)) if words[0].start <= edit.offset < words[-1].end)
+    end = edit.offset + len(edit.old)
+    first = last = _start(body, next(i for i, word in enumerate(body) if word.end > edit.offset))
+    while body[last - 1].end < end:
+        last = _end(body, last)
+    words = {word.text for word in body[first:last]}
+    if "return" in words:
+        last = len(body)
+    if not words.isdisjoint(("goto", "break", "continue")):
+        first, last = 0, len(body)
+    lines = [text.count("\n", 0, at) + 1 for at in (body[first].start, body[last - 1].end)]
+    names = {word.text for word in body[first:last]} | set(_TOKEN.findall(edit.new))
+    return Reach(lines[0], lines[1], frozenset(name for name in names if name.isidentifier()))
+
+
+def _start(words: list[_Word], i: int) -> int:
+    """Where the statement around a word starts."""
+    i = _outside_parentheses(words, i)
+    depth = 0
+    while i and (depth > 0 or words[i - 1].text not in (";", "{", "}")):
+        i -= 1
+        depth = max(0, depth + {")": 1, "(": -1}.get(words[i].text, 0))
+    return i
+
+
+def _outside_parentheses(words: list[_Word], i: int) -> int:
+    """The outermost parenthesis around a word, within its block; the word itself if there is none."""
+    blocks = depth = 0
+    for j in range(i - 1, -1, -1):
+        blocks += {"}": 1, "{": -1}.get(words[j].text, 0)
+        if blocks < 0:
+            break
+        if blocks == 0 and words[j].text in ("(", ")"):
+            depth += 1 if words[j].text == ")" else -1
+            if depth < 0:
+                i, depth = j, 0
+    return i
+
+
+def _end(words: list[_Word], i: int) -> int:
+    """Where the statement that starts at a word ends, with all that it governs."""
+    if i >= len(words):
+        return i
+    if words[i].text == "{":
+        depth = 0
+        for j in range(i, len(words)):
+            depth += {"{": 1, "}": -1}.get(words[j].text, 0)
+            if depth == 0:
+                return j + 1
+        return len(words)
+    if words[i].text in ("else", "do"):
+        return _end(words, i + 1)
+    if words[i].text in ("if", "for", "while", "switch"):
+        end = _end(words, _closing(words, i + 1) + 1)
+        return _end(words, end + 1) if end < len(words) and words[end].text == "else" else end
+    while i < len(words) and words[i].text not in (";", "{", "}"):
+        i = _closing(words, i) + 1 if words[i].text == "(" else i + 1
+    return min(i + 1, len(words))
+
+
 def _blank(text: str) -> str:
     """The text with comments and directives blanked, so that offsets stay."""
     for pattern in (_COMMENT, _DIRECTIVE):

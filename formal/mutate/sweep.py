@@ -1,12 +1,14 @@
 """Every edit of the modelled C of a tree, and what becomes of it.
 
-    sweep = Sweep(Path("linux-source-6.1"), Mode.VHE)
-    for edit, file, outcome in sweep.run(sweep.sites()): ...
+    with Sweep(Path("linux-source-6.1"), Mode.VHE) as sweep:
+        for site, outcome in sweep.run(sites(sweep.tree, sweep.mode)): ...
 
 The edits are made in a copy of the tree (links, but for one file at a time), and only what is made from the edited
-function is lifted again. No claim is checked: an edit that is told from the original is ``differs`` or ``refused``; one
-that is not is ``equal``, and the reason says what is known of it: ``equivalent`` if its terms are proved to be the
-original's on every state, ``not modelled`` if they differ where the specification says nothing, or ``not lifted``.
+function is lifted again. No claim is checked: an edit that is told from the original is ``differs`` or ``refused``. One
+that is not is ``equivalent`` if the terms of all functions that it may change are proved to be the original's on every
+state. It is ``unmodelled`` if they differ only in places that no state variable stands for, or if its function is read
+by its calls, what the specification asks of these still holds, and the edit reaches nothing modelled by itself; in both
+cases but for places that a reader has looked at (``formal.mutate.unmodelled``). Else it is ``unexplained``.
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Literal, Self
 
+from formal import terms as t
 from formal.epochs import Mode
 from formal.kernel import hypervisor, protected, scan, writers
+from formal.kernel.behaviours import DEBUG_C
 from formal.kernel.binding import Binding, flags_of
+from formal.kernel.callers import Mentions
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Lifted, files_for, load, side_of
 from formal.kernel.signs import read
 from formal.kernel.tree import KVM, KernelTree
-from formal.mutate.operators import Edit, edits
+from formal.mutate import unmodelled
+from formal.mutate.operators import Edit, edits, reach
 from formal.questions import Questions
 from formal.terms import FALSE, TRUE, Eq, Term, boolean
 from formal.treejob import TreeReport, compare
@@ -87,12 +93,34 @@ class Site:
         return f"{self.file.removeprefix(f'{KVM}/')}:{self.edit}"
 
 
+Kind = Literal["differs", "refused", "equivalent", "unmodelled", "unexplained"]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of an edit, and why."""
 
-    kind: Literal["differs", "refused", "equal"]
+    kind: Kind
     reason: str
+
+    @property
+    def told(self) -> bool:
+        """Whether the edit was told from the original."""
+        return self.kind in ("differs", "refused")
+
+
+def sites(tree: KernelTree, mode: Mode) -> list[Site]:
+    """Every operator at every place of the modelled C of a tree, in the order of the files."""
+    found = []
+    for file, listed in MODELLED.items():
+        elsewhere = any(part in file for part in _ELSEWHERE[mode])
+        if elsewhere or not (tree.path / file).is_file():
+            continue
+        names = listed.split()
+        tables = [name.strip("[]") for name in names if name.startswith("[")]
+        functions = [name for name in names if not name.startswith("[")]
+        found += [Site(file, edit) for edit in edits(tree.read(file), functions, tables)]
+    return found
 
 
 class Sweep:
@@ -103,7 +131,15 @@ class Sweep:
         KernelTree(tree)  # refuses what is no kernel tree before anything is copied
         self._directory = TemporaryDirectory(prefix="mutants-")
         self.tree = KernelTree(_copied(tree, Path(self._directory.name)))
-        scan.check(self.tree, writers.KNOWN)
+        self._searched: scan.Found = {}
+        scan.check(self.tree, writers.KNOWN, (DEBUG_C,), self._searched)
+        self._original = dict(self._searched)
+        mentions = Mentions()
+        for _, _, bodies in self._original.values():
+            mentions.merge(bodies)
+        self._modelled = frozenset(  # names that stand for something modelled, wherever they are
+            mentions.leading() | scan.MEMBERS | scan.BANKS | scan.FLAGS | scan.GUEST_REGISTERS
+        )
         self.program = load(self.tree, files_for(side_of(mode)))
         self._questions = Questions(TIMEOUT)
         self._unchanged = self._compared()
@@ -115,22 +151,9 @@ class Sweep:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._directory.cleanup()
 
-    def sites(self) -> list[Site]:
-        """Every operator at every place of the modelled C, in the order of the files."""
-        found = []
-        for file, listed in MODELLED.items():
-            elsewhere = any(part in file for part in _ELSEWHERE[self.mode])
-            if elsewhere or not (self.tree.path / file).is_file():
-                continue
-            names = listed.split()
-            tables = [name.strip("[]") for name in names if name.startswith("[")]
-            functions = [name for name in names if not name.startswith("[")]
-            found += [Site(file, edit) for edit in edits(self.tree.read(file), functions, tables)]
-        return found
-
-    def run(self, sites: Iterable[Site]) -> Iterator[tuple[Site, Outcome]]:
+    def run(self, chosen: Iterable[Site]) -> Iterator[tuple[Site, Outcome]]:
         """What becomes of each edit."""
-        for site in sites:
+        for site in chosen:
             yield site, self.outcome(site)
 
     def outcome(self, site: Site) -> Outcome:
@@ -141,16 +164,18 @@ class Sweep:
         path.write_text(site.edit.apply(text), encoding="utf-8")
         self.program.forget(site.file, functions)
         try:
-            return self._told(self._compared(scanned=True), site.edit.function)
+            return self._told(self._compared(scanned=True), site, text)
         except NotUnderstoodError as error:
             return Outcome("refused", str(error))
+        except Exception as error:
+            return Outcome("unexplained", f"internal error: {type(error).__name__}: {error}")
         finally:
             path.write_text(text, encoding="utf-8")
             self.program.forget(site.file, functions)
 
     def _compared(self, *, scanned: bool = False) -> TreeReport:
         if scanned:
-            scan.check(self.tree, writers.KNOWN)
+            scan.check(self.tree, writers.KNOWN, (DEBUG_C,), self._searched)
         binding, signs = Binding(flags_of(self.tree)), read(self.tree)
         return compare(self.program, binding, signs, self.mode, self._questions)
 
@@ -161,55 +186,87 @@ class Sweep:
         found += [lifted for _, lifted in hypervisor.lifted(self.program, report.resolved.kernel)]
         return {f"{f.name} {f.file}": f for f in found}
 
-    def _why_equal(self, report: TreeReport, function: str) -> str:
-        """What is known of an edit that is not told: ``equivalent`` is proved, on every state."""
-        now = self._all_lifted(report)
-        using = [name for name, f in self._lifted.items() if function in f.functions]
-        if not using:
-            return "not lifted: only the calls that it makes are looked at"
-        same: list[tuple[str, Term]] = []
-        for name in using:
-            before, after = self._lifted[name], now[name]
-            same += [(f"{before.name}: {what}", equal) for what, equal in _equalities(before, after)]
-        if all(equal is TRUE for _, equal in same):
-            return "equivalent: the same terms"
-        if other := self._questions.differing(same):
-            return f"not modelled: {', '.join(other)}"
-        return "equivalent: terms proved equal"
-
-    def _told(self, report: TreeReport, function: str) -> Outcome:
+    def _told(self, report: TreeReport, site: Site, text: str) -> Outcome:
         if report.resolved.kernel != self._unchanged.resolved.kernel:
             return Outcome("differs", f"another kernel: {', '.join(report.resolved.differs)}")
         for problem in (*report.misdescribed, *report.omitted.values(), *report.problems):
             return Outcome("differs", problem)
-        before = {c.function: c for c in self._unchanged.compared}
         for c in report.compared:
             if not c.equal:
                 return Outcome("differs", f"{c.function} ({c.place}) differs in {', '.join(c.differs_in)}")
-            if c.stores_besides != before[c.function].stores_besides:
-                return Outcome("differs", f"{c.function} ({c.place}) stores to other places that are not modelled")
         for name, counterpart in report.counterparts.items():
-            if counterpart.lifted.obligations != self._unchanged.counterparts[name].lifted.obligations:
+            if not {*counterpart.lifted.obligations} <= {*self._unchanged.counterparts[name].lifted.obligations}:
                 return Outcome(
                     "differs", f"{counterpart.lifted.name} has other obligations, which are claims of their own"
                 )
-        return Outcome("equal", self._why_equal(report, function))
+        using = [name for name, f in self._lifted.items() if site.edit.function in f.functions]
+        return self._lifted_again(report, using) if using else self._read_by_its_calls(site, text)
+
+    def _lifted_again(self, report: TreeReport, using: Iterable[str]) -> Outcome:
+        """What is known of an edit whose functions are lifted: ``equivalent`` is proved, on every state."""
+        assert report.binding is not None
+        now, binding = self._all_lifted(report), report.binding
+        same: list[tuple[str, Term]] = []
+        for name in using:
+            before, after = self._lifted[name], now[name]
+            same += [(f"{before.name}: {what}", equal) for what, equal in _equalities(before, after, binding)]
+        if all(equal is TRUE for _, equal in same):
+            return Outcome("equivalent", "the same terms")
+        other = self._questions.differing(same)
+        if not other:
+            return Outcome("equivalent", "terms proved equal")
+        parts = [(place, place.partition(": ")[2]) for place in other]
+        named = [place for place, part in parts if part in _WHOLE or binding.models(part)]
+        unknown = [place for place in named if unmodelled.why(place) is None]
+        if unknown:
+            return Outcome("unexplained", f"differs in {', '.join(unknown)}")
+        return Outcome("unmodelled", f"differs only in {', '.join(other)}")
+
+    def _read_by_its_calls(self, site: Site, text: str) -> Outcome:
+        """What is known of an edit whose function is not lifted: the rules about its watched calls still hold."""
+        function = site.edit.function
+        if not function:
+            return Outcome("unexplained", "an entry of a table")
+        touched = reach(text, site.edit)
+        looked_at = [key for key, found in self.program.kept("skeleton").items() if found.function == function]
+        watched = {name for key in looked_at for name in key[4]}
+        stored_to = [key[5] for key in looked_at]
+        names = set(touched.names & self._modelled - {function} - watched)
+        names = {name for name in names if unmodelled.why(f"{function}: {name}") is None}
+        stores, now = (found[site.file][1] for found in (self._original, self._searched))
+        names |= {store.lvalue for store in stores if touched.first <= store.line <= touched.last}
+        names |= {store.lvalue for store in {*stores} ^ {*now}}
+        names = {name for name in names if not any(pattern.search(f"->{name}") for pattern in stored_to)}
+        if names:
+            return Outcome("unexplained", f"not lifted, and reaches {', '.join(sorted(names))}")
+        return Outcome("unmodelled", "not lifted: the rules about its calls hold, and it reaches nothing else modelled")
 
 
-def _equalities(before: Lifted, after: Lifted) -> Iterator[tuple[str, Term]]:
+_RETURNS, _RESULT, _TARGETS = _WHOLE = ("when it returns", "its result", "what its pointers point to")
+
+
+def _equalities(before: Lifted, after: Lifted, binding: Binding) -> Iterator[tuple[str, Term]]:
     """What must hold for two liftings of a function to be one: a place or part of it, and a term."""
     reads = {**before.reads, **after.reads}
     for lvalue in dict.fromkeys((*before.writes, *after.writes)):
         old, new = before.writes.get(lvalue, reads[lvalue]), after.writes.get(lvalue, reads[lvalue])
-        yield lvalue, Eq(old, new) if old.sort == new.sort else FALSE
-    yield "when it returns", Eq(before.returns, after.returns)
+        flags = sum(1 << flag.bit for flag in binding.flags.values() if flag.lvalue == lvalue)
+        if old.sort != new.sort:
+            yield lvalue, FALSE
+        elif flags:
+            mask = t.const(flags, t.width(old))
+            yield lvalue, Eq(old & mask, new & mask)
+            yield f"other bits of {lvalue}", Eq(old & ~mask, new & ~mask)
+        else:
+            yield lvalue, Eq(old, new)
+    yield _RETURNS, Eq(before.returns, after.returns)
     results = [f.result for f in (before, after) if f.result is not None]
     if len(results) == 2:
-        yield "its result", Eq(*results) if results[0].sort == results[1].sort else FALSE
+        yield _RESULT, Eq(*results) if results[0].sort == results[1].sort else FALSE
     elif results:
-        yield "its result", FALSE
+        yield _RESULT, FALSE
     targets = [{k: [x for _, x in v] for k, v in f.pointer_writes.items()} for f in (before, after)]
-    yield "what its pointers point to", boolean(targets[0] == targets[1])
+    yield _TARGETS, boolean(targets[0] == targets[1])
 
 
 def _copied(tree: Path, copy: Path) -> Path:

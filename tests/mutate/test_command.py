@@ -33,6 +33,6 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mutate, "Sweep", interrupted)
+    monkeypatch.setattr(mutate, "KernelTree", interrupted)
     assert mutate.main(["tree"]) == mutate.INTERRUPTED
     assert capsys.readouterr().err == "formal.mutate: interrupted\n"
