@@ -18,7 +18,6 @@ REVIEWED: dict[str, str] = {  # "function: what"
     "kvm_arch_vcpu_ioctl_run: handle_exit_early": _ANYTIME,
     "kvm_arch_vcpu_ioctl_run: kvm_nested_flush_hwstate": _ANYTIME,
     "kvm_arch_vcpu_ioctl_run: kvm_nested_sync_hwstate": _ANYTIME,
-    "__activate_traps: when it returns": "what works out HCR_EL2, which is not modelled, may stop the host (BUG)",
     "synchronize_vcpu_pstate: vcpu->arch.ctxt.regs.pstate": "Cortex-A510 erratum 2077057 is not modelled",
     "cpu_hyp_reinit: cpu_hyp_init_context":
         "before v6.14 it makes the host's context, of which nothing is modelled; from then on there is a rule for it",
