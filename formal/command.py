@@ -297,7 +297,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _tree(args: argparse.Namespace) -> int:
-    from formal import treecache, treefiles, treejob  # the front end is loaded only where a tree is given
+    from formal import treecache, treefiles, treejob, treepart  # the front end is loaded only where a tree is given
     from formal.kernel.behaviours import DEBUG_C
     from formal.kernel.errors import NotUnderstoodError, TreeError
     from formal.kernel.signs import read
@@ -318,6 +318,9 @@ def _tree(args: argparse.Namespace) -> int:
         print(f"formal.prove: not understood: {error}", file=sys.stderr)
         refused = results.of_refusal(error)
         _write(args, lambda: refused, NOT_UNDERSTOOD)
+        if not args.bisect:
+            known = treepart.understood(lambda: _tree_job(args, KernelTree(args.kernel, args.config), 1))
+            put(list(report.in_part(known)))
         return NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]

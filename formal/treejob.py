@@ -11,12 +11,12 @@ from formal.engines.verdict import Checker, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import handlers, hypervisor, owner, protected, reviewed, runloop, scan, tables
+from formal.kernel import debugexit, handlers, hypervisor, owner, protected, reviewed, runloop, scan, tables
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.calls import HYP_CALL
 from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities, unmoved
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.front import Lifted, Program, side_of
 from formal.kernel.literals import wrong
 from formal.kernel.parts import Assembly, Part, assembled, assemblies, operations
@@ -130,21 +130,31 @@ def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
     return report
 
 
-def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: Mode, ask: Questions) -> TreeReport:
+def compare(
+    program: Program,
+    binding: Binding,
+    signs: tuple[Sign, ...],
+    mode: Mode,
+    ask: Questions,
+    gaps: Gaps | None = None,
+) -> TreeReport:
     """The C of a tree against the specification, in one mode; no claim is checked.
 
     Raises:
-        NotUnderstoodError: if anything in the tree that matters is not understood.
+        NotUnderstoodError: if anything in the tree that matters is not understood, and that is not noted in ``gaps``.
     """
-    tree = program.tree
+    tree, gaps = program.tree, gaps or Gaps()
     assert isinstance(tree, KernelTree)
     side = side_of(mode)
-    wanted = [name for name in program.functions(DEBUG_C) if name not in owner.WITH_CALLER]
-    lifted = {name: program.lift(name, side, file=DEBUG_C) for name in wanted}
+    lifted: dict[str, Lifted] = {}
+    for name in program.functions(DEBUG_C):
+        if name not in owner.WITH_CALLER:
+            with gaps.at(name):
+                lifted[name] = program.lift(name, side, file=DEBUG_C)
     resolved = resolve(tree, mode, lifted, binding, signs)
     k = resolved.kernel
     by_hand = System(k, operations(k))
-    outside = {c.operation.name: c for c in handlers.counterparts(program, k, binding)}
+    outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
     report.binding, report.program = binding, program
@@ -152,17 +162,17 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
     outside |= debug.init() if debug is not None else {}
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     report.lifted = tuple(report.counterparts)
-    report.replaced = _compare_operations(report, by_hand, ask)
+    report.replaced = _compare_operations(report, by_hand, ask, gaps)
     differs = _compare_owner(report, debug, by_hand, ask) if debug is not None else {}
     differs |= _compare_copies(report, program, by_hand, ask) if k.copies_vcpu else {}
     if debug is None:
         _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
-    differs |= _compare_hypervisor(report, program, binding, by_hand, ask)
+    differs |= _compare_hypervisor(report, program, binding, by_hand, ask, gaps)
     reviewed.check(program, side, k.defers_pc_adjustment, k.nests)
     report.problems += wrong(program.constants)
     report.misdescribed += tables.check(program, k)
-    _check_rules(report, program, binding, k, ask)
+    _check_rules(report, program, binding, k, ask, gaps)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
     report.differing = differs
     omitted = [name for name in report.omitted if name in report.parts]
@@ -173,16 +183,17 @@ def compare(program: Program, binding: Binding, signs: tuple[Sign, ...], mode: M
 # ---- the C against the specification
 
 
-def _compare_operations(report: TreeReport, system: System, ask: Questions) -> dict[str, Operation]:
+def _compare_operations(report: TreeReport, system: System, ask: Questions, gaps: Gaps) -> dict[str, Operation]:
     """Compares operation by operation; returns those that the C does differently, as the C does them."""
     replaced: dict[str, Operation] = {}
     s, k = system.state(), system.kernel
     for name, c in report.counterparts.items():
-        inputs = Inputs(f"in.{name}", k.breakpoints)
-        guard = And(c.operation.enabled(s, k, inputs), allowed(s))
-        if differs := _variables(c.lifted, ask.differing(c.differences(s, k, inputs), guard)):
-            replaced[name] = c.lifted_operation()
-        report.compared.append(_compared(c.lifted, differs, c.unmodelled()))
+        with gaps.at(name):
+            inputs = Inputs(f"in.{name}", k.breakpoints)
+            guard = And(c.operation.enabled(s, k, inputs), allowed(s))
+            if differs := _variables(c.lifted, ask.differing(c.differences(s, k, inputs), guard)):
+                replaced[name] = c.lifted_operation()
+            report.compared.append(_compared(c.lifted, differs, c.unmodelled()))
     return replaced
 
 
@@ -234,13 +245,13 @@ def _compare_copies(report: TreeReport, program: Program, system: System, ask: Q
 
 
 def _compare_hypervisor(
-    report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions
+    report: TreeReport, program: Program, binding: Binding, system: System, ask: Questions, gaps: Gaps
 ) -> dict[str, list[str]]:
     """Compares the hypervisor's functions; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
     differing: dict[str, list[str]] = {}
     unfit: list[tuple[hypervisor.Component, str]] = []
-    for component, function in hypervisor.lifted(program, k):
+    for component, function in hypervisor.lifted(program, k, gaps):
         hypervisor.refuse_unfit(function, k)
         differs = ask.differing(
             hypervisor.conditions(component, function, binding, s, k, program.constants), allowed(s)
@@ -283,10 +294,12 @@ def _check_frames(
         report.compared.append(_compared(function, (), binding.stores(function)[1]))
 
 
-def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions) -> None:
+def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions, gaps: Gaps) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     flags = {**binding.flags, **flags_of(program.tree, UNMODELLED)}
-    around = (*runloop.rules(program, k, flags), *protected.rules(program, binding, k))
+    around = [*runloop.rules(program, k, flags), *protected.rules(program, binding, k)]
+    with gaps.at(debugexit.FUNCTION):
+        around += debugexit.rules(program, side_of(report.mode))
     for rule in (*around, *handlers.rules(program, k, binding)):
         report.rules += 1
         if ask.differing([(rule.says, rule.holds)]):

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.engines",),
     ("formal.job", "formal.witness", "formal.questions"),
     ("formal.gate", "formal.treesource", "formal.series"),
+    ("formal.treepart",),
     ("formal.treejob",),
     ("formal.functiondiff", "formal.treecache"),
     ("formal.treediff",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 
@@ -29,3 +31,21 @@ class NotUnderstoodError(KernelError):
 
 class NotDefinedError(NotUnderstoodError):
     """The tree has no definition of a name where it is looked for."""
+
+
+class Gaps:
+    """What of a tree is not understood: the first is an error, or (``noted``) each is kept, with what it leaves out."""
+
+    def __init__(self, *, noted: bool = False) -> None:
+        self.noted = noted
+        self.found: dict[str, NotUnderstoodError] = {}  # by function, operation or part of operations
+
+    @contextmanager
+    def at(self, what: str) -> Iterator[None]:
+        """What is done inside is left undone where the source is not understood, if that is noted."""
+        try:
+            yield
+        except NotUnderstoodError as error:
+            if not self.noted:
+                raise
+            self.found.setdefault(what, error)

@@ -158,6 +158,10 @@ class Program:
         """What is kept of a kind at present, by key."""
         return {key: value for key, (_, value) in self._kept.items() if isinstance(key, tuple) and key[0] == kind}
 
+    def lifted(self) -> list[str]:
+        """The functions that have been lifted so far."""
+        return list(dict.fromkeys(found.name for found in self.kept("lift").values()))
+
     def forget(self, file: str, functions: Collection[str] | None = None) -> None:
         """A file was changed in place: it is read again when it is needed, and what was made from it is made again.
 

@@ -19,7 +19,7 @@ from formal.kernel import debugexit
 from formal.kernel.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.calls import INJECTED, USER_COPY_FAILS
 from formal.kernel.compare import Counterpart, Forwarding, Given, nothing
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.front import Lifted, Program
 from formal.kernel.front import Mode as FrontMode
 from formal.kernel.reading import Rule
@@ -201,16 +201,19 @@ HANDLERS: tuple[Handler, ...] = (
 )  # fmt: skip
 
 
-def counterparts(program: Program, k: Kernel, binding: Binding) -> Iterator[Counterpart]:
-    """The operations outside debug.c with their C functions.
+def counterparts(program: Program, k: Kernel, binding: Binding, gaps: Gaps) -> dict[str, Counterpart]:
+    """The operations outside debug.c with their C functions, by the operation's name.
 
     Raises:
-        NotUnderstoodError: if the tree lacks a function, or one is not understood.
+        NotUnderstoodError: if the tree lacks a function, or one is not understood, and that is not noted.
     """
-    operations = {op.name: op for op in OPERATIONS}
+    operations, found = {op.name: op for op in OPERATIONS}, {}
     for handler in HANDLERS:
         if handler.when(k):
-            yield _counterpart(program, k, binding, handler, operations[handler.operation])
+            with gaps.at(handler.operation):
+                name = handler.operation
+                found[name] = _counterpart(program, k, binding, handler, operations[name])
+    return found
 
 
 def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler, operation: Operation) -> Counterpart:
@@ -271,7 +274,7 @@ def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -
 
 
 def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
-    """What the handlers do besides the operations: they reset registers, answer reads, and tell user space.
+    """What the handlers do besides the operations: they reset registers, and answer reads.
 
     Raises:
         NotUnderstoodError: if the tree lacks a function, or one is not understood.
@@ -305,7 +308,6 @@ def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
     answer = debug.writes.get("p->regval")
     right = FALSE if memory is None or answer is None else Eq(answer, memory)
     yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ)
-    yield from debugexit.rules(program, mode)
 
 
 NO_VALUE = t.var("a value that the function does not read", 64)

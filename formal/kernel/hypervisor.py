@@ -15,7 +15,7 @@ from formal import terms as t
 from formal.epochs import Kernel
 from formal.kernel.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, flags_of
 from formal.kernel.compare import equalities
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.front import Argument, Lifted, Program
 from formal.kernel.front import Mode as FrontMode
 from formal.kernel.parts import Given, Part
@@ -205,16 +205,20 @@ SKIPS: tuple[Component, ...] = (
 )
 
 
-def lifted(program: Program, k: Kernel) -> Iterator[tuple[Component, Lifted]]:
+def lifted(program: Program, k: Kernel, gaps: Gaps | None = None) -> Iterator[tuple[Component, Lifted]]:
     """Each component with its C function.
 
     Raises:
-        NotUnderstoodError: if the tree has none, or one that is not understood.
+        NotUnderstoodError: if the tree has none, or one that is not understood, and that is not noted.
     """
+    gaps = gaps or Gaps()
     for component in components(program, k):
-        names = component.names(k)
+        names, function = component.names(k), None
         if names:
-            yield component, _first(program, k, names, component.arguments)
+            with gaps.at(component.part or names[-1]):
+                function = _first(program, k, names, component.arguments)
+        if function is not None:
+            yield component, function
 
 
 def _first(program: Program, k: Kernel, names: tuple[str, ...], arguments: Mapping[str, Argument]) -> Lifted:

@@ -7,9 +7,11 @@ system registers chosen at run time. ``unknown`` are the places outside the func
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from formal.kernel.callers import Bodies, Mentions
 from formal.kernel.errors import NotUnderstoodError
@@ -77,9 +79,7 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     found: list[Store] = []
     kept = {} if kept is None else kept
     for folder in (KVM, *(_CALLING if mentions else ())):
-        for path in sorted((tree.path / folder).rglob("*")):
-            if path.suffix not in (".c", ".h", ".S") or not path.is_file():
-                continue
+        for path in _sources(tree.path / folder):
             name = tree.relative(str(path))
             text = tree.read(name)
             known = kept.get(name)
@@ -89,6 +89,18 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
             if mentions:
                 mentions.merge(known[2])
     return found
+
+
+def _sources(folder: Path) -> list[Path]:
+    """The C and assembler files below a folder, also by way of links to other folders."""
+    found, seen = [], set[str]()
+    for place, below, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if name.endswith((".c", ".h", ".S"))]
+    return sorted(path for path in found if path.is_file())
 
 
 def _searched(name: str, text: str, mentions: Mentions | None, *, stores: bool) -> tuple[list[Store], Bodies]:

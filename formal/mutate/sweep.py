@@ -80,6 +80,7 @@ _ELSEWHERE: dict[Mode, tuple[str, ...]] = {
     Mode.NVHE: ("/vhe/", protected.HYP_MAIN, "nested.c"),
     Mode.PROTECTED: ("/vhe/", "nested.c"),
 }
+_NESTED = ("access_mdcr", "reset_mdcr")  # of nested virtualization, which is for VHE only
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def sites(tree: KernelTree, mode: Mode) -> list[Site]:
             continue
         names = listed.split()
         tables = [name.strip("[]") for name in names if name.startswith("[")]
-        functions = [name for name in names if not name.startswith("[")]
+        functions = [name for name in names if not name.startswith("[") and (mode is Mode.VHE or name not in _NESTED)]
         found += [Site(file, edit) for edit in edits(tree.read(file), functions, tables)]
     return found
 

@@ -21,6 +21,8 @@ REVIEWED: dict[str, str] = {  # "function: what"
     "synchronize_vcpu_pstate: vcpu->arch.ctxt.regs.pstate": "Cortex-A510 erratum 2077057 is not modelled",
     "cpu_hyp_reinit: cpu_hyp_init_context":
         "before v6.14 it makes the host's context, of which nothing is modelled; from then on there is a rule for it",
+    "kvm_handle_guest_debug: its result":
+        "of an exception class that the table of exits, which is compared, does not send there",
     "set_bcr, set_bvr, set_wcr, set_wvr: its result": "what user space is told; what is stored is compared",
     "trap_dbg_wb_reg: its result": "of an encoding that the table of registers, which is compared, does not have",
     "kvm_skip_instr: vcpu->arch.ctxt.regs.pstate": _AARCH32,

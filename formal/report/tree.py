@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from formal.evidence.replay import Replay, Seen
 from formal.explain.show import final_values, shown
@@ -15,6 +15,7 @@ from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
 from formal.transitions import OPERATIONS
 from formal.treejob import TreeReport, better, worse
+from formal.treepart import InPart
 from formal.vocabulary import Claim
 
 SHOWN = 8  # names of a list that are shown before the rest is only counted
@@ -57,6 +58,17 @@ def _listed(names: Sequence[str]) -> str:
     """Names, or the first of very many."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def in_part(known: Iterable[InPart]) -> Iterator[str]:
+    """A tree that is not understood as a whole: what was lifted, and which claims that is enough for."""
+    for part in known:
+        yield f"{part.mode.value}: understood in part"
+        yield from (f"  not understood: {gap}" for gap in part.gaps)
+        yield f"  lifted from the C, {len(part.lifted)} functions: {', '.join(part.lifted) or 'none'}"
+        told = (("PROVED", part.proved, ", whatever the C does that is not understood"), ("UNKNOWN", part.unknown, ""))
+        for verdict, claims, how in told:
+            yield f"  {verdict}{how}, {len(claims)} claims: {', '.join(claims) or 'none'}"
 
 
 def table(reports: Sequence[TreeReport]) -> Grid:
