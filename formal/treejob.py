@@ -11,7 +11,7 @@ from formal.engines.verdict import Checker, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.evidence.traces import Trace, TraceBook
 from formal.job import Row, book_path, checks
-from formal.kernel import debugexit, handlers, hypervisor, owner, protected, reviewed, runloop, scan, tables
+from formal.kernel import debugexit, handlers, hypervisor, owner, protected, regions, reviewed, runloop, scan, tables
 from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.calls import HYP_CALL
@@ -171,7 +171,7 @@ def compare(
     differs |= _compare_hypervisor(report, program, binding, by_hand, ask, gaps)
     reviewed.check(program, side, k.defers_pc_adjustment, k.nests)
     report.problems += wrong(program.constants)
-    report.misdescribed += tables.check(program, k)
+    report.misdescribed += [*tables.check(program, k), *regions.check(tree, k)]
     _check_rules(report, program, binding, k, ask, gaps)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
     report.differing = differs

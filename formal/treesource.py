@@ -63,5 +63,5 @@ def _understood(tree: KernelTree) -> bool:
 def _search(tree: KernelTree) -> None:
     """Refuses a tree in which a function that is not known may write modelled state."""
     if not tree.searched:
-        scan.check(tree, writers.KNOWN, (DEBUG_C,))
+        scan.check(tree, writers.knows, (DEBUG_C,))
         tree.searched = True

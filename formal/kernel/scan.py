@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from formal.kernel import indirect
 from formal.kernel.callers import Bodies, Mentions
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lexer import Token, closing, opening, tokens
@@ -22,15 +23,15 @@ from formal.kernel.tree import KVM, Sources
 MEMBERS = frozenset((
     "mdcr_el2", "mdcr_el2_host", "guest_debug", "debug_ptr", "external_debug_state", "vcpu_debug_state",
     "guest_debug_preserved", "host_debug_state", "debug_owner", "external_mdscr_el1", "pstate", "nr_event_counters",
-    "nr_pmu_counters",
+    "nr_pmu_counters", "debug_brps", "debug_wrps",
 ))  # fmt: skip
 BANKS = frozenset(("dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr"))
 GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1", "MDCR_EL2", "HCR_EL2"))
 FLAGS = frozenset((
     "DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY", "HOST_SS_ACTIVE_PENDING",
-    "GUEST_SS_ACTIVE_PENDING",
+    "GUEST_SS_ACTIVE_PENDING", "PMUSERENR_ON_CPU",
 ))  # fmt: skip
-_ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
+_ASSIGN = indirect.ASSIGN
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _REGISTER_WRITERS = {  # and which argument is the register
     **dict.fromkeys(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"), 1),
@@ -45,11 +46,19 @@ _ELEMENT_WRITERS = {
 _WHOLE = frozenset(("arch", "ctxt", "host_ctxt", "regs", "user_pt_regs"))  # structures with modelled members
 _FILLERS = frozenset(("memset", "memcpy", "memmove", "__memcpy", "__memset", "copy_from_user", "__copy_from_user"))
 _TELLING = (  # the words at which ``_at`` looks
-    MEMBERS | BANKS | _WHOLE | _FLAG_WORDS | _REGISTER_WRITERS.keys() | _FILLERS | _ELEMENTS | _ELEMENT_WRITERS.keys()
+    indirect.TELLING | GUEST_REGISTERS | MEMBERS | BANKS | _WHOLE | _FLAG_WORDS | _REGISTER_WRITERS.keys() | _FILLERS
+    | _ELEMENTS | _ELEMENT_WRITERS.keys()
     | {"sys_regs", "asm", "__asm__", "offsetof", "host_data_ptr", "vcpu_set_flag", "vcpu_clear_flag", "vcpu_cpsr",
        "vcpu_gp_regs"}
 )  # fmt: skip
-_CALLING = ("virt/kvm", "arch/arm64/include/asm")  # where else KVM's functions are called
+_ASM, _HOST = "arch/arm64/include/asm", "arch/arm64/kernel"
+_ELSEWHERE = ("virt/kvm", _ASM, "include/kvm", "include/linux/kvm_host.h", _HOST)
+_CONCERNS = re.compile(
+    "|".join((*sorted(MEMBERS - {"pstate"}), "mdscr_el1", "pmuserenr", "oslar", "osdlr", "dbg[bw]")), re.I
+)
+_OF_TASKS = frozenset(
+    ("pstate", "pc", "regs", "arch", "childregs", "newregs", "hw.elr_el2")
+)  # struct pt_regs has these
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,10 @@ Found = dict[str, tuple[str, list[Store], Bodies]]  # by file: its text, the pla
 
 
 def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = None) -> list[Store]:
-    """Every such place in the files below arch/arm64/kvm, in order of file and line.
+    """Every such place in KVM, in the headers that it includes, and in the host's own code for arm64.
 
     Args:
-        mentions: takes in the same files, and those that call KVM's functions from outside.
+        mentions: takes in the same files, but for the host's own.
         kept: what an earlier search for the same ``mentions`` found; files with other texts are searched again.
 
     Raises:
@@ -78,13 +87,13 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     """
     found: list[Store] = []
     kept = {} if kept is None else kept
-    for folder in (KVM, *(_CALLING if mentions else ())):
+    for folder in (KVM, *_ELSEWHERE):
         for path in _sources(tree.path / folder):
             name = tree.relative(str(path))
             text = tree.read(name)
             known = kept.get(name)
             if known is None or known[0] != text:
-                known = kept[name] = text, *_searched(name, text, mentions, stores=folder == KVM)
+                known = kept[name] = text, *_searched(name, text, mentions)
             found += known[1]
             if mentions:
                 mentions.merge(known[2])
@@ -92,8 +101,8 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
 
 
 def _sources(folder: Path) -> list[Path]:
-    """The C and assembler files below a folder, also by way of links to other folders."""
-    found, seen = [], set[str]()
+    """A file, or the C and assembler files below a folder, also by way of links to other folders."""
+    found, seen = [folder] if folder.is_file() else [], set[str]()
     for place, below, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             below.clear()
@@ -103,12 +112,18 @@ def _sources(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _searched(name: str, text: str, mentions: Mentions | None, *, stores: bool) -> tuple[list[Store], Bodies]:
+def _searched(name: str, text: str, mentions: Mentions | None) -> tuple[list[Store], Bodies]:
+    """What a file writes, and its functions; of the host's own code, which has no vCPUs, what concerns KVM."""
     if name.endswith(".S"):
-        return (scan_assembly(name, text) if stores else []), {}
+        return scan_assembly(name, text), {}
+    if name.startswith(_HOST) and not _CONCERNS.search(text):
+        return [], {}
     words = tokens(text)
-    bodies = mentions.of(name, words) if mentions else {}
-    return (scan_tokens(name, words) if stores else []), bodies
+    bodies = mentions.of(name, words) if mentions and not name.startswith(_HOST) else {}
+    stores = scan_tokens(name, words)
+    if name.startswith((_HOST, _ASM)) and "kvm" not in name:
+        stores = [store for store in stores if store.lvalue not in _OF_TASKS]
+    return stores, bodies
 
 
 def scan_text(file: str, text: str) -> list[Store]:
@@ -130,6 +145,9 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     text = words[i].text
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
+    yield from indirect.at(words, i, MEMBERS | BANKS, GUEST_REGISTERS)
+    if text in MEMBERS | BANKS | GUEST_REGISTERS and indirect.renamed(words, i):
+        yield text, "renamed"
     if text in MEMBERS | BANKS and before in (".", "->"):
         yield from _member(words, i)
     elif text in _WHOLE | {"sys_regs"} and before in (".", "->") and following != "(":
@@ -188,7 +206,9 @@ def _container(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     """A structure with modelled members assigned as a whole; an element of the guest's System registers."""
     end = _chain_end(words, i)
     following = words[end + 1].text if end + 1 < len(words) else ""
-    if words[i].text == "sys_regs":
+    if words[i].text == "sys_regs" and end == i:
+        yield "sys_regs[*]", "address"
+    elif words[i].text == "sys_regs":
         register = _spelled(words[i + 2 : end]) if end > i else "*"
         if following in _ASSIGN and (register in GUEST_REGISTERS or not register.isupper()):
             yield _register(register), "store"
@@ -312,12 +332,6 @@ def scan_assembly(file: str, text: str) -> list[Store]:
     return found
 
 
-def unknown(stores: list[Store], known: Collection[str] | Callable[[Store], bool]) -> list[Store]:
-    """The places that lie in none of the functions known to the specification."""
-    accept = known if callable(known) else (lambda store: store.function in known)
-    return [store for store in stores if not accept(store)]
-
-
 def helpers(text: str) -> frozenset[str]:
     """The static functions of a C file that are only ever called, and only by functions of the file."""
     words = tokens(text)
@@ -338,10 +352,13 @@ def _called_or_static(words: list[Token], i: int) -> bool:
     return any(word.text == "static" for word in words[start + 1 : i])
 
 
-def check(tree: Sources, known: Collection[str], whole: Collection[str] = (), kept: Found | None = None) -> list[Store]:
-    """All places, if each lies in a known function, and each of those is called by known functions only.
+def check(
+    tree: Sources, knows: Callable[[str, str, str], bool], whole: Collection[str] = (), kept: Found | None = None
+) -> list[Store]:
+    """All places, if each is known, and the functions that they are in are called by known functions only.
 
     Args:
+        knows: whether it is known that a function (of a file) may write something (``writers.knows``).
         whole: files whose every function is lifted: what their helpers write is seen in the functions that call them.
         kept: what an earlier search with the same ``whole`` found; files with other texts are searched again.
 
@@ -352,7 +369,9 @@ def check(tree: Sources, known: Collection[str], whole: Collection[str] = (), ke
     stores = scan(tree, mentions, kept)
     mentions.check()
     private = {(file, name) for file in whole for name in helpers(tree.read(file))}
-    for store in unknown(stores, lambda s: s.function in known or (s.file, s.function) in private):
+    for store in stores:
+        if knows(store.file, store.function, store.lvalue) or (store.file, store.function) in private:
+            continue
         place = f"in {store.function}()" if store.function else "outside a function"
         reason = f"{store.lvalue} may be written ({store.how}) {place}, which the specification does not know"
         raise NotUnderstoodError(store.file, store.line, reason)

@@ -23,7 +23,7 @@ from typing import Literal, Self
 
 from formal import terms as t
 from formal.epochs import Mode
-from formal.kernel import hypervisor, protected, scan, writers
+from formal.kernel import hypervisor, protected, scan, signs, writers
 from formal.kernel.behaviours import DEBUG_C
 from formal.kernel.binding import Binding, flags_of
 from formal.kernel.callers import Mentions
@@ -77,10 +77,10 @@ MODELLED: dict[str, str] = {
 # files of the other modes' hypervisors
 _ELSEWHERE: dict[Mode, tuple[str, ...]] = {
     Mode.VHE: ("/nvhe/",),
-    Mode.NVHE: ("/vhe/", protected.HYP_MAIN, "nested.c"),
-    Mode.PROTECTED: ("/vhe/", "nested.c"),
+    Mode.NVHE: ("/vhe/", protected.HYP_MAIN),
+    Mode.PROTECTED: ("/vhe/",),
 }
-_NESTED = ("access_mdcr", "reset_mdcr")  # of nested virtualization, which is for VHE only
+_NESTED = ("access_mdcr", "reset_mdcr")  # of nested virtualization, with what lies in its own files
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,14 @@ class Outcome:
 def sites(tree: KernelTree, mode: Mode) -> list[Site]:
     """Every operator at every place of the modelled C of a tree, in the order of the files."""
     found = []
+    nests = mode is Mode.VHE and signs.nesting(tree).value
     for file, listed in MODELLED.items():
-        elsewhere = any(part in file for part in _ELSEWHERE[mode])
+        elsewhere = any(part in file for part in _ELSEWHERE[mode]) or (not nests and file.endswith("nested.c"))
         if elsewhere or not (tree.path / file).is_file():
             continue
         names = listed.split()
         tables = [name.strip("[]") for name in names if name.startswith("[")]
-        functions = [name for name in names if not name.startswith("[") and (mode is Mode.VHE or name not in _NESTED)]
+        functions = [name for name in names if not name.startswith("[") and (nests or name not in _NESTED)]
         found += [Site(file, edit) for edit in edits(tree.read(file), functions, tables)]
     return found
 
@@ -133,7 +134,7 @@ class Sweep:
         self._directory = TemporaryDirectory(prefix="mutants-")
         self.tree = KernelTree(_copied(tree, Path(self._directory.name)))
         self._searched: scan.Found = {}
-        scan.check(self.tree, writers.KNOWN, (DEBUG_C,), self._searched)
+        scan.check(self.tree, writers.knows, (DEBUG_C,), self._searched)
         self._original = dict(self._searched)
         mentions = Mentions()
         for _, _, bodies in self._original.values():
@@ -176,9 +177,9 @@ class Sweep:
 
     def _compared(self, *, scanned: bool = False) -> TreeReport:
         if scanned:
-            scan.check(self.tree, writers.KNOWN, (DEBUG_C,), self._searched)
-        binding, signs = Binding(flags_of(self.tree)), read(self.tree)
-        return compare(self.program, binding, signs, self.mode, self._questions)
+            scan.check(self.tree, writers.knows, (DEBUG_C,), self._searched)
+        binding = Binding(flags_of(self.tree))
+        return compare(self.program, binding, read(self.tree), self.mode, self._questions)
 
     def _all_lifted(self, report: TreeReport) -> dict[str, Lifted]:
         """Every function that was compared as terms, by its name and place."""
@@ -233,10 +234,10 @@ class Sweep:
         watched = {name for key in looked_at for name in key[4]}
         stored_to = [key[5] for key in looked_at]
         names = set(touched.names & self._modelled - {function} - watched)
-        names = {name for name in names if unmodelled.why(f"{function}: {name}") is None}
         stores, now = (found[site.file][1] for found in (self._original, self._searched))
         names |= {store.lvalue for store in stores if touched.first <= store.line <= touched.last}
         names |= {store.lvalue for store in {*stores} ^ {*now}}
+        names = {name for name in names if unmodelled.why(f"{function}: {name}") is None}
         names = {name for name in names if not any(pattern.search(f"->{name}") for pattern in stored_to)}
         if names:
             return Outcome("unexplained", f"not lifted, and reaches {', '.join(sorted(names))}")

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 _AARCH32 = "of an AArch32 guest only; AArch64's SPSR and PC are compared"
 _ANYTIME = "a reset or an exception for the guest, which are steps of their own that may come between any two exits"
+_CONTEXT = (
+    "when the rest of a context goes to the copy at EL2, and what of a protected guest's comes back, is not modelled"
+)
+_ORDER = "that it is copied is compared; its place among the other copies does not matter"
 REVIEWED: dict[str, str] = {  # "function: what"
     "kvm_arch_vcpu_run_pid_change: pkvm_create_hyp_vcpu":
         "which traps EL2 chooses for a protected guest before its first entry is not modelled",
@@ -25,6 +29,12 @@ REVIEWED: dict[str, str] = {  # "function: what"
         "of an exception class that the table of exits, which is compared, does not send there",
     "set_bcr, set_bvr, set_wcr, set_wvr: its result": "what user space is told; what is stored is compared",
     "trap_dbg_wb_reg: its result": "of an encoding that the table of registers, which is compared, does not have",
+    "flush_hyp_vcpu: ctxt": _CONTEXT,
+    "flush_hyp_vcpu: mdcr_el2": _ORDER,
+    "flush_hyp_vcpu: arch.iflags": _ORDER,
+    "sync_hyp_vcpu: ctxt": _CONTEXT,
+    "sync_hyp_vcpu: pstate": _CONTEXT,
+    "sync_hyp_vcpu: arch.iflags": _ORDER,
     "kvm_skip_instr: vcpu->arch.ctxt.regs.pstate": _AARCH32,
     "kvm_skip_instr: vcpu->arch.ctxt.regs.pc": _AARCH32,
     "__kvm_skip_instr: vcpu->arch.ctxt.regs.pstate": _AARCH32,

@@ -14,7 +14,7 @@ from formal.kernel.lexer import tokens
 from formal.kernel.scan import check
 from formal.kernel.signs import read
 from formal.kernel.tree import KernelTree
-from formal.kernel.writers import KNOWN
+from formal.kernel.writers import knows
 from formal.manifest import Manifest
 from formal.questions import Questions
 from formal.treejob import TreeJob, TreeReport, _check_claims, compare
@@ -63,7 +63,7 @@ class Copy:
 
     def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
         """The tree as it is now."""
-        check(self.tree, KNOWN, (DEBUG_C,))
+        check(self.tree, knows, (DEBUG_C,))
         report = compare(self.program, Binding(flags_of(self.tree)), read(self.tree), mode, self.ask)
         if claims:
             manifest = Manifest.read(PROOFS / "manifest.toml")

@@ -13,7 +13,7 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.front import Program, load
 from formal.kernel.scan import check
 from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.writers import KNOWN
+from formal.kernel.writers import knows
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy, mutant
 
@@ -78,7 +78,7 @@ def test_a_missing_header_is_refused(base: KernelTree, tmp_path: Path) -> None:
 def test_a_store_elsewhere_is_refused(change: dict[str, str], base: KernelTree, tmp_path: Path) -> None:
     program = apply(base, tmp_path, change)
     with pytest.raises(NotUnderstoodError, match=r"may be (written|called) .*which the specification does not know"):
-        check(program.tree, KNOWN, (DEBUG,))
+        check(program.tree, knows, (DEBUG,))
 
 
 def test_code_that_is_rewritten_is_still_proved(base: KernelTree, tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Where preemption or interrupts must be off, and what is called whatever happens: read from the text.
+
+The lifter takes ``preempt_disable()`` and its like for nothing, since a sequential function does the same without. That
+a vCPU stays on its CPU while its registers are moved is asked for here: in one region of the function's text lies all
+that must not be torn apart. ``vcpu_load`` and its like, in files that are not parsed, make their calls unconditionally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from formal.epochs import Kernel
+from formal.kernel import signs
+from formal.kernel.forms import tokens
+from formal.kernel.tree import KVM, Sources
+
+MAIN = "virt/kvm/kvm_main.c"
+_PREEMPT, _IRQ = ("preempt_disable", "preempt_enable"), ("local_irq_save", "local_irq_restore")
+_MOVES = ("kvm_arch_vcpu_put", "kvm_arch_vcpu_load", "smp_processor_id")
+_HARDWARE = (
+    "write_sysreg", "read_sysreg", "sysreg_clear_set", "host_data_ptr", "__this_cpu_read", "this_cpu_ptr",
+    "smp_processor_id", "kvm_call_hyp", "kvm_call_hyp_ret", "kvm_arm_setup_mdcr_el2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Region:
+    """In a function, if the tree has it, these names stand between one call that opens and one that closes."""
+
+    file: str
+    function: str
+    between: tuple[str, str]
+    names: tuple[str, ...]
+    when: Callable[[Kernel], bool] = lambda k: True
+
+
+REGIONS: tuple[Region, ...] = (
+    # called from handlers, with preemption on; before v6.14 from functions that have switched it off
+    Region(f"{KVM}/debug.c", "kvm_arm_setup_mdcr_el2", _PREEMPT, _HARDWARE, lambda k: k.tracks_debug_owner),
+    Region(f"{KVM}/debug.c", "kvm_arm_vcpu_init_debug", _PREEMPT, _HARDWARE),
+    Region(f"{KVM}/debug.c", "kvm_debug_handle_oslar", _PREEMPT, _MOVES),
+    Region(f"{KVM}/reset.c", "kvm_reset_vcpu", _PREEMPT, _MOVES),
+    Region(f"{KVM}/emulate-nested.c", "kvm_emulate_nested_eret", _PREEMPT, _MOVES),
+    Region(f"{KVM}/emulate-nested.c", "kvm_inject_nested", _PREEMPT, _MOVES),
+    # an interrupt that changes PMUSERENR_EL0 finds the flag as the register is
+    *(
+        Region(f"{KVM}/hyp/vhe/switch.c", name, _IRQ, ("__activate_traps_common", "__deactivate_traps_common"),
+               lambda k: k.vhe and k.guards_pmuserenr)
+        for name in ("__vcpu_load_activate_traps", "__vcpu_put_deactivate_traps", "activate_traps_vhe_load",
+                     "deactivate_traps_vhe_put")
+    ),
+)  # fmt: skip
+# what functions of virt/kvm call, in this order, whatever happens
+ALWAYS: dict[str, tuple[str, ...]] = {
+    "vcpu_load": ("get_cpu", "preempt_notifier_register", "kvm_arch_vcpu_load", "put_cpu"),
+    "vcpu_put": ("preempt_disable", "kvm_arch_vcpu_put", "preempt_notifier_unregister", "preempt_enable"),
+    "kvm_sched_in": ("kvm_arch_vcpu_load",),
+    "kvm_sched_out": ("kvm_arch_vcpu_put",),
+}
+_IOCTL = (
+    "case KVM_SET_GUEST_DEBUG : { struct kvm_guest_debug dbg ; r = - EFAULT ; if ( copy_from_user ( & dbg , argp , \
+sizeof ( dbg ) ) ) goto out ; r = kvm_arch_vcpu_ioctl_set_guest_debug ( vcpu , & dbg ) ; break ; }".split()
+)
+
+
+def check(tree: Sources, k: Kernel) -> Iterator[str]:
+    """Where a tree does not keep to this, one line each with its place."""
+    for region in REGIONS:
+        if region.when(k) and (found := _body(tree, region.file, region.function)):
+            yield from (f"{region.file}:{found[1]}: not so: {says}" for says in _torn(region, tokens(found[0])))
+    for function, calls in ALWAYS.items():
+        body, line = _body(tree, MAIN, function) or ("", 0)
+        if tuple(name for name in _unconditional(tokens(body)) if name in calls) != calls:
+            yield f"{MAIN}:{line}: not so: {function}() calls {', then '.join(calls)}, whatever happens"
+    body, line = _body(tree, MAIN, "kvm_vcpu_ioctl") or ("", 0)
+    if not _gives_guest_debug(tokens(body)):
+        yield f"{MAIN}:{line}: not so: KVM_SET_GUEST_DEBUG is handed on as user space gave it, with vcpu->mutex held"
+
+
+def _body(tree: Sources, file: str, function: str) -> tuple[str, int] | None:
+    text = signs.source(tree, file)
+    return None if text is None else signs.body(text, function)
+
+
+def _torn(region: Region, words: list[str]) -> Iterator[str]:
+    opens, closes = region.between
+    inside: set[int] = set()  # the regions in which one of the names stands; 0 is outside
+    number = now = 0
+    top = _top_level(words)
+    for i, word in enumerate(words):
+        if word == opens and i in top:
+            number += 1
+            now = number
+        elif word == closes:
+            now = 0
+        elif word in region.names and words[i + 1] == "(":
+            inside.add(now)
+    if 0 in inside or len(inside) > 1:
+        names = ", ".join(name for name in region.names if name in words)
+        yield f"{region.function}() has {names} within one region from {opens}() to {closes}()"
+
+
+def _top_level(words: list[str]) -> set[int]:
+    """The positions of words that start a statement which is executed whenever the function gets there."""
+    depth, found = 0, set[int]()
+    for i, word in enumerate(words):
+        if depth == 1 and i and words[i - 1] in ("{", "}", ";", ":"):
+            found.add(i)
+        depth += {"{": 1, "}": -1}.get(word, 0)
+    return found
+
+
+def _unconditional(words: list[str]) -> Iterator[str]:
+    """The names of the functions that are called whatever happens: none after the first way out."""
+    starts = sorted(_top_level(words))
+    for at, following in pairwise([*starts, len(words)]):
+        statement = words[at:following]
+        if not {"return", "goto"}.isdisjoint(statement):
+            return
+        if "{" not in statement and statement[0] not in ("if", "else", "for", "while", "do", "switch"):
+            yield from (w for w, after in pairwise(statement) if after == "(")
+
+
+def _gives_guest_debug(words: list[str]) -> bool:
+    called = [i for i, word in enumerate(words) if word == "kvm_arch_vcpu_ioctl_set_guest_debug"]
+    named = [i for i, word in enumerate(words) if word == "KVM_SET_GUEST_DEBUG"]
+    locks = [i for i, word in enumerate(words) if word == "mutex_lock_killable"]
+    if len(called) != 1 or len(named) != 1 or not locks or locks[-1] > named[0]:
+        return False
+    start = named[0] - 1
+    return words[start : start + len(_IOCTL)] == _IOCTL

@@ -1,0 +1,82 @@
+"""Regions without preemption or interrupts, and unconditional calls: each way of losing them is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from formal.epochs import EPOCHS, Kernel, Mode
+from formal.kernel.regions import MAIN, check
+from formal.kernel.tree import KVM, KernelTree
+from tests.kernel.conftest import tree_path
+
+NEWEST = EPOCHS["E11"].kernel(Mode.VHE)
+DEBUG, SWITCH, RESET = f"{KVM}/debug.c", f"{KVM}/hyp/vhe/switch.c", f"{KVM}/reset.c"
+SETUP = "kvm_arm_setup_mdcr_el2() has write_sysreg, host_data_ptr within one region"
+# file, what is replaced (a pattern), by what, what is said
+TORN: dict[str, tuple[str, str, str, str]] = {
+    "never off": (DEBUG, r"\n\tpreempt_disable\(\);(?=\s+/\*)", "", SETUP),
+    "off too late": (DEBUG, r"\n\tpreempt_disable\(\);(?=\s+/\*)",
+                     "\n\tu64 n = *host_data_ptr(nr_event_counters);\n\tpreempt_disable();", SETUP),
+    "on too early": (DEBUG, r"(?=\n\tif \(has_vhe\(\)\)\n\t\twrite_sysreg)", "\n\tpreempt_enable();", SETUP),
+    "off only sometimes": (DEBUG, r"\n\tpreempt_disable\(\);(?=\s+/\*)",
+                           "\n\tif (vcpu)\n\t\tpreempt_disable();", SETUP),
+    "on between put and load": (DEBUG, r"\tkvm_arch_vcpu_put\(vcpu\);\n",
+                                "\tkvm_arch_vcpu_put(vcpu);\n\tpreempt_enable();\n\tpreempt_disable();\n",
+                                "kvm_debug_handle_oslar() has kvm_arch_vcpu_put"),
+    "on during a reset": (RESET, r"\n\tif \(loaded\)\n\t\tkvm_arch_vcpu_load",
+                          "\n\tpreempt_enable();\n\tpreempt_disable();\n\tif (loaded)\n\t\tkvm_arch_vcpu_load",
+                          "kvm_reset_vcpu() has kvm_arch_vcpu_put"),
+    "interrupts on": (SWITCH, r"\tlocal_irq_save\(flags\);\n\t__activate", "\t__activate",
+                      "__vcpu_load_activate_traps() has __activate_traps_common"),
+    "load sometimes": (MAIN, r"(kvm_running_vcpu, vcpu\);\n)(\tkvm_arch_vcpu_load\(vcpu, cpu\);\n\n)",
+                       r"\1\tif (vcpu->wants_to_run)\n\t\2", "kvm_sched_in() calls kvm_arch_vcpu_load"),
+    "put after a way out": (MAIN, r"\tkvm_arch_vcpu_put\(vcpu\);\n\t__this",
+                            "\tif (next)\n\t\treturn;\n\tkvm_arch_vcpu_put(vcpu);\n\t__this",
+                            "kvm_sched_out() calls kvm_arch_vcpu_put"),
+    "notifier too late": (MAIN, r"\tpreempt_notifier_register\(&vcpu->preempt_notifier\);\n(\tkvm_arch_vcpu_load.*\n)",
+                          r"\1\tpreempt_notifier_register(&vcpu->preempt_notifier);\n", "vcpu_load() calls get_cpu"),
+    "ioctl's flags changed": (MAIN, r"\t\tr = kvm_arch_vcpu_ioctl_set_guest_debug", "\t\tdbg.control &= ~2;\n\\g<0>",
+                              "KVM_SET_GUEST_DEBUG is handed on"),
+    "ioctl without the mutex": (MAIN, r"\tif \(mutex_lock_killable\(&vcpu->mutex\)\)\n\t\treturn -EINTR;\n(?=\tswitch)",
+                                "", "KVM_SET_GUEST_DEBUG is handed on"),
+}  # fmt: skip
+
+
+class Changed:
+    """A tree of which one file reads differently."""
+
+    def __init__(self, tree: KernelTree, file: str, text: str) -> None:
+        self.path, self._tree, self._file, self._text = tree.path, tree, file, text
+
+    def read(self, name: str) -> str:
+        return self._text if name == self._file else self._tree.read(name)
+
+
+@pytest.mark.parametrize("name", TORN)
+def test_what_is_torn_apart_is_told_with_its_place(name: str) -> None:
+    file, pattern, replacement, says = TORN[name]
+    tree = KernelTree(tree_path("7.3"))
+    text, count = re.subn(pattern, replacement, tree.read(file), count=1)
+    assert count == 1, f"{file} has nothing like {pattern}"
+    (found,) = check(Changed(tree, file, text), NEWEST)  # type: ignore[arg-type]
+    assert re.match(rf"{re.escape(file)}:\d+: not so: ", found) and says in found
+
+
+@pytest.mark.parametrize(
+    ("version", "kernel"),
+    [
+        ("5.10", EPOCHS["E4"].kernel(Mode.VHE)), ("6.1", EPOCHS["E8"].kernel(Mode.VHE)),
+        ("6.12", EPOCHS["E8"].kernel(Mode.NVHE)), ("7.3", NEWEST), ("7.3", EPOCHS["E11"].kernel(Mode.NVHE)),
+    ],
+)  # fmt: skip
+def test_real_kernels_keep_to_it(version: str, kernel: Kernel) -> None:
+    assert list(check(KernelTree(tree_path(version)), kernel)) == []
+
+
+def test_a_tree_without_the_file_is_told(tmp_path: Path) -> None:
+    tree = KernelTree(tree_path("7.3"))
+    found = list(check(Changed(tree, MAIN, ""), NEWEST))  # type: ignore[arg-type]
+    assert len(found) == 5 and all(text.startswith(f"{MAIN}:0: not so: ") for text in found)
