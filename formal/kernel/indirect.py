@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from formal.kernel.lexer import Token, closing
 
 _STORES = frozenset(  # their first argument is written
-    "WRITE_ONCE smp_store_release smp_store_mb smp_store_mb_once xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "
+    "WRITE_ONCE smp_store_release smp_store_mb xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "
     "set_mask_bits swap get_user __get_user put_unaligned this_cpu_write __this_cpu_write raw_cpu_write".split()
 )
 _REGISTERS = ("mdcr_el2", "mdscr_el1", "oslar_el1", "osdlr_el1", "pmuserenr_el0")
