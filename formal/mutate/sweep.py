@@ -238,6 +238,7 @@ class Sweep:
         names |= {store.lvalue for store in stores if touched.first <= store.line <= touched.last}
         names |= {store.lvalue for store in {*stores} ^ {*now}}
         names = {name for name in names if unmodelled.why(f"{function}: {name}") is None}
+        names -= {"pc", "hw.elr_el2"}  # searched for since it ends a step; its value has no state variable
         names = {name for name in names if not any(pattern.search(f"->{name}") for pattern in stored_to)}
         if names:
             return Outcome("unexplained", f"not lifted, and reaches {', '.join(sorted(names))}")

@@ -23,6 +23,9 @@ REVIEWED: dict[str, str] = {  # "function: what"
     "kvm_arch_vcpu_ioctl_run: kvm_nested_flush_hwstate": _ANYTIME,
     "kvm_arch_vcpu_ioctl_run: kvm_nested_sync_hwstate": _ANYTIME,
     "synchronize_vcpu_pstate: vcpu->arch.ctxt.regs.pstate": "Cortex-A510 erratum 2077057 is not modelled",
+    "kvm_set_pmuserenr: PMUSERENR_ON_CPU":
+        "under VHE there is a rule for it; elsewhere the flag is never found set, and what the host's own PMU driver "
+        "is told is not modelled",
     "cpu_hyp_reinit: cpu_hyp_init_context":
         "before v6.14 it makes the host's context, of which nothing is modelled; from then on there is a rule for it",
     "kvm_handle_guest_debug: its result":
