@@ -203,7 +203,7 @@ class Mentions:
         before = Token("", 0, "")
         for word in (*words, Token("", 0, "")):
             name, inside = before.text, before.function
-            silent = (not inside and word.text == "(") or inside == name or file in self.whole
+            silent = (not inside and word.text == "(") or inside == name or (inside and file in self.whole)
             if name in CALLERS and not silent and (inside or TABLE) not in CALLERS[name]:
                 place = f"in {inside}()" if inside else "outside a function"
                 reason = f"{name}() may be called {place}, which the specification does not know"

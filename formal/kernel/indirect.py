@@ -12,12 +12,22 @@ from formal.kernel.lexer import Token, closing
 
 _STORES = frozenset(  # their first argument is written
     "WRITE_ONCE smp_store_release smp_store_mb xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "
-    "set_mask_bits swap get_user __get_user put_unaligned this_cpu_write __this_cpu_write raw_cpu_write".split()
+    "set_mask_bits swap get_user __get_user unsafe_get_user put_unaligned".split()
+    + [
+        f"{kind}this_cpu_{does}"
+        for kind in ("", "__", "raw_")
+        for does in "write inc dec add sub and or xchg cmpxchg add_return".split()
+    ]
+    + [f"raw_cpu_{does}" for does in "write inc dec add sub and or xchg cmpxchg".split()]
 )
 _REGISTERS = ("mdcr_el2", "mdscr_el1", "oslar_el1", "osdlr_el1", "pmuserenr_el0")
 _ELR = frozenset(("SYS_ELR", "SYS_ELR_EL2", "elr_el2"))
+_SPSR = frozenset(("SYS_SPSR", "SYS_SPSR_EL2", "spsr_el2"))
+_POINTERS = frozenset(("__ctxt_sys_reg", "___ctxt_sys_reg"))  # give the place of a register, not its value
+_SETTERS = frozenset(("__vcpu_set_flag", "__vcpu_clear_flag"))
+_WHOLE = frozenset(("vcpu", "arch", "ctxt", "guest_ctxt", "host_ctxt", "hctxt", "gctxt", "guest", "host"))
 ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
-TELLING = _STORES | _ELR | {"##", "vcpu_pc", "pc", "write_pmuserenr"}
+TELLING = _STORES | _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr"}
 
 
 def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -46,16 +56,32 @@ def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str
         yield "pc", "store"
     elif text in _ELR and inside and _is_written(words, i):
         yield "hw.elr_el2", "register"
+    elif text in _SPSR and inside and _is_written(words, i):
+        yield "hw.spsr_el2", "register"
+    elif text in _POINTERS and following == "(" and inside and not inside.startswith("macro "):
+        end = closing(words, i + 1)
+        register = "".join(word.text for word in words[i + 2 : end]).rpartition(",")[2]
+        if (register in upper or not (register.isidentifier() and register.isupper())) and before != "*":
+            yield f"sys_regs[{register if register in upper else '*'}]", "address"
+    elif text in _SETTERS and following == "(" and inside:
+        yield "flags", "store"
+    elif text in _WHOLE and before == "*" and following == "=" and inside and words[i - 2].text in (";", "{", "}", ")"):
+        yield text, "store"
     elif text == "write_pmuserenr" and following == "(" and inside and inside != text:
         yield "hw.pmuserenr_el0", "register"
 
 
 def renamed(words: list[Token], i: int) -> bool:
     """Whether a token stands in a macro for itself: neither a member of something, nor what a call is given."""
-    word = words[i]
+    word, before = words[i], words[i - 1].text if i else ""
+    following = words[i + 1].text if i + 1 < len(words) else ""
+    if not word.function and word.text.isupper():
+        return before == "=" and words[i - 3].text != "."  # another enumerator, not an entry of a table
     if not word.function.startswith("macro ") or word.function == f"macro {word.text}":
         return False
-    return words[i - 1].text not in (".", "->") if i else True
+    if before in (".", "->"):  # a macro that is nothing but a member can be written
+        return following == ")" and (i + 2 >= len(words) or words[i + 2].function != word.function)
+    return True
 
 
 def _may_be_part(piece: str, names: Collection[str]) -> bool:

@@ -97,3 +97,51 @@ def opening(words: list[Token], end: int) -> int:
             if depth == 0:
                 return i
     return 0
+
+
+def chain_end(words: list[Token], i: int) -> int:
+    """The last token of the postfix expression that goes on from a member."""
+    while i + 1 < len(words):
+        following = words[i + 1].text
+        if following == "[":
+            i = closing(words, i + 1)
+        elif following in (".", "->"):
+            i += 2
+        else:
+            break
+    return i
+
+
+def chain_start(words: list[Token], i: int) -> int:
+    """The first token of the postfix expression that a member ends."""
+    while i > 0 and words[i - 1].text in (".", "->"):
+        i -= 2
+        while i > 0 and words[i].text in (")", "]"):
+            i = opening(words, i)
+            if i > 0 and (words[i - 1].text.isidentifier() or words[i - 1].text in (")", "]")):
+                i -= 1
+    return max(i, 0)
+
+
+def ends_operand(words: list[Token], i: int) -> bool:
+    """Whether the token ends an operand, so that an ``&`` after it is a binary operator; a cast does not."""
+    if i > 0 and words[i].text == ")" and words[i - 1].text == "*":
+        return False
+    return (
+        i >= 0
+        and (words[i].text in (")", "]") or words[i].text[0].isalnum() or words[i].text.isidentifier())
+        and (words[i].text not in ("return", "case", "sizeof"))
+    )
+
+
+def arguments_of(words: list[Token], start: int) -> list[list[Token]]:
+    """The arguments of the call whose parenthesis is at ``start``."""
+    end, depth = closing(words, start), 0
+    arguments: list[list[Token]] = [[]]
+    for word in words[start + 1 : end]:
+        depth += (word.text in "([{") - (word.text in ")]}")
+        if word.text == "," and depth == 0:
+            arguments.append([])
+        else:
+            arguments[-1].append(word)
+    return arguments

@@ -59,6 +59,9 @@ ALWAYS: dict[str, tuple[str, ...]] = {
     "kvm_sched_in": ("kvm_arch_vcpu_load",),
     "kvm_sched_out": ("kvm_arch_vcpu_put",),
 }
+# how often virt/kvm names what puts and loads a vCPU behind its back
+_TIMES = {"kvm_sched_in": 2, "kvm_sched_out": 2, "preempt_notifier_register": 1, "preempt_notifier_unregister": 1}
+_WATCHED = frozenset(name for calls in ALWAYS.values() for name in calls)
 _IOCTL = (
     "case KVM_SET_GUEST_DEBUG : { struct kvm_guest_debug dbg ; r = - EFAULT ; if ( copy_from_user ( & dbg , argp , \
 sizeof ( dbg ) ) ) goto out ; r = kvm_arch_vcpu_ioctl_set_guest_debug ( vcpu , & dbg ) ; break ; }".split()
@@ -72,8 +75,13 @@ def check(tree: Sources, k: Kernel) -> Iterator[str]:
             yield from (f"{region.file}:{found[1]}: not so: {says}" for says in _torn(region, tokens(found[0])))
     for function, calls in ALWAYS.items():
         body, line = _body(tree, MAIN, function) or ("", 0)
-        if tuple(name for name in _unconditional(tokens(body)) if name in calls) != calls:
+        words = tokens(body)
+        if "#" in words or tuple(name for name in _unconditional(words) if name in _WATCHED) != calls:
             yield f"{MAIN}:{line}: not so: {function}() calls {', then '.join(calls)}, whatever happens"
+    whole = tokens(signs.source(tree, MAIN) or "")
+    for name, times in _TIMES.items():
+        if whole.count(name) != times:
+            yield f"{MAIN}:0: not so: {name} is named {times} times, where it is defined or needed"
     body, line = _body(tree, MAIN, "kvm_vcpu_ioctl") or ("", 0)
     if not _gives_guest_debug(tokens(body)):
         yield f"{MAIN}:{line}: not so: KVM_SET_GUEST_DEBUG is handed on as user space gave it, with vcpu->mutex held"

@@ -16,7 +16,7 @@ from pathlib import Path
 from formal.kernel import indirect
 from formal.kernel.callers import Bodies, Mentions
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lexer import Token, closing, opening, tokens
+from formal.kernel.lexer import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
 from formal.kernel.regnames import modelled, written
 from formal.kernel.tree import KVM, Sources
 
@@ -37,22 +37,37 @@ _REGISTER_WRITERS = {  # and which argument is the register
     **dict.fromkeys(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"), 1),
     **dict.fromkeys(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"), 0),
 }
-_ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "vcpu_sys_reg"))
+_ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_sys_reg"))
 _ELEMENT_WRITERS = {
     "vcpu_write_sys_reg": 2,
     "__vcpu_assign_sys_reg": 1,
     "__vcpu_rmw_sys_reg": 1,
 }  # which is the register
 _WHOLE = frozenset(("arch", "ctxt", "host_ctxt", "regs", "user_pt_regs"))  # structures with modelled members
-_FILLERS = frozenset(("memset", "memcpy", "memmove", "__memcpy", "__memset", "copy_from_user", "__copy_from_user"))
+_FILLERS = frozenset(
+    (
+        "memset",
+        "memcpy",
+        "memmove",
+        "__memcpy",
+        "__memset",
+        "copy_from_user",
+        "__copy_from_user",
+        "memzero_explicit",
+        "memset_startat",
+        "memset_after",
+        "copy_struct_from_user",
+        "strscpy",
+    )
+)
 _TELLING = (  # the words at which ``_at`` looks
     indirect.TELLING | GUEST_REGISTERS | MEMBERS | BANKS | _WHOLE | _FLAG_WORDS | _REGISTER_WRITERS.keys() | _FILLERS
     | _ELEMENTS | _ELEMENT_WRITERS.keys()
     | {"sys_regs", "asm", "__asm__", "offsetof", "host_data_ptr", "vcpu_set_flag", "vcpu_clear_flag", "vcpu_cpsr",
        "vcpu_gp_regs"}
 )  # fmt: skip
-_ASM, _HOST = "arch/arm64/include/asm", "arch/arm64/kernel"
-_ELSEWHERE = ("virt/kvm", _ASM, "include/kvm", "include/linux/kvm_host.h", _HOST)
+_ASM, _HOST = "arch/arm64/include/asm", ("arch/arm64/kernel", "arch/arm64/mm")
+_ELSEWHERE = ("virt/kvm", _ASM, "include/kvm", "include/linux/kvm_host.h", *_HOST)
 _CONCERNS = re.compile(
     "|".join((*sorted(MEMBERS - {"pstate"}), "mdscr_el1", "pmuserenr", "oslar", "osdlr", "dbg[bw]")), re.I
 )
@@ -118,12 +133,19 @@ def _searched(name: str, text: str, mentions: Mentions | None) -> tuple[list[Sto
         return scan_assembly(name, text), {}
     if name.startswith(_HOST) and not _CONCERNS.search(text):
         return [], {}
+    assembly = scan_assembly(name, "\n".join(_assembler(text))) if name.endswith(".h") else []
     words = tokens(text)
     bodies = mentions.of(name, words) if mentions and not name.startswith(_HOST) else {}
     stores = scan_tokens(name, words)
-    if name.startswith((_HOST, _ASM)) and "kvm" not in name:
+    if name.startswith((*_HOST, _ASM)) and "kvm" not in name:
         stores = [store for store in stores if store.lvalue not in _OF_TASKS]
-    return stores, bodies
+    return assembly + stores, bodies
+
+
+def _assembler(text: str) -> Iterator[str]:
+    """The lines of a header; those that are not assembler's are blank."""
+    for line in text.split("\n"):
+        yield line if re.match(r"\s*(?:\d+:)?\s*msr(_s)?\s|\s*\.macro\s", line) else ""
 
 
 def scan_text(file: str, text: str) -> list[Store]:
@@ -145,7 +167,7 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     text = words[i].text
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
-    yield from indirect.at(words, i, MEMBERS | BANKS, GUEST_REGISTERS)
+    yield from indirect.at(words, i, MEMBERS | BANKS | _FLAG_WORDS - {"flags"}, GUEST_REGISTERS)
     if text in MEMBERS | BANKS | GUEST_REGISTERS and indirect.renamed(words, i):
         yield text, "renamed"
     if text in MEMBERS | BANKS and before in (".", "->"):
@@ -155,7 +177,7 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     elif text in ("asm", "__asm__"):
         yield from (("hw." + name, "assembly") for name in _assembly(words, i))
     elif following == "(":
-        arguments = _arguments(words, i + 1)
+        arguments = arguments_of(words, i + 1)
         if text in _REGISTER_WRITERS and len(arguments) > _REGISTER_WRITERS[text]:
             if name := modelled(_spelled(arguments[_REGISTER_WRITERS[text]])):
                 yield f"hw.{name}", "register"
@@ -167,50 +189,61 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
             yield from _element(words, i, arguments[-1])
         elif text in _ELEMENT_WRITERS and len(arguments) > _ELEMENT_WRITERS[text]:
             register = _spelled(arguments[_ELEMENT_WRITERS[text]])
-            if words[i].function and (register in GUEST_REGISTERS or not register.isupper()):
+            if words[i].function and (register in GUEST_REGISTERS or not _plain(register)):
                 yield _register(register), "store"
         elif text in ("vcpu_set_flag", "vcpu_clear_flag") and len(arguments) == 2 and _spelled(arguments[1]) in FLAGS:
             yield _spelled(arguments[1]), "store"
         elif text in ("vcpu_cpsr", "vcpu_gp_regs"):
             yield from _accessor(words, i)
-    elif text in _FLAG_WORDS and before == "." and words[i - 2].text == "arch" and words[i - 4].text != "kvm":
+    elif (
+        text in _FLAG_WORDS
+        and before in (".", "->")
+        and (text != "flags" or (before == "." and words[i - 2].text == "arch" and words[i - 4].text != "kvm"))
+    ):
         yield from _flags(words, i)
 
 
 def _flags(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     """A word of flags written; ``|=`` and ``&=`` only if they name a modelled flag, or none by name."""
     following = words[i + 1].text if i + 1 < len(words) else ""
-    before = words[_chain_start(words, i) - 1].text
+    before = words[chain_start(words, i) - 1].text
     end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
-    value = [w.text for w in words[i + 2 : end] if w.text.isidentifier()]
-    if before == "&" and not _ends_operand(words, _chain_start(words, i) - 2):
+    value = [w.text for w in words[i + 2 : end] if w.text.isidentifier() and w.text not in ("BIT", "GENMASK")]
+    if before == "&" and not ends_operand(words, chain_start(words, i) - 2):
         yield f"arch.{words[i].text}", "address"
-    elif following in _ASSIGN and (following == "=" or FLAGS.intersection(value) or not all(map(str.isupper, value))):
+    elif following in _ASSIGN and (following == "=" or FLAGS.intersection(value) or not _are_flags(value)):
         yield f"arch.{words[i].text}", "store"
+
+
+def _are_flags(names: list[str]) -> bool:
+    """Whether flags are named, and nothing but flags."""
+    return bool(names) and all(map(str.isupper, names))
 
 
 def _member(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     name = words[i].text
-    end, start = _chain_end(words, i), _chain_start(words, i)
+    end, start = chain_end(words, i), chain_start(words, i)
     if words[start].text == "__entry":
         return  # the record of a tracepoint
+    while start and end + 1 < len(words) and (words[start - 1].text, words[end + 1].text) == ("(", ")"):
+        start, end = start - 1, end + 1
     following = words[end + 1].text if end + 1 < len(words) else ""
     before = words[start - 1].text if start else ""
     if following in _ASSIGN or before in ("++", "--"):
         yield name, "store"
-    elif (before == "&" and not _ends_operand(words, start - 2)) or (name in BANKS and words[i + 1].text != "["):
+    elif (before == "&" and not ends_operand(words, start - 2)) or (name in BANKS and words[i + 1].text != "["):
         yield name, "address"
 
 
 def _container(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     """A structure with modelled members assigned as a whole; an element of the guest's System registers."""
-    end = _chain_end(words, i)
+    end = chain_end(words, i)
     following = words[end + 1].text if end + 1 < len(words) else ""
     if words[i].text == "sys_regs" and end == i:
         yield "sys_regs[*]", "address"
     elif words[i].text == "sys_regs":
         register = _spelled(words[i + 2 : end]) if end > i else "*"
-        if following in _ASSIGN and (register in GUEST_REGISTERS or not register.isupper()):
+        if following in _ASSIGN and (register in GUEST_REGISTERS or not _plain(register)):
             yield _register(register), "store"
     elif end == i and following == "=" and words[i + 2].text != "&" and words[i].function:
         yield words[i].text, "store"
@@ -219,6 +252,8 @@ def _container(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
 def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
     """The destination of a copy: a structure with modelled members, or a pointer that is named like one."""
     last = target[-1].text
+    if any(word.text == "kvm_host_data" for word in target):
+        yield "kvm_host_data", "store"
     if last in _WHOLE | {"sys_regs"} or (len(target) == 1 and re.fullmatch(r"\w*(vcpu|ctxt|regs)", last)):
         yield last, "store"
 
@@ -232,54 +267,13 @@ def _placed(words: list[Token], i: int, member: list[Token]) -> Iterator[tuple[s
         yield named[-1], "store" if written_to else "address"
 
 
-def _chain_end(words: list[Token], i: int) -> int:
-    """The last token of the postfix expression that goes on from a member."""
-    while i + 1 < len(words):
-        following = words[i + 1].text
-        if following == "[":
-            i = closing(words, i + 1)
-        elif following in (".", "->"):
-            i += 2
-        else:
-            break
-    return i
-
-
-def _chain_start(words: list[Token], i: int) -> int:
-    """The first token of the postfix expression that a member ends."""
-    while i > 0 and words[i - 1].text in (".", "->"):
-        i -= 2
-        while i > 0 and words[i].text in (")", "]"):
-            i = opening(words, i)
-            if i > 0 and (words[i - 1].text.isidentifier() or words[i - 1].text in (")", "]")):
-                i -= 1
-    return max(i, 0)
-
-
-def _ends_operand(words: list[Token], i: int) -> bool:
-    """Whether the token ends an operand, so that a following ``&`` is a binary operator."""
-    return (
-        i >= 0
-        and (words[i].text in (")", "]") or words[i].text[0].isalnum() or words[i].text.isidentifier())
-        and (words[i].text not in ("return", "case", "sizeof"))
-    )
-
-
-def _arguments(words: list[Token], start: int) -> list[list[Token]]:
-    """The arguments of the call whose parenthesis is at ``start``."""
-    end, depth = closing(words, start), 0
-    arguments: list[list[Token]] = [[]]
-    for word in words[start + 1 : end]:
-        depth += (word.text in "([{") - (word.text in ")]}")
-        if word.text == "," and depth == 0:
-            arguments.append([])
-        else:
-            arguments[-1].append(word)
-    return arguments
-
-
 def _spelled(argument: list[Token]) -> str:
     return "".join(word.text for word in argument)
+
+
+def _plain(register: str) -> bool:
+    """Whether a System register is named by its enumerator and by nothing else."""
+    return register.isidentifier() and register.isupper()
 
 
 def _register(spelled: str) -> str:
@@ -288,14 +282,14 @@ def _register(spelled: str) -> str:
 
 def _element(words: list[Token], i: int, index: list[Token]) -> Iterator[tuple[str, str]]:
     register = _spelled(index)
-    if register not in GUEST_REGISTERS and register.isupper():
+    if register not in GUEST_REGISTERS and _plain(register):
         return
     end = closing(words, i + 1)
     following = words[end + 1].text if end + 1 < len(words) else ""
     before = words[i - 1].text if i else ""
     if following in _ASSIGN or before in ("++", "--"):
         yield _register(register), "store"
-    elif before == "&" and not _ends_operand(words, i - 2):
+    elif before == "&" and not ends_operand(words, i - 2):
         yield _register(register), "address"
 
 
@@ -303,7 +297,7 @@ def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     """``*vcpu_cpsr(v)`` written, or the pointer kept; ``vcpu_gp_regs(v)`` passed on as a whole."""
     end = closing(words, i + 1)
     following = words[end + 1].text if end + 1 < len(words) else ""
-    dereferenced = i > 0 and words[i - 1].text == "*" and not _ends_operand(words, i - 2)
+    dereferenced = i > 0 and words[i - 1].text == "*" and not ends_operand(words, i - 2)
     if following == "{" or (i > 0 and words[i - 1].text in ("*", "kvm_regs", "long") and following == "{"):
         return  # its own definition
     if words[i].text == "vcpu_cpsr":
@@ -325,7 +319,7 @@ def scan_assembly(file: str, text: str) -> list[Store]:
     found: list[Store] = []
     function = ""
     for number, line in enumerate(text.split("\n"), 1):
-        label = re.match(r"\s*(?:SYM_\w+START\w*\(|\.macro\s+)?([\w$.]+)(?:\)|:|\s|$)", line)
+        label = re.match(r"\s*(?:SYM_\w+START\w*\(|\.macro\s+)?([\w$.]+)(?:\)|:|,|\s|$)", line)
         if label and re.match(r"\s*(SYM_\w+START|\.macro)|^\w+:", line):
             function = label.group(1)
         found += [Store(file, number, function, f"hw.{name}", "assembly") for name in written(line)]

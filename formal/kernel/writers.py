@@ -25,7 +25,7 @@ OPERATIONS = frozenset(
         __debug_save_state __debug_restore_state __debug_switch_to_guest_common __debug_switch_to_host_common
         __activate_traps_common __deactivate_traps_common __deactivate_traps deactivate_traps_vhe_put
         __sysreg_save_common_state __sysreg_restore_common_state __sysreg_save_el2_return_state
-        synchronize_vcpu_pstate fixup_guest_exit kvm_skip_instr __kvm_skip_instr enter_exception64 kvm_hyp_handle_mops
+        synchronize_vcpu_pstate fixup_guest_exit kvm_skip_instr __kvm_skip_instr enter_exception64
         trap_oslar_el1 set_oslsr_el1 trap_debug_regs reg_to_dbg trap_xvr
         trap_bvr set_bvr get_bvr reset_bvr trap_bcr set_bcr get_bcr reset_bcr
         trap_wvr set_wvr get_wvr reset_wvr trap_wcr set_wcr get_wcr reset_wcr
@@ -34,8 +34,8 @@ OPERATIONS = frozenset(
         kvm_debug_set_guest_ownership kvm_debug_handle_oslar __vcpu_debug_regs ctxt_mdscr_el1 __activate_traps
         demux_wb_reg kvm_emulate_nested_eret fixup_nv_guest_exit kvm_nested_setup_mdcr_el2
         flush_hyp_vcpu sync_hyp_vcpu flush_debug_state sync_debug_state
-        access_mdcr reset_mdcr kvm_arm_set_nr_counters set_pmcr
-        kvm_sys_reg_set_user kvm_arm_sys_reg_set_reg kvm_arm_sys_reg_get_reg""".split()
+        access_mdcr kvm_arm_set_nr_counters set_pmcr
+        kvm_sys_reg_set_user kvm_arm_sys_reg_set_reg""".split()
 )
 
 # the others: why, what they may write, which they are
@@ -59,13 +59,19 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (PROTECTED, "regs sys_regs[*]", "__copy_vcpu_state"),
     (PROTECTED, "arch.cflags", "init_pkvm_hyp_vcpu"),
     (PROTECTED, "arch.flags", "vm_copy_id_regs"),
-    (PROTECTED, "hw.elr_el2 pc pstate", "inject_undef64 inject_sync64"),
-    (PROTECTED, "hw.elr_el2", "inject_host_exception __pkvm_memshare_page_req"),
+    (PROTECTED, "hw.elr_el2 hw.spsr_el2 pc pstate", "inject_undef64 inject_sync64"),
+    (PROTECTED, "hw.elr_el2 hw.spsr_el2", "inject_host_exception"),
+    (PROTECTED, "hw.elr_el2", "__pkvm_memshare_page_req"),
     (NESTED, "sys_regs[*]", "kvm_init_nv_sysregs vgic_v3_sync_nested vgic_v3_put_nested"),
-    (NESTED, "hw.elr_el2", "kvm_hyp_handle_eret __sysreg_restore_vel2_state"),
+    (NESTED, "sys_regs[HCR_EL2]", "___deactivate_traps"),
+    (NESTED, "sys_regs[*]", "reset_mdcr"),
+    (NESTED, "hw.elr_el2 hw.spsr_el2", "kvm_hyp_handle_eret __sysreg_restore_vel2_state"),
     (MOVES, "pc", "set_core_reg handle_exit kvm_psci_vcpu_on kvm_reset_vcpu_psci"),
-    (MOVES, "hw.elr_el2", """
-        __fixup_guest_exit __sysreg_restore_el1_state __sysreg_restore_el2_return_state"""),
+    (MOVES, "hw.elr_el2", "__fixup_guest_exit"),
+    (MOVES, "hw.elr_el2 hw.spsr_el2", "__sysreg_restore_el1_state __sysreg_restore_el2_return_state"),
+    (MOVES, "hw.elr_el2 hw.spsr_el2 pc pstate", "kvm_hyp_handle_mops"),
+    (OTHER, "sys_regs[*]", "kvm_arm_sys_reg_get_reg"),
+    (AARCH32, "hw.spsr_el2", "vcpu_write_spsr vcpu_write_spsr32 __vcpu_write_spsr"),
     (HOST, "hw.elr_el2", """
         kvm_skip_host_instr __kvm_unexpected_el2_exception __kvm_host_psci_cpu_entry kvm_host_psci_cpu_entry"""),
     (HOST, "pc", "psci_cpu_on psci_cpu_suspend psci_system_suspend hyp_prepare_backtrace"),
@@ -100,6 +106,16 @@ _OUTSIDE: tuple[tuple[str, str, str], ...] = (
     (f"{_ASM}/kvm_host.h", "macro __vcpu_rmw_sys_reg", "sys_regs[*]"),
     (f"{_ASM}/kvm_host.h", "macro cp14_DBGDSCRext", "MDSCR_EL1"),
     (f"{_ASM}/kvm_host.h", "macro kvm_vcpu_os_lock_enabled", "OSLSR_EL1"),
+    *(
+        (f"{_ASM}/kvm_host.h", f"macro {name}", "flags")
+        for name in (
+            "__vcpu_set_flag",
+            "__vcpu_clear_flag",
+            "__vcpu_test_and_clear_flag",
+            "vcpu_set_flag",
+            "vcpu_clear_flag",
+        )
+    ),
     (f"{_ASM}/kvm_host.h", "macro kvm_has_mte", "arch.flags"),
     (f"{_ASM}/kvm_host.h", "macro kvm_has_sve", "arch.flags"),
     (f"{_ASM}/kvm_host.h", "macro kvm_vm_has_ran_once", "arch.flags"),
@@ -111,6 +127,13 @@ _OUTSIDE: tuple[tuple[str, str, str], ...] = (
     (f"{_ASM}/kvm_ptrauth.h", "macro __ptrauth_save_key", "sys_regs[*]"),
     (f"{_ASM}/pointer_auth.h", "macro __ptrauth_key_install_nosync", "hw.SYS_##k##KEYHI_EL1 hw.SYS_##k##KEYLO_EL1"),
     (f"{_ASM}/sysreg.h", "macro gic_insn", "hw.GICV5_OP_GIC_##insn"),
+    (f"{_ASM}/kvm_emulate.h", "vcpu_cpsr", "pstate"),
+    (f"{_ASM}/assembler.h", "disable_step_tsk", "hw.mdscr_el1"),
+    (f"{_ASM}/assembler.h", "enable_step_tsk", "hw.mdscr_el1"),
+    (f"{_ASM}/assembler.h", "reset_pmuserenr_el0", "hw.pmuserenr_el0"),
+    (f"{_ASM}/el2_setup.h", "__init_el2_debug", "hw.mdcr_el2"),
+    ("arch/arm64/mm/proc.S", "__cpu_setup", "hw.mdscr_el1"),
+    ("arch/arm64/mm/proc.S", "cpu_do_resume", "hw.mdscr_el1 hw.oslar_el1 hw.osdlr_el1"),
     (f"{_HOST}/debug-monitors.c", "clear_os_lock", "hw.oslar_el1 hw.osdlr_el1"),
     (f"{_HOST}/debug-monitors.c", "mdscr_write", "hw.mdscr_el1"),
     (f"{_HOST}/entry-common.c", "cortex_a76_erratum_1463225_svc_handler", "hw.mdscr_el1"),

@@ -38,6 +38,13 @@ TORN: dict[str, tuple[str, str, str, str]] = {
                             "kvm_sched_out() calls kvm_arch_vcpu_put"),
     "notifier too late": (MAIN, r"\tpreempt_notifier_register\(&vcpu->preempt_notifier\);\n(\tkvm_arch_vcpu_load.*\n)",
                           r"\1\tpreempt_notifier_register(&vcpu->preempt_notifier);\n", "vcpu_load() calls get_cpu"),
+    "load with preemption on": (MAIN, r"(\tkvm_arch_vcpu_load\(vcpu, cpu\);\n)(?=\tput_cpu)",
+                                r"\tpreempt_enable();\n\1\tpreempt_disable();\n", "vcpu_load() calls get_cpu"),
+    "load by configuration": (MAIN, r"(kvm_running_vcpu, vcpu\);\n)(\tkvm_arch_vcpu_load\(vcpu, cpu\);\n)(?=\n)",
+                              r"\1#ifndef LAZY\n\2#endif\n", "kvm_sched_in() calls kvm_arch_vcpu_load"),
+    "put behind its back": (MAIN, r"(?m)^void vcpu_put\(",
+                            "static void lazy(void) { kvm_sched_out(0, 0); }\nvoid vcpu_put(",
+                            "kvm_sched_out is named 2 times"),
     "ioctl's flags changed": (MAIN, r"\t\tr = kvm_arch_vcpu_ioctl_set_guest_debug", "\t\tdbg.control &= ~2;\n\\g<0>",
                               "KVM_SET_GUEST_DEBUG is handed on"),
     "ioctl without the mutex": (MAIN, r"\tif \(mutex_lock_killable\(&vcpu->mutex\)\)\n\t\treturn -EINTR;\n(?=\tswitch)",
@@ -79,4 +86,4 @@ def test_real_kernels_keep_to_it(version: str, kernel: Kernel) -> None:
 def test_a_tree_without_the_file_is_told(tmp_path: Path) -> None:
     tree = KernelTree(tree_path("7.3"))
     found = list(check(Changed(tree, MAIN, ""), NEWEST))  # type: ignore[arg-type]
-    assert len(found) == 5 and all(text.startswith(f"{MAIN}:0: not so: ") for text in found)
+    assert len(found) == 9 and all(text.startswith(f"{MAIN}:0: not so: ") for text in found)
