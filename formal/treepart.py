@@ -45,6 +45,7 @@ _PLACES: tuple[tuple[str, frozenset[str]], ...] = tuple((part, frozenset(names))
     ("mdscr_el1", [n for n in EVERYTHING if "mdscr_el1" in n]),
     ("oslsr_el1", ["oslsr_el1"]),
     ("pstate", ["pstate", "hw_pstate", "preserved_pstate_ss"]),
+    ("host_debug_state", ["host_debug_state", "mdcr_el2_host", "hw_bank"]),  # the whole structure has MDCR_EL2 too
     ("dbg_", [n for n in EVERYTHING if n.endswith(("_bank", "debug_state"))]),
     ("debug_state", [n for n in EVERYTHING if n.endswith(("_bank", "debug_state"))]),
     ("guest_debug", ["guest_debug"]),

@@ -25,16 +25,16 @@ OPERATIONS = frozenset(
         __debug_save_state __debug_restore_state __debug_switch_to_guest_common __debug_switch_to_host_common
         __activate_traps_common __deactivate_traps_common __deactivate_traps deactivate_traps_vhe_put
         __sysreg_save_common_state __sysreg_restore_common_state __sysreg_save_el2_return_state
-        synchronize_vcpu_pstate fixup_guest_exit kvm_skip_instr __kvm_skip_instr enter_exception64
-        trap_oslar_el1 set_oslsr_el1 trap_debug_regs reg_to_dbg trap_xvr
+        synchronize_vcpu_pstate fixup_guest_exit kvm_skip_instr __kvm_skip_instr
+        trap_oslar_el1 set_oslsr_el1 trap_debug_regs reg_to_dbg
         trap_bvr set_bvr get_bvr reset_bvr trap_bcr set_bcr get_bcr reset_bcr
         trap_wvr set_wvr get_wvr reset_wvr trap_wcr set_wcr get_wcr reset_wcr
-        kvm_reset_vcpu kvm_reset_sys_regs reset_val reset_unknown core_reg_addr
+        kvm_reset_vcpu kvm_reset_sys_regs reset_val core_reg_addr
         kvm_init_host_debug_data setup_external_mdscr kvm_vcpu_load_debug kvm_vcpu_put_debug
         kvm_debug_set_guest_ownership kvm_debug_handle_oslar __vcpu_debug_regs ctxt_mdscr_el1 __activate_traps
         demux_wb_reg kvm_emulate_nested_eret fixup_nv_guest_exit kvm_nested_setup_mdcr_el2
         flush_hyp_vcpu sync_hyp_vcpu flush_debug_state sync_debug_state
-        access_mdcr kvm_arm_set_nr_counters set_pmcr
+        access_mdcr kvm_arm_set_nr_counters
         kvm_sys_reg_set_user kvm_arm_sys_reg_set_reg""".split()
 )
 
@@ -47,12 +47,13 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         access_pmu_evtyper reset_pmu_reg reset_pmevcntr reset_pmevtyper reset_pmselr reset_pmcr set_pmreg
         kvm_pmu_set_counter_value kvm_pmu_set_pmc_value kvm_pmu_stop_counter kvm_pmu_counter_increment
         kvm_pmu_software_increment kvm_pmu_set_counter_event_type reset_clidr set_clidr reset_hcr
-        fpsimd_lazy_switch_to_host"""),
+        fpsimd_lazy_switch_to_host reset_unknown kvm_arm_sys_reg_get_reg"""),
     (OTHER, "host_debug_state", """
         __debug_save_host_buffers_nvhe __debug_save_spe __debug_save_brbe __trace_drain_and_disable
         __trace_switch_to_guest"""),
     (AARCH32, "pstate pc", "enter_exception32 prepare_fault32 kvm_adjust_itstate kvm_skip_instr32"),
     (AARCH32, "arch.flags", "trap_debug32"),
+    (AARCH32, "arch.flags dbg_bvr vcpu_debug_state", "trap_xvr"),
     (PROTECTED, "mdcr_el2", """
         pvm_init_trap_regs pvm_init_traps_aa64dfr0 pvm_init_traps_aa64mmfr0 pvm_init_traps_mdcr
         pkvm_vcpu_init_traps"""),
@@ -65,12 +66,13 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (NESTED, "sys_regs[*]", "kvm_init_nv_sysregs vgic_v3_sync_nested vgic_v3_put_nested"),
     (NESTED, "sys_regs[HCR_EL2]", "___deactivate_traps"),
     (NESTED, "sys_regs[*]", "reset_mdcr"),
+    (NESTED, "sys_regs[*] nr_pmu_counters", "set_pmcr"),
     (NESTED, "hw.elr_el2 hw.spsr_el2", "kvm_hyp_handle_eret __sysreg_restore_vel2_state"),
     (MOVES, "pc", "set_core_reg handle_exit kvm_psci_vcpu_on kvm_reset_vcpu_psci"),
+    (MOVES, "pc pstate", "enter_exception64"),
     (MOVES, "hw.elr_el2", "__fixup_guest_exit"),
     (MOVES, "hw.elr_el2 hw.spsr_el2", "__sysreg_restore_el1_state __sysreg_restore_el2_return_state"),
     (MOVES, "hw.elr_el2 hw.spsr_el2 pc pstate", "kvm_hyp_handle_mops"),
-    (OTHER, "sys_regs[*]", "kvm_arm_sys_reg_get_reg"),
     (AARCH32, "hw.spsr_el2", "vcpu_write_spsr vcpu_write_spsr32 __vcpu_write_spsr"),
     (HOST, "hw.elr_el2", """
         kvm_skip_host_instr __kvm_unexpected_el2_exception __kvm_host_psci_cpu_entry kvm_host_psci_cpu_entry"""),
