@@ -1,0 +1,1 @@
+"""Processes, options, exit codes, files: what every command needs."""

@@ -1,0 +1,1 @@
+"""Kernels that boot with KVM inside."""

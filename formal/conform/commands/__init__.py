@@ -1,0 +1,1 @@
+"""The parts of ``python -m formal.conform``, one file each."""

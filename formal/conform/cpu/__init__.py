@@ -1,0 +1,1 @@
+"""The trap table against emulated CPUs."""

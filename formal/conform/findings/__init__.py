@@ -1,0 +1,1 @@
+"""Counterexamples as runs of a real kernel."""

@@ -1,0 +1,1 @@
+"""Emulators, assembler, programs."""

@@ -1,0 +1,1 @@
+"""The claims as monitors of a running kernel."""

@@ -1,0 +1,1 @@
+"""Traces of running kernels as runs of the model."""

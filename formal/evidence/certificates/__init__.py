@@ -1,0 +1,1 @@
+"""Certificates: what PROVED rests on, and its check without a solver."""

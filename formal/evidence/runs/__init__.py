@@ -1,0 +1,1 @@
+"""Runs: traces, their replay, and what they show."""

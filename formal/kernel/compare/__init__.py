@@ -1,0 +1,1 @@
+"""The C of a tree against the specification."""

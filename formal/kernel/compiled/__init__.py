@@ -1,0 +1,1 @@
+"""The same functions as machine code: harness and differential test."""

@@ -1,0 +1,1 @@
+"""A C function as terms."""

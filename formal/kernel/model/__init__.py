@@ -1,0 +1,1 @@
+"""Lifted functions as operations and parts of the transition system."""

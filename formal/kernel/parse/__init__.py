@@ -1,0 +1,1 @@
+"""C through libclang: units, types, constants. It knows C, not KVM."""

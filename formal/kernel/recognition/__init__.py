@@ -1,0 +1,1 @@
+"""Functions that are read instead of lifted, and the search for other writers."""

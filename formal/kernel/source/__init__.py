@@ -1,0 +1,1 @@
+"""A kernel tree as files: layout, configuration, generated headers, git revisions."""

@@ -1,0 +1,1 @@
+"""C that is not parsed: tokens, signs, definitions."""

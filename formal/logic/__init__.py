@@ -1,0 +1,1 @@
+"""The logic: terms; reading, substituting, evaluating and compiling them."""

@@ -1,0 +1,1 @@
+"""The scope: what there is to prove, what is expected, what is assumed."""

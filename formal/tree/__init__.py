@@ -1,0 +1,1 @@
+"""Verdicts on a tree, a patch, a series."""
