@@ -20,12 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from formal.check import PROOFS, Goals  # noqa: E402
-from formal.evidence import peers  # noqa: E402
-from formal.evidence.archive import read_index  # noqa: E402
-from formal.evidence.catalogue import proved  # noqa: E402
-from formal.evidence.flat import Flat  # noqa: E402
-from formal.export import system  # noqa: E402
+from formal.commands.check import PROOFS, Goals  # noqa: E402
+from formal.commands.export import system  # noqa: E402
+from formal.evidence.certificates.archive import read_index  # noqa: E402
+from formal.evidence.certificates.catalogue import proved  # noqa: E402
+from formal.evidence.exchange import peers  # noqa: E402
+from formal.evidence.exchange.flat import Flat  # noqa: E402
 
 AIMS = {peers.SMTBMC: 2, peers.ABC: 50}
 

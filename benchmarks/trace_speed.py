@@ -11,9 +11,9 @@ import statistics
 import time
 from pathlib import Path
 
-from formal.conform.tracecheck import Check
-from formal.conform.tracefile import parse
-from formal.conform.traceparts import Grouping
+from formal.conform.trace.check import Check
+from formal.conform.trace.groups import Grouping
+from formal.conform.trace.text import parse
 from formal.epochs import EPOCHS, Mode
 
 GOLDEN = Path(__file__).parents[1] / "tests/conform/golden"

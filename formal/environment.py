@@ -5,10 +5,11 @@ Place names are those of v6.1 under arch/arm64/kvm, unless a release is named.
 
 from __future__ import annotations
 
-from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, OSLSR_EL1, PMUSERENR_EL0, PSTATE
 from formal.arch.traps import Access, executes
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import And, If, Not, Term
 from formal.operations import (
     Actor,
     Guard,
@@ -22,7 +23,6 @@ from formal.operations import (
     user_space_has_vcpu,
 )
 from formal.state import Phase, State
-from formal.terms import And, If, Not, Term
 
 OSLM_IMPLEMENTED = 1 << 3  # OSLSR_EL1.OSLM as the guest sees it (sys_regs.c, from v5.18)
 

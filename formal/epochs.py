@@ -3,7 +3,7 @@
 A ``Kernel`` says which of the behaviours that ever differed a kernel has; an epoch is a preset for a range of releases.
 Transitions ask for behaviours, never for a release, because a real tree may be a hybrid (Debian's 5.10 is E4 with two
 later fixes): ``formal.kernel`` resolves a tree to behaviours from its source. Taking a fix away again re-introduces the
-bug it fixed (``formal/bugs.py``). Commit ids are those of mainline.
+bug it fixed (``formal/scope/bugs.py``). Commit ids are those of mainline.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class Kernel:
         return self.vhe and self.vhe_traps_at_load
 
     def doing(self, function: str, by_hand: Step) -> Step:
-        """A step of an operation: as the specification has it (a tree may bring its own, formal/kernel/owner.py)."""
+        """A step of an operation: as the specification has it (a tree may bring its own,
+        formal/kernel/compare/ownership.py)."""
         return by_hand
 
     def but(self, **changes: Any) -> Self:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.ownership import setup_mdcr_el2_by_owner
 from formal.state import DebugOwner, Exit, Phase, State
-from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.transitions import setup_mdcr_el2, tweaks_guest
 from formal.vocabulary import (
     BOOT_GIVES_ALL_COUNTERS,

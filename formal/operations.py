@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 
-from formal import terms as t
 from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
 from formal.arch.features import WITHOUT_FGT
 from formal.arch.fgt import HDFGWTR_EL2
 from formal.arch.registers import PSTATE
 from formal.arch.traps import Controls
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, And, Eq, If, Not, Or, Sort, Term
 from formal.state import VARIABLES, Exit, Phase, State
-from formal.terms import FALSE, And, Eq, If, Not, Or, Sort, Term
 
 
 class Inputs:

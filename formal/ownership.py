@@ -8,11 +8,11 @@ own words, what the kernel's comments ask for at that place.
 
 from __future__ import annotations
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import And, If, Not, Or, Term
 from formal.state import DebugOwner, State
-from formal.terms import And, If, Not, Or, Term
 
 
 def readable_event_counters(s: State, k: Kernel) -> Term:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2
 from formal.arch.traps import Access, executes, traps_to_el2
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.operations import controls, may_execute
 from formal.state import DebugOwner, Exit, Phase, State
-from formal.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.transitions import setup_debug_bug_on, tweaks_guest
 from formal.vocabulary import (
     BOOT_GIVES_ALL_COUNTERS,

@@ -1,7 +1,7 @@
 """``python -m formal.prove``: proves the claims, compares with the expected verdicts, reports. See ``--help``.
 
-The command itself is ``formal.command``; here is only what must work before it is loaded: an interruption while Z3 and
-the rest are being imported ends the command as any other does.
+The command itself is ``formal.commands.prove``; here is only what must work before it is loaded: an interruption
+while Z3 and the rest are being imported ends the command as any other does.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ def _interrupted(*_: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    from formal import command
+    from formal.commands import prove
 
-    return command.main(argv)
+    return prove.main(argv)
 
 
 if __name__ == "__main__":
     gc.set_threshold(100_000, 50, 100)  # terms are many, and in no cycles: the default would look through them often
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
-    from formal import command  # loaded under the handlers above
+    from formal.commands import prove  # loaded under the handlers above
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = command.main()
+    code = prove.main()
     with suppress(BrokenPipeError):  # whoever read the output has had enough
         sys.stdout.flush()
         sys.stderr.flush()

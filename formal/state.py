@@ -16,11 +16,11 @@ from enum import IntEnum
 from functools import cache
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from formal import terms as t
 from formal.arch.bits import Register
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, PMUSERENR_EL0, PSTATE
 from formal.epochs import Kernel
-from formal.terms import BOOL, And, Eq, Ne, Not, Or, Sort, Term
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, And, Eq, Ne, Not, Or, Sort, Term
 
 Owner = Literal["vcpu", "cpu"]
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from formal.epochs import Kernel
+from formal.logic.terms import FALSE, Term
 from formal.operations import Applied, Inputs, Operation
 from formal.state import Owner, State, init, symbolic
-from formal.terms import FALSE, Term
 from formal.transitions import OPERATIONS
 
 Pair = tuple[int, int]

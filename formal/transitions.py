@@ -10,7 +10,6 @@ Comments say, in our own words, what the kernel's comments or the Arm ARM ask fo
 
 from __future__ import annotations
 
-from formal import terms as t
 from formal.arch.exceptions import goes_to_el2
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
 from formal.arch.traps import Access, traps_to_el2
@@ -33,6 +32,8 @@ from formal.environment import (
     writes_virtual_mdcr,
 )
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, And, Eq, If, Implies, Not, Or, Term
 from formal.operations import (
     Actor,
     Guard,
@@ -59,7 +60,6 @@ from formal.ownership import (
     set_guest_ownership,
 )
 from formal.state import Exit, Phase, State
-from formal.terms import FALSE, And, Eq, If, Implies, Not, Or, Term
 from formal.worldswitch import part
 
 RESET_PSTATE_EL2 = 0x3C9  # EL2h, likewise, for a guest that has an EL2 (VCPU_RESET_PSTATE_EL2)

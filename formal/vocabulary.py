@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 
-from formal import terms as t
 from formal.arch.features import FEATURES, closure, present
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.holes import HOLES
@@ -20,10 +19,11 @@ from formal.arch.registers import MDCR_EL2, MDSCR_EL1
 from formal.arch.sysregs import GROUPS
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, Eq, Implies, Not, Or, Term
 from formal.operations import Applied, controls
 from formal.ownership import in_use
 from formal.state import DebugOwner, Phase, State
-from formal.terms import FALSE, TRUE, And, Eq, Implies, Not, Or, Term
 from formal.transitions import tweaks_guest
 
 Predicate = Callable[[State, Kernel], Term]

@@ -1,20 +1,20 @@
 """The world switch, part by part: the traps, MDSCR_EL1 and the debug banks, into the guest and out again.
 
 Operations are made of these parts (``formal/transitions.py``). Each is what one C function of the hypervisor does to
-the modelled state (``formal/kernel/hypervisor.py`` says which); a tree whose function differs brings its own in its
-place. Places are below arch/arm64/kvm.
+the modelled state (``formal/kernel/compare/hypervisor.py`` says which); a tree whose function differs brings its own
+in its place. Places are below arch/arm64/kvm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2, PMUSERENR_EL0
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import And, If, Not
 from formal.ownership import restore_owned_mdscr, save_owned_mdscr, switch_bank_to_guest, switch_bank_to_host
 from formal.state import State
-from formal.terms import And, If, Not
 
 # ---- traps
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from formal.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.engines.verdict import Checker
 from formal.engines.z3backend import SolverTimeoutError, shared_terms
-from formal.evidence.traces import TraceBook
-from formal.job import book_path
-from formal.manifest import Manifest
+from formal.evidence.runs.traces import TraceBook
+from formal.matrix.configuration_run import book_path
+from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
+from formal.scope.manifest import Manifest
 from formal.system import System
 
 # The same examples in every run: a failure is reproduced by running the test again. No deadline: machines differ.

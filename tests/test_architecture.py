@@ -13,14 +13,13 @@ import pytest
 
 from tests.conftest import PROOFS, ROOT
 
-# From the bottom up. A unit is a package or a module; it imports units below it, and itself, but no neighbour.
+# From the bottom up. A unit is a room (a folder) or a module of the specification; it imports units below it, and
+# itself, but no neighbour. ARCHITECTURE.md has the same order.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("formal.beside", "formal.options"),
-    ("formal.terms",),
-    ("formal.walk",),
+    ("formal.common", "formal.logic"),
     ("formal.arch",),
     ("formal.epochs",),
-    ("formal.state", "formal.bugs"),
+    ("formal.state",),
     ("formal.ownership", "formal.operations"),
     ("formal.environment", "formal.worldswitch"),
     ("formal.transitions",),
@@ -28,64 +27,42 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.vocabulary",),
     ("formal.lemmas",),
     ("formal.properties",),
-    ("formal.obligations", "formal.configuration", "formal.findings", "formal.document", "formal.assumptions"),
+    ("formal.scope",),
     ("formal.evidence",),
-    ("formal.explain", "formal.manifest", "formal.kernel", "formal.conform", "formal.traps"),
+    ("formal.explain", "formal.kernel", "formal.conform"),
     ("formal.engines",),
-    ("formal.job", "formal.witness", "formal.questions"),
-    ("formal.gate", "formal.treesource", "formal.series"),
-    ("formal.treejob",),
-    ("formal.functiondiff", "formal.treecache", "formal.treepart"),
-    ("formal.treediff",),
+    ("formal.matrix",),
+    ("formal.tree",),
     ("formal.report", "formal.mutate"),
-    ("formal.check",),
-    ("formal.audit", "formal.runfiles"),
-    ("formal.treefiles", "formal.export"),
-    ("formal.command",),
-    ("formal.prove",),
+    ("formal.commands",),
+    ("formal.prove", "formal.check", "formal.export", "formal.traps"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
-SPEC = (
-    "formal.state",
-    "formal.epochs",
-    "formal.operations",
-    "formal.environment",
-    "formal.worldswitch",
-    "formal.ownership",
-    "formal.transitions",
-    "formal.vocabulary",
-    "formal.lemmas",
-    "formal.properties",
+ROOMS = {  # rooms with rooms inside, from the bottom up
+    "formal.evidence": ("obligations", "runs", "certificates", "exchange", "check"),
+    "formal.kernel": ("errors", "source", "text", "parse", "lift", "model", "recognition", "compare", "compiled"),
+    "formal.conform": ("machine", "boot", "cpu", "trace", "findings", "monitor", "commands", "__main__"),
+}
+SPEC = tuple(
+    f"formal.{name}"
+    for name in (
+        "epochs state operations environment ownership worldswitch transitions system vocabulary lemmas properties"
+    ).split()
 )
-WITHOUT_SOLVER = (  # formal.check builds certificates and compares solvers as well, but imports them by name only then
-    "formal.walk",
-    "formal.obligations",
-    "formal.evidence.replay",
-    "formal.evidence.traces",
-    "formal.evidence.recheck",
-    "formal.witness",
-    "formal.check",
-)
+WITHOUT_SOLVER = ("formal.logic", "formal.evidence", "formal.explain")  # rooms; importlib names solvers only when asked
+
 SIBLINGS = ("formal.kernel", "formal.conform", "formal.explain")
 
 MAX_LINES = 400
+MAX_FILES = 14
 LONG = {  # why these may be longer
-    "formal.terms": "the logic: one constructor beside the other, read as a table",
+    "formal.logic.terms": "the logic: one constructor beside the other, read as a table",
     "formal.state": "the spec: every state variable, read from top to bottom",
     "formal.transitions": "the spec: operations in the order a vCPU meets them",
     "formal.lemmas": "the spec: why the claims hold, in the order in which a reader needs it",
     "formal.properties": "the spec: what is promised, side by side",
 }
-PRINTS = (
-    "formal.prove",
-    "formal.command",
-    "formal.check",
-    "formal.export",
-    "formal.traps",
-    "formal.conform.command",
-    "formal.conform.finding",
-    "formal.conform.kernel",
-)  # command lines; every __main__ as well
+PRINTS = ("formal.commands.", "formal.conform.commands.")  # command lines; every __main__ as well
 
 
 @cache
@@ -159,7 +136,7 @@ def test_the_architecture_knows_no_kernel() -> None:
     for name in modules():
         if unit(name) == "formal.arch":
             others = {unit(m) for m in graph().successors(name) if m.startswith("formal.")} - {"formal.arch"}
-            assert others <= {"formal.terms"}, f"{name} imports {sorted(others)}: arch is the Arm ARM and nothing else"
+            assert others <= {"formal.logic"}, f"{name} imports {sorted(others)}: arch is the Arm ARM and nothing else"
 
 
 @pytest.mark.parametrize("module", SPEC)
@@ -169,10 +146,33 @@ def test_the_specification_imports_no_engine_and_no_front_end(module: str, forbi
     assert not chain, f"{module} must be readable without {forbidden}: {' -> '.join(chain)}"
 
 
-@pytest.mark.parametrize("module", WITHOUT_SOLVER)
-def test_what_rechecks_imports_no_solver(module: str) -> None:
-    chain = uses(module, "z3")
-    assert not chain, f"a stranger re-checks without Z3: {' -> '.join(chain)}"
+@pytest.mark.parametrize("room", WITHOUT_SOLVER)
+def test_what_rechecks_imports_no_solver(room: str) -> None:
+    chains = [chain for m in modules() if unit(m) == room and (chain := uses(m, "z3"))]
+    assert not chains, f"a stranger re-checks without Z3: {' -> '.join(chains[0])}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_inside_a_room_have_an_order(room: str) -> None:
+    order = {f"{room}.{name}": rank for rank, name in enumerate(ROOMS[room])}
+    inner = lambda module: ".".join(module.split(".")[:3])  # noqa: E731
+    lost = sorted({inner(m) for m in modules() if m.startswith(f"{room}.")} - order.keys())
+    assert not lost, f"give {', '.join(lost)} a place in ROOMS"
+    wrong = [
+        f"{a} imports {b}"
+        for a, b in graph().edges
+        if a.startswith(f"{room}.") and b.startswith(f"{room}.") and order[inner(a)] < order[inner(b)]
+    ]
+    assert not wrong, "; ".join(wrong)
+
+
+def test_no_room_is_crowded() -> None:
+    files: dict[Path, int] = {}
+    for path in (ROOT / "formal").rglob("*.py"):
+        if path.name != "__init__.py" and path.parent != ROOT / "formal":
+            files[path.parent] = files.get(path.parent, 0) + 1
+    crowded = {str(folder.relative_to(ROOT)): n for folder, n in files.items() if n > MAX_FILES}
+    assert not crowded, f"more than {MAX_FILES} modules in a room: {crowded}"
 
 
 def test_claims_do_not_take_what_they_say_from_the_operations() -> None:
@@ -206,7 +206,7 @@ def test_only_commands_print() -> None:
     wrong = [
         f"{name}:{node.lineno}"
         for name, tree in modules().items()
-        if name not in PRINTS and not name.endswith("__main__")
+        if not name.startswith(PRINTS) and not name.endswith("__main__")
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
@@ -266,12 +266,12 @@ class NoSolver:
 
 sys.meta_path.insert(0, NoSolver())
 
-from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, checks
-from formal.evidence.replay import Replay
-from formal.evidence.traces import TraceBook
+from formal.scope.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, checks
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import TraceBook
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.system import System
-import formal.explain.show, formal.explain.shrink, formal.obligations
+import formal.explain.show, formal.explain.shrink, formal.evidence.obligations
 
 claims = dict(checks(CLAIMS)) | {f"not {c.name}": c for c in NON_PROPERTIES}
 for configuration in EPOCH_CONFIGURATIONS + BUG_CONFIGURATIONS:
@@ -297,10 +297,10 @@ def test_all_stored_traces_replay_where_z3_cannot_be_imported() -> None:
 
 
 # What the built-in gate can do without; each takes as long to load as Z3, or longer.
-LATE = ("networkx", "clang", "rich", "formal.kernel", "formal.treejob", "formal.check", "formal.conform")
+LATE = ("networkx", "clang", "rich", "formal.kernel", "formal.tree.verdicts", "formal.check", "formal.conform")
 
 
 def test_the_command_loads_nothing_that_it_may_not_need() -> None:
-    script = f"import sys, formal.command; print(*[m for m in {LATE!r} if m in sys.modules])"
+    script = f"import sys, formal.commands.prove; print(*[m for m in {LATE!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

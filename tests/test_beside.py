@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from formal.beside import in_turn
+from formal.common.processes import in_turn
 
 
 def counted(folder: Path, number: int) -> Iterator[tuple[int, int]]:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formal import terms as t
 from formal.arch.bits import Register, bit, bits
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1
-from formal.terms import Value
-from formal.walk import evaluate
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate
+from formal.logic.terms import Value
 
 
 class SMALL(Register, width=16):

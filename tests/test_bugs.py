@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from formal.bugs import BUGS, Bug
-from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration, checks
 from formal.engines.induction import Invariant
 from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Mode
-from formal.findings import FINDINGS
 from formal.lemmas import LEMMAS
-from formal.manifest import Manifest
 from formal.properties import CLAIMS
+from formal.scope.bugs import BUGS, Bug
+from formal.scope.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration, checks
+from formal.scope.findings import FINDINGS
+from formal.scope.manifest import Manifest
 from formal.system import System
 from tests.conftest import checker_of
 
@@ -116,7 +116,7 @@ def test_every_violated_claim_has_a_known_cause(configuration: Configuration, ma
     causes = {name for finding in FINDINGS if finding.applies(k) for name in finding.claims}
     violated = {n for n, v in manifest.expected(configuration).items() if v == "VIOLATED" and n in CLAIM}
     plain = {CLAIM[n].variant_of or n for n in violated} - causes
-    assert not plain, f"formal/findings.py says nothing about {sorted(plain)}"
+    assert not plain, f"formal/scope/findings.py says nothing about {sorted(plain)}"
 
 
 @pytest.mark.parametrize("name", ["E3a", "E3b"])

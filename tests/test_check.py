@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from formal import check
-from formal.configuration import Configuration
+from formal.commands import check
 from formal.engines.z3backend import check as satisfiable
-from formal.evidence import cross
-from formal.evidence.archive import Entry, archive_path, packed, read_index, sha256, unpacked, write_index
-from formal.evidence.catalogue import Plan
-from formal.evidence.totality import never, total
+from formal.evidence.certificates.archive import Entry, archive_path, packed, read_index, sha256, unpacked, write_index
+from formal.evidence.certificates.catalogue import Plan
+from formal.evidence.certificates.totality import never, total
+from formal.evidence.exchange import cross
+from formal.evidence.obligations import Induction
 from formal.lemmas import LEMMAS
-from formal.obligations import Induction
+from formal.scope.configuration import Configuration
 from formal.system import System
 from tests.conftest import PROOFS, ROOT
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from formal import command
-from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration, checks
+from formal.commands import prove
 from formal.engines.verdict import Verdict
-from formal.job import Job, Report, Row, run
-from formal.manifest import VERDICTS, Manifest, ManifestError
+from formal.matrix.configuration_run import Job, Report, Row, run
 from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.scope.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration, checks
+from formal.scope.manifest import VERDICTS, Manifest, ManifestError
 from tests.conftest import PROOFS, checker_of
 
 E8 = Configuration("E8", "vhe")
@@ -135,26 +135,26 @@ def row(verdict: str, expected: str | None) -> Row:
 
 def code(*rows: Row, problems: tuple[str, ...] = ()) -> int:
     """The exit code of a run with these rows."""
-    return command.exit_code([Report(E8, list(rows))], problems)
+    return prove.exit_code([Report(E8, list(rows))], problems)
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
 @pytest.mark.parametrize("expected", [*VERDICTS, None])
 def test_every_difference_fails_the_gate(verdict: str, expected: str | None) -> None:
     """Better than expected is a difference as well; UNKNOWN is 3 even if somebody expects it."""
-    wanted = command.UNKNOWN if verdict == "UNKNOWN" else command.OK if verdict == expected else command.WORSE
+    wanted = prove.UNKNOWN if verdict == "UNKNOWN" else prove.OK if verdict == expected else prove.WORSE
     assert code(row(verdict, expected)) == wanted
     assert code(row("PROVED", "PROVED"), row(verdict, expected)) == wanted
 
 
 def test_a_difference_outweighs_an_unknown() -> None:
-    assert code(row("UNKNOWN", "PROVED"), row("VIOLATED", "PROVED")) == command.WORSE
-    assert code(row("UNKNOWN", "PROVED"), problems=("something is missing",)) == command.WORSE
+    assert code(row("UNKNOWN", "PROVED"), row("VIOLATED", "PROVED")) == prove.WORSE
+    assert code(row("UNKNOWN", "PROVED"), problems=("something is missing",)) == prove.WORSE
 
 
 def test_a_failed_sanity_check_fails_the_gate() -> None:
     report = Report(E8, [row("PROVED", "PROVED")], problems=["claim x is vacuous: its situation is never reached"])
-    assert command.exit_code([report]) == command.WORSE
+    assert prove.exit_code([report]) == prove.WORSE
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_failed_sanity_check_fails_the_gate() -> None:
 def test_an_unexpected_verdict_of_a_real_run_fails(claim: str, expected: str) -> None:
     report = run(Job(E8, PROOFS / "traces", {claim: expected}, (claim,)))
     assert [r.as_expected for r in report.rows] == [False]
-    assert command.exit_code([report]) == command.WORSE
+    assert prove.exit_code([report]) == prove.WORSE
 
 
 @pytest.mark.usefixtures("solver_gives_up")
@@ -172,4 +172,4 @@ def test_a_run_without_its_traces_reports_what_is_not_shown(tmp_path: Path, mani
     bug = Configuration("B12", "nvhe")
     report = run(Job(bug, tmp_path, dict(manifest.expected(bug))))
     assert [r.verdict for r in report.rows] == ["UNKNOWN"]
-    assert command.exit_code([report]) == command.UNKNOWN
+    assert prove.exit_code([report]) == prove.UNKNOWN

@@ -7,14 +7,14 @@ import pytest
 from formal import ownership
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1
 from formal.arch.traps import Access, Outcome, outcome
-from formal.configuration import EPOCH_CONFIGURATIONS
 from formal.epochs import EPOCHS, HOSTS, Mode
+from formal.logic.evaluation import evaluate
+from formal.logic.terms import ArrayValue, Value
 from formal.operations import controls
+from formal.scope.configuration import EPOCH_CONFIGURATIONS
 from formal.state import DebugOwner, Exit, Phase, State
 from formal.system import System
-from formal.terms import ArrayValue, Value
 from formal.transitions import OPERATIONS, forwards_access
-from formal.walk import evaluate
 from tests.test_ownership import ALWAYS, DEBUG, state_and
 
 E11 = EPOCHS["E11"].kernel(Mode.VHE)

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import pytest
 
 from formal import ownership
-from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, PSTATE
-from formal.configuration import Configuration
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import EPOCHS, Kernel, Mode
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate
+from formal.logic.terms import And, ArrayValue, Eq, If, Not, Or, Term, Value
 from formal.operations import Inputs
+from formal.scope.configuration import Configuration
 from formal.state import DebugOwner, State
 from formal.system import System
-from formal.terms import And, ArrayValue, Eq, If, Not, Or, Term, Value
 from formal.transitions import OPERATIONS, after_handled_exit, choose, handled_by_kvm, load, put, skip_instruction
-from formal.walk import evaluate
 from tests.conftest import checker_of
 
 BY_OWNER = [(name, mode) for name, e in EPOCHS.items() for mode in e.modes if e.kernel(mode).tracks_debug_owner]

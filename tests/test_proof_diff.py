@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from formal.kernel.git import is_read
+from formal.kernel.source.git import is_read
 from formal.prove import main
 from tests.conftest import ROOT
 from tests.kernel.conftest import tree_path

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from formal import command, job
-from formal.bugs import BUGS
-from formal.configuration import EPOCH_CONFIGURATIONS
-from formal.document import DOCUMENT
+from formal.commands import prove as command
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import EPOCHS, Mode
-from formal.gate import orders, run_all, shares
-from formal.manifest import Manifest
+from formal.matrix import configuration_run
+from formal.matrix.schedule import orders, run_all, shares
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report import spec
+from formal.scope.bugs import BUGS
+from formal.scope.configuration import EPOCH_CONFIGURATIONS
+from formal.scope.document import DOCUMENT
+from formal.scope.manifest import Manifest
 from tests.conftest import PROOFS, ROOT
 
 Output = pytest.CaptureFixture[str]
@@ -164,7 +165,7 @@ def test_traces_of_another_system_are_a_difference_not_a_verdict(
     folder = copied(tmp_path)
     path = folder / "traces" / "E8-nvhe.json"
     path.write_text(path.read_text().replace("kvm_arch_vcpu_load", "kvm_arch_vcpu_lood"))
-    monkeypatch.setattr(job, "SEARCH_DEPTH", 0)
+    monkeypatch.setattr(configuration_run, "SEARCH_DEPTH", 0)
     code, out, _ = prove(capsys, "--proofs", str(folder), "--epoch", "E8", "--mode", "nvhe")
     assert code == command.WORSE
     assert "the system has no operation 'kvm_arch_vcpu_lood'" in out
@@ -356,7 +357,7 @@ def test_the_whole_gate(capsys: Output) -> None:
 
 def test_results_come_in_the_order_of_the_jobs() -> None:
     """However many processes there are."""
-    jobs = [job.Job(c, PROOFS / "traces", {}, ("debug_rom",)) for c in EPOCH_CONFIGURATIONS[-3:]]
+    jobs = [configuration_run.Job(c, PROOFS / "traces", {}, ("debug_rom",)) for c in EPOCH_CONFIGURATIONS[-3:]]
     for workers in (1, 2):
         done: list[str] = []
         reports = run_all(jobs, workers, lambda report, done=done: done.append(str(report.configuration)))
@@ -367,7 +368,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 def test_every_worker_looks_at_every_job(workers: int) -> None:
     """Its own share first; whoever has finished takes what is left of the others, from their ends."""
-    jobs = [job.Job(c, PROOFS / "traces", {}) for c in EPOCH_CONFIGURATIONS]
+    jobs = [configuration_run.Job(c, PROOFS / "traces", {}) for c in EPOCH_CONFIGURATIONS]
     found = orders(jobs, workers)
     own = [[jobs.index(j) for j in share] for share in shares(jobs, workers)]
     assert len(found) == workers

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from formal import terms as t
+from formal.engines.equality import Questions, holding, true_in
 from formal.engines.z3backend import SolverTimeoutError, Z3Solver, shared_terms
-from formal.questions import Questions, holding, true_in
-from formal.terms import FALSE, TRUE, Eq, Not
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, Eq, Not
 
 X, Y = t.var("x", 8), t.var("y", 8)
 ONE, TWO = t.const(1, 8), t.const(2, 8)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from formal.configuration import EPOCH_CONFIGURATIONS
-from formal.manifest import Manifest
 from formal.properties import CLAIMS
+from formal.scope.configuration import EPOCH_CONFIGURATIONS
+from formal.scope.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_the_monitor_command(tmp_path: Path) -> None:
 
 
 def test_options_and_exit_codes_are_all_documented() -> None:
-    from formal.command import arguments
+    from formal.commands.arguments import arguments
 
     with pytest.raises(SystemExit):
         arguments(["--help"])

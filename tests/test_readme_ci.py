@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from formal.command import arguments
-from formal.kernel.git import is_read
+from formal.commands.arguments import arguments
+from formal.kernel.source.git import is_read
 from tests.test_readme import README
 
 FENCED = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README)

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from formal import command, runfiles
-from formal.configuration import Configuration
-from formal.evidence.replay import Replay
-from formal.evidence.traces import TraceBook
+from formal.commands import prove, run_files
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import TraceBook
 from formal.explain.testfile import test_file as file_text
 from formal.explain.vcd import vcd
+from formal.logic.terms import ArrayValue
+from formal.scope.configuration import Configuration
 from formal.state import REGISTER_OF_BANK, VARIABLES
 from formal.system import System
-from formal.terms import ArrayValue
 from tests.conftest import PROOFS, ROOT
 
 reader = pytest.importorskip("vcd.reader", reason="pyvcd writes VCD")
@@ -116,7 +116,7 @@ def run_pytest(file: Path) -> str:
 
 def test_the_files_of_a_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test, wave = tmp_path / "test_run.py", tmp_path / "run.vcd"
-    assert command.main([*ONE, "--pytest", str(test), "--vcd", str(wave)]) == command.OK
+    assert prove.main([*ONE, "--pytest", str(test), "--vcd", str(wave)]) == prove.OK
     assert capsys.readouterr().out.splitlines()[-2:] == [f"written: {wave}", f"written: {test}"]
     assert "$comment hpmn_preserved_always (E8 vhe), false after step " in wave.read_text()
     assert run_pytest(test).startswith("2 passed")
@@ -139,7 +139,7 @@ def test_every_counterexample_as_a_test_file(stem: str) -> None:
     """The text of each is a program, and its tests pass, in this process."""
     c = Configuration(*stem.split("-"))
     replay, book = Replay(System(c.kernel())), TraceBook.read(PROOFS / "traces" / f"{stem}.json")
-    from formal.witness import known_checks
+    from formal.evidence.runs.witnesses import known_checks
 
     for name, number in list(book.counterexamples.items())[::7] or list(book.counterexamples.items()):
         claim = known_checks(c)[name]
@@ -183,13 +183,13 @@ def test_misuse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command.main(arguments) == command.USAGE
+    assert prove.main(arguments) == prove.USAGE
     said = capsys.readouterr().err
     assert said.startswith(f"formal.prove: {message}") and said.count("\n") == 1, said
     assert not list(tmp_path.iterdir())
 
 
 def test_without_pyvcd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runfiles, "find_spec", lambda name: None)
-    assert command.main([*ONE, "--vcd", "x"]) == command.USAGE
+    monkeypatch.setattr(run_files, "find_spec", lambda name: None)
+    assert prove.main([*ONE, "--vcd", "x"]) == prove.USAGE
     assert capsys.readouterr().err == "formal.prove: --vcd needs pyvcd: pip install pyvcd\n"

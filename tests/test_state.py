@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from formal import terms as t
 from formal.arch.bits import Register
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1
-from formal.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.engines import z3backend
 from formal.epochs import EPOCHS, Kernel, Mode
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import And, Eq, Ne, Not, Term
+from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.state import VARIABLES, Phase, State, init, symbolic
 from formal.system import System
-from formal.terms import And, Eq, Ne, Not, Term
-from formal.walk import evaluate, support
 
 E8 = EPOCHS["E8"].kernel(Mode.VHE)
 E4 = EPOCHS["E4"].kernel(Mode.VHE)

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from formal import terms as t
-from formal.configuration import Configuration
 from formal.engines.induction import Invariant
 from formal.engines.z3backend import Z3Solver, check, shared_terms
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.lemmas import LEMMAS
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute, support
+from formal.logic.terms import And, Eq, Ne, Not, Or, Term
 from formal.operations import Operation
 from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.scope.configuration import Configuration
 from formal.state import ID_BITS, Phase, State, init
 from formal.system import ACTING, OBSERVED, Pair, System
-from formal.terms import And, Eq, Ne, Not, Or, Term
 from formal.transitions import OPERATIONS
 from formal.vocabulary import Claim, Lemma, Precondition
-from formal.walk import substitute, support
 from tests.conftest import checker_of
 from tests.walks import Predicate, Walk, Watched
 

@@ -1,6 +1,6 @@
 """Terms mean what SMT-LIB says: evaluation, folding and translation against Z3, on expressions made at random.
 
-An expression is made as plain data first. It is then built three times: by the constructors of formal.terms on
+An expression is made as plain data first. It is then built three times: by the constructors of formal.logic.terms on
 variables, by the same constructors on constants (so that everything folds), and directly with z3py, where nothing of
 ours folds or translates. All three must have the same value.
 """
@@ -16,10 +16,10 @@ import z3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formal import terms as t
 from formal.engines import z3backend
-from formal.terms import ArrayValue, Sort, Term, Value
-from formal.walk import evaluate, nodes, substitute, support
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, nodes, substitute, support
+from formal.logic.terms import ArrayValue, Sort, Term, Value
 
 Tree = tuple[Any, ...]  # (op, sort, data, *trees)
 WIDTHS = (1, 2, 8, 32, 64)

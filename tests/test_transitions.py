@@ -8,17 +8,17 @@ from functools import cache
 
 import pytest
 
-from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2
-from formal.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import EPOCHS, Kernel, Mode
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, substitute, support
+from formal.logic.terms import And, Eq, Not, Term
 from formal.operations import Actor, Inputs, Operation, operation
+from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.state import VARIABLES, Exit, Phase, State
 from formal.system import Pair, System
-from formal.terms import And, Eq, Not, Term
 from formal.transitions import OPERATIONS, setup_mdcr_el2
-from formal.walk import evaluate, substitute, support
 
 BY_NAME = {op.name: op for op in OPERATIONS}
 KERNELS = [c.kernel() for c in EPOCH_CONFIGURATIONS]

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from formal import treecache, treejob
 from formal.epochs import Mode
-from formal.evidence.traces import to_json
-from formal.kernel.tree import KernelTree
-from formal.manifest import Manifest
+from formal.evidence.runs.traces import to_json
+from formal.kernel.source.tree import KernelTree
 from formal.prove import main
-from formal.treejob import TreeJob, TreeReport
+from formal.scope.manifest import Manifest
+from formal.tree import cache, verdicts
+from formal.tree.verdicts import TreeJob, TreeReport
 from tests.conftest import PROOFS
 from tests.kernel.conftest import tree_path
 
@@ -66,7 +66,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[TreeReport], Path]:
     """The reports of a first run, and the folder with its entry."""
     folder = tmp_path_factory.mktemp("kept")
-    return treecache.prove(job(tree), True, folder), folder
+    return cache.prove(job(tree), True, folder), folder
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def again(
     def run(_: TreeJob) -> list[TreeReport]:
         raise RanError
 
-    monkeypatch.setattr(treejob, "run", run)
-    return lambda **more: treecache.prove(job(tree, **more), True, kept[1])
+    monkeypatch.setattr(verdicts, "run", run)
+    return lambda **more: cache.prove(job(tree, **more), True, kept[1])
 
 
 def test_an_unchanged_tree_is_not_proved_again(
@@ -137,7 +137,7 @@ def test_a_file_that_comes_or_goes_is_a_miss(tree: Path, again: Callable[..., li
 
 
 def test_another_tool_is_a_miss(again: Callable[..., list[TreeReport]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(treecache, "version", lambda name: "0")
+    monkeypatch.setattr(cache, "version", lambda name: "0")
     with pytest.raises(RanError):
         again()
 
@@ -162,7 +162,7 @@ def resealed(text: str, change: Callable[[Any], object]) -> str:
     """An entry with its content changed and its digest made to fit."""
     entry = json.loads(text)
     change(entry["data"])
-    return json.dumps(entry | {"digest": treecache._sealed(entry["data"])})
+    return json.dumps(entry | {"digest": cache._sealed(entry["data"])})
 
 
 def _row(data: Any, check: str) -> Any:
@@ -206,7 +206,7 @@ def test_a_damaged_entry_is_a_miss(kept: tuple[list[TreeReport], Path], again: C
 def test_only_green_runs_are_kept(kept: tuple[list[TreeReport], Path], tmp_path: Path, tree: Path) -> None:
     (report,) = kept[0]
     row = report.rows[0]
-    before = dict(treecache._files(job(tree).tree))
+    before = dict(cache._files(job(tree).tree))
     asked = job(tree)
     asked.tree.kconfig_files.append("init/Kconfig")
     for changed in (
@@ -217,15 +217,15 @@ def test_only_green_runs_are_kept(kept: tuple[list[TreeReport], Path], tmp_path:
         replace(report, rows=[replace(row, verdict="VIOLATED", expected="PROVED")]),
         replace(report, compared=[replace(report.compared[0], equal=False)]),
     ):
-        treecache._store(tmp_path / "entry.json", asked, before, [changed])
+        cache._store(tmp_path / "entry.json", asked, before, [changed])
         assert not list(tmp_path.iterdir())
-    treecache._store(tmp_path / "entry.json", asked, before | {"Makefile": ""}, [report])
+    cache._store(tmp_path / "entry.json", asked, before | {"Makefile": ""}, [report])
     assert not list(tmp_path.iterdir()), "a tree that changed while it was proved was kept"
     asked.tree.opened.add(str(tree / "drivers/else.h"))
-    treecache._store(tmp_path / "entry.json", asked, before, [report])
+    cache._store(tmp_path / "entry.json", asked, before, [report])
     assert not list(tmp_path.iterdir()), "a file that no digest covers was read"
     asked.tree.opened.clear()
-    treecache._store(tmp_path / "entry.json", asked, before, [report])
+    cache._store(tmp_path / "entry.json", asked, before, [report])
     assert [p.name for p in tmp_path.iterdir()] == ["entry.json"]
 
 
@@ -233,8 +233,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     kept: tuple[list[TreeReport], Path], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(treejob, "run", lambda _: kept[0])
-    assert treecache.prove(job(tree), True, tmp_path / "file/cache") == kept[0]
+    monkeypatch.setattr(verdicts, "run", lambda _: kept[0])
+    assert cache.prove(job(tree), True, tmp_path / "file/cache") == kept[0]
 
 
 def test_the_command_says_that_it_took_them_from_there(
@@ -246,8 +246,8 @@ def test_the_command_says_that_it_took_them_from_there(
     assert main([*command, "--json", str(results[0])]) == 0
     first = capsys.readouterr().out
     ran = []
-    proving = treejob.run
-    monkeypatch.setattr(treejob, "run", lambda j: ran.append(j) or proving(j))
+    proving = verdicts.run
+    monkeypatch.setattr(verdicts, "run", lambda j: ran.append(j) or proving(j))
     assert main([*command, "--json", str(results[1])]) == 0
     second = capsys.readouterr().out
     assert not ran

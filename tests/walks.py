@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from formal import terms as t
-from formal.evidence.replay import Replay, zero
-from formal.evidence.traces import Step, Trace
+from formal.evidence.runs.replay import Replay, zero
+from formal.evidence.runs.traces import Step, Trace
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import ArrayValue, Sort, Term, Value
 from formal.operations import Applied
 from formal.state import Exit, Phase, State
 from formal.system import Pair, System
-from formal.terms import ArrayValue, Sort, Term, Value
 from formal.vocabulary import Precondition
-from formal.walk import evaluate, support
 
 Predicate = Callable[[State], Term]
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from formal import terms as t
 from formal.arch import traps
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.registers import HCR_EL2
 from formal.arch.sysregs import Rights, SystemRegister, find
 from formal.arch.traps import Check, Controls, Outcome
-from formal.terms import FALSE, TRUE, And, If, Not, Term
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, If, Not, Term
 
 # name, AArch64 register or "-" with "EL1 EL0 trap" after it; form; coprocessor, opc1, CRn, CRm, opc2.
 # EL0 accesses of the lines with "-" are withheld by MDSCR_EL1.TDCC. Indices are those of the AArch64 register.

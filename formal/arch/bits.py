@@ -8,7 +8,7 @@ A register is declared most significant field first, one field a line:
 
 ``MDCR_EL2(term).TDE`` is a Boolean term, ``.HPMN`` a 5-bit one, ``MDCR_EL2.of(TDE=True)`` a register in which every
 field that is not named is 0, and ``reg.but(TDE=False)`` a copy with some fields replaced. There is no ``<``: fields
-compare as unsigned numbers through the functions of ``formal.terms``.
+compare as unsigned numbers through the functions of ``formal.logic.terms``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar, Self
 
-from formal import terms as t
-from formal.terms import Term
+from formal.logic import terms as t
+from formal.logic.terms import Term
 
 
 @dataclass(frozen=True)

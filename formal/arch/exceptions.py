@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
-from formal.terms import FALSE, And, Eq, Implies, Not, Or, Term
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, And, Eq, Implies, Not, Or, Term
 
 
 def goes_to_el2(mdcr: MDCR_EL2, tge: Term = FALSE) -> Term:

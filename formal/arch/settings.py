@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from formal import terms as t
 from formal.arch import registers as r
 from formal.arch.bits import Register, bits
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.traps import Controls
+from formal.logic import terms as t
 
 
 class SPMSELR_EL0(Register):

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
 
-from formal import terms as t
 from formal.arch import features as feat
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.arch.sysregs import SystemRegister, find
-from formal.terms import FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 
 
 class Outcome(IntEnum):

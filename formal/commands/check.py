@@ -6,36 +6,28 @@ Checking imports neither Z3 nor a SAT solver. ``proofs/README.md`` says what is 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
 
-from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration
-from formal.evidence import cross as crossing
-from formal.evidence.archive import INDEX, ArchiveError, Entry, read_index
-from formal.evidence.export import export
-from formal.evidence.make import Made, make, write
-from formal.evidence.recheck import Outcome, Work, recheck
-from formal.manifest import Manifest, ManifestError
-from formal.options import Parser, UsageError
-from formal.witness import Witnessed, witnessed
+from formal.common.options import Parser, UsageError
+from formal.common.places import PROOFS as PROOFS
+from formal.evidence.certificates.archive import ArchiveError, Entry, read_index
+from formal.evidence.certificates.export import export
+from formal.evidence.certificates.make import Made, make, write
+from formal.evidence.check import Checked, Goals, checked, side_by_side, summary
+from formal.evidence.exchange import cross as crossing
+from formal.evidence.runs.witnesses import witnessed
+from formal.scope.configuration import Configuration
+from formal.scope.manifest import ManifestError
 
 OK, WRONG, USAGE, UNKNOWN, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
-PROOFS = Path(__file__).parents[1] / "proofs"
 EPILOG = """exit codes: 0 all evidence is right; 1 something is wrong; 2 usage; 3 a solver of --cross gave up;
 4 internal error; 130 interrupted."""
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -72,100 +64,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-@dataclass(frozen=True)
-class Goals:
-    """The configurations to check, and the verdicts expected there; ``folder`` is ``proofs/``."""
-
-    folder: Path
-    expected: Mapping[Configuration, Mapping[str, str]]
-    whole: bool
-
-    @staticmethod
-    def of(folder: Path, only: Sequence[str] = ()) -> Goals:
-        """What the manifest asks for.
-
-        Raises:
-            UsageError: if ``only`` names no configuration.
-            ManifestError: if the manifest is unreadable, lacks an epoch, or names one that does not exist.
-        """
-        manifest = Manifest.read(folder / "manifest.toml")
-        known = {c.stem: c for c in EPOCH_CONFIGURATIONS + BUG_CONFIGURATIONS}
-        if lost := [c for c in known.values() if not manifest.expected(c)]:
-            raise ManifestError(f"manifest.toml: nothing is expected of {lost[0]}")
-        if strange := sorted(set(manifest.tables) - {f"{c.name}.{c.mode}" for c in known.values()}):
-            raise ManifestError(f"manifest.toml: there is no configuration {strange[0]}")
-        for name in only:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                raise UsageError(
-                    f"--only {name}: no such configuration" + (f"; did you mean {near[0]}?" if near else "")
-                )
-        wanted = {c: manifest.expected(c) for c in known.values() if not only or c.stem in only}
-        return Goals(folder, wanted, not only)
-
-    @property
-    def proved(self) -> dict[Configuration, Mapping[str, str]]:
-        """Those where something is expected to be PROVED."""
-        return {c: table for c, table in self.expected.items() if "PROVED" in table.values()}
-
-    @property
-    def certificates(self) -> Path:
-        """Where the certificates are."""
-        return self.folder / "certificates"
-
-    def strange(self, index: Mapping[str, Entry]) -> str:
-        """A file or an entry that belongs to nothing that is expected; empty if there is none."""
-        if not self.whole:
-            return ""
-        stems, proved = {c.stem for c in self.expected}, {c.stem for c in self.proved}
-        for name in sorted(set(index) - proved):
-            return f"index.json: {name} is in the index, but nothing is expected to be PROVED there"
-        for path in sorted(self.certificates.iterdir()):
-            if path.name != INDEX and path.name.removesuffix(".tar.xz") not in proved:
-                return f"{path.name}: no certificates of anything that is expected to be PROVED"
-        for path in sorted((self.folder / "traces").iterdir()):
-            if path.name.removesuffix(".json") not in stems:
-                return f"{path.name}: no traces of anything that is expected"
-        return ""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What came out of one configuration: its certificates, if it has any, and its traces."""
-
-    certificates: Outcome
-    traces: Witnessed
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong, one line each; what is wrong with traces only if the certificates are right."""
-        if self.certificates.problem:
-            return (self.certificates.problem,)
-        return tuple(f"{self.traces.configuration}: {p}" for p in self.traces.problems)
-
-
-def checked(goals: Goals, jobs: int, drup: bool = False) -> Iterator[Checked]:
-    """Checks every configuration, side by side; results in order.
-
-    Raises:
-        ArchiveError: if the index is unreadable, or there is something that belongs to nothing.
-    """
-    index = read_index(goals.certificates)
-    if why := goals.strange(index):
-        raise ArchiveError(why)
-    traces, certificates = goals.folder / "traces", goals.certificates
-    tasks = [(Work(c, t, index.get(c.stem), certificates, (), drup), traces) for c, t in goals.expected.items()]
-    return _each(_checked, tasks, jobs)
-
-
-def _checked(task: tuple[Work, Path]) -> Checked:
-    work, traces = task
-    shown = witnessed(work.configuration, work.expected, traces)
-    if "PROVED" not in work.expected.values():
-        return Checked(Outcome(work.configuration), shown)
-    return Checked(recheck(replace(work, untaken=shown.never)), shown)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     try:
@@ -196,15 +94,6 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
-def _each(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
-    """The results in order, computed by several processes if there is more than one to use."""
-    if jobs == 1 or len(tasks) < 2:
-        yield from map(function, tasks)
-        return
-    with ProcessPoolExecutor(min(jobs, len(tasks))) as pool:
-        yield from pool.map(function, tasks)
-
-
 def _check(args: argparse.Namespace, goals: Goals) -> int:
     started = time.perf_counter()
     found: list[Checked] = []
@@ -231,16 +120,6 @@ def line(one: Checked) -> str:
     return f"{w.configuration!s:<10} {proved}{w.violated} VIOLATED; runs replayed: {w.traces}"
 
 
-def summary(found: Sequence[Checked]) -> str:
-    """All of them that are right."""
-    o, w = [one.certificates for one in found], [one.traces for one in found]
-    return (
-        f"{sum(x.claims for x in o)} claims are PROVED by {sum(x.obligations for x in o)} obligations with "
-        f"{sum(x.steps for x in o)} proof steps, each checked; {sum(x.violated for x in w)} are VIOLATED, with "
-        f"{sum(x.traces for x in w)} runs replayed"
-    )
-
-
 def _build(task: tuple[Configuration, Mapping[str, str], Path]) -> Made:
     c, expected, traces = task
     return make(c, expected, witnessed(c, expected, traces).never)
@@ -249,7 +128,7 @@ def _build(task: tuple[Configuration, Mapping[str, str], Path]) -> Made:
 def _make(args: argparse.Namespace, goals: Goals) -> int:
     made: list[Made] = []
     tasks = [(c, table, args.proofs / "traces") for c, table in goals.proved.items()]
-    for m in _each(_build, tasks, args.jobs):
+    for m in side_by_side(_build, tasks, args.jobs):
         made.append(m)
         done = f"{m.configuration!s:<10} {len(m.archive) >> 10} KiB" if m.entry else m.problem
         print(f"made {len(made)} of {len(tasks)}: {done}", file=sys.stderr)
@@ -270,7 +149,7 @@ def _ask(
 def _cross(args: argparse.Namespace, goals: Goals, index: Mapping[str, Entry]) -> int:
     solvers = crossing.installed()
     tasks = [(c, table, index[c.stem]) for c, table in goals.proved.items()]
-    answers = list(_each(partial(_ask, solvers=solvers, seconds=args.timeout), tasks, args.jobs))
+    answers = list(side_by_side(partial(_ask, solvers=solvers, seconds=args.timeout), tasks, args.jobs))
     wrong = [line for a in answers for line in (*a.disagreements, *filter(None, [a.problem]))]
     unknown = [line for a in answers for line in a.unknown]
     for line in (*wrong, *unknown):
@@ -293,8 +172,3 @@ def _export(args: argparse.Namespace, goals: Goals, index: Mapping[str, Entry]) 
         raise UsageError(f"--export {args.export}: {error.strerror}") from error
     print(f"{written} obligations written below {args.export}")
     return OK
-
-
-if __name__ == "__main__":
-    gc.set_threshold(100_000, 50, 100)  # as formal/prove.py
-    sys.exit(main())

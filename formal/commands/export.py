@@ -1,6 +1,7 @@
 """``python -m formal.export DIR``: the transition systems for other model checkers, with their lemmas. See ``--help``.
 
-For each epoch and mode, of one breakpoint and one watchpoint, two vCPUs and two CPUs (``formal/evidence/flat.py``):
+For each epoch and mode, of one breakpoint and one watchpoint, two vCPUs and two CPUs
+(``formal/evidence/exchange/flat.py``):
 ``X.btor2``, ``X.aig`` and ``X.v`` with every lemma and every PROVED claim as a property, and ``X-claims.aig`` with all
 claims as one. Nothing here imports Z3.
 """
@@ -13,17 +14,18 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from formal.check import PROOFS, Goals
-from formal.configuration import Configuration
-from formal.evidence import peers
-from formal.evidence.aiger import aiger
-from formal.evidence.archive import ArchiveError, Entry, read_index
-from formal.evidence.btor2 import btor2
-from formal.evidence.catalogue import Catalogue, CatalogueError, proved
-from formal.evidence.flat import Flat, flat, only
-from formal.evidence.verilog import verilog
-from formal.manifest import ManifestError
-from formal.options import Parser, UsageError
+from formal.common.options import Parser, UsageError
+from formal.common.places import PROOFS
+from formal.evidence.certificates.archive import ArchiveError, Entry, read_index
+from formal.evidence.certificates.catalogue import Catalogue, CatalogueError, proved
+from formal.evidence.check import Goals
+from formal.evidence.exchange import peers
+from formal.evidence.exchange.aiger import aiger
+from formal.evidence.exchange.btor2 import btor2
+from formal.evidence.exchange.flat import Flat, flat, only
+from formal.evidence.exchange.verilog import verilog
+from formal.scope.configuration import Configuration
+from formal.scope.manifest import ManifestError
 from formal.system import System
 
 OK, WRONG, USAGE, UNKNOWN, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -122,7 +124,3 @@ def ask(name: str, model: Flat, where: str, seconds: float) -> tuple[str, str]:
     if answer.says == peers.UNKNOWN:
         return answer.says, f"{where:<10} {name}: UNKNOWN after {answer.seconds:.0f} s"
     return answer.says, f"{where:<10} {name}: {what}; {answer.seconds:.0f} s"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

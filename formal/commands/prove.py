@@ -3,117 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from formal import gate, runfiles
-from formal.bugs import BUGS, OUT_OF_SCOPE
-from formal.configuration import Configuration
+from formal.commands import run_files
+from formal.commands.arguments import INTERNAL, INTERRUPTED, NOT_UNDERSTOOD, OK, UNKNOWN, USAGE, WORSE, arguments
+from formal.common.files import check_writable, write_atomically
+from formal.common.options import UsageError
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import EPOCHS, HOSTS, Mode
-from formal.evidence.traces import TraceError, write_atomically
-from formal.job import Job, Report
-from formal.manifest import Manifest, ManifestError
-from formal.options import Parser, UsageError
+from formal.evidence.runs.traces import TraceError
+from formal.matrix import schedule
+from formal.matrix.configuration_run import Job, Report
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report import explanation, jsonfile, spec, text
-from formal.report.files import check_writable
 from formal.report.grid import put
+from formal.scope.bugs import BUGS, OUT_OF_SCOPE
+from formal.scope.configuration import Configuration
+from formal.scope.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:  # loaded only where they are needed
-    from formal.kernel.tree import KernelTree
+    from formal.kernel.source.tree import KernelTree
     from formal.report.results import Suite
-    from formal.treejob import TreeJob
-
-OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
-PARTS = ("kernel", "epoch", "mode", "bug", "claim", "explain", "list", "spec", "refresh")  # not with --gate
-EPILOG = """exit codes: 0 all verdicts as expected; 1 a verdict differs (with --kernel: is worse); 2 usage;
-3 UNKNOWN or time-out; 4 internal error; 125 source not understood; 130 interrupted.
-With --bisect, UNKNOWN is 125, usage 128 and an internal error 129, as `git bisect run` wants."""
-
-
-def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Parses the command line.
-
-    Raises:
-        UsageError: with one line that says what is wrong and, where it can, what was meant.
-    """
-    p = Parser(
-        prog="python -m formal.prove",
-        description="Proves the debug-trap claims of KVM/arm64, for the modelled kernels or for a kernel tree.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("--epoch", metavar="E", help=f"one epoch only: {', '.join(EPOCHS)}")
-    p.add_argument("--mode", choices=[m.value for m in Mode], help="one host mode only")
-    p.add_argument("--bug", metavar="B", help=f"a bug brought back into its fixed epoch: {', '.join(BUGS)}")
-    p.add_argument("--claim", metavar="NAME", action="append", default=[], help="one claim only; repeatable")
-    p.add_argument("--kernel", metavar="TREE", type=Path, help="prove the C of a kernel source tree")
-    p.add_argument("--config", metavar="FILE", type=Path, help="its .config (default: the tree's arm64 defconfig)")
-    p.add_argument("--base", metavar="OTHER", help="what a patch does: another tree, a git revision of TREE, or A..B")
-    p.add_argument("--json", metavar="FILE", type=Path, help="write the results as JSON")
-    p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
-    p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
-    p.add_argument("--no-cache", action="store_true", help="prove a tree anew that has not changed")
-    p.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds for one solver question (60)")
-    p.add_argument("-j", dest="workers", metavar="N", type=int, help="parallel processes (default: all processors)")
-    p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
-    p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")
-    p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
-    p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")
-    p.add_argument("--pytest", metavar="FILE", type=Path, help="with --explain: the trace as a test that replays it")
-    p.add_argument("--harness", metavar="FILE", type=Path, help="with --explain and --kernel: the trace as C to run")
-    p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
-    p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
-    p.add_argument("--gate", action="store_true", help="everything, with all evidence, and what is left to trust")
-    p.add_argument("--bisect", action="store_true", help="exit codes for `git bisect run`")
-    p.add_argument("--proofs", metavar="DIR", type=Path, default=gate.PROOFS, help=argparse.SUPPRESS)
-    args = p.parse_args(argv)
-    _known("epoch", args.epoch, EPOCHS)
-    _known("bug", args.bug, BUGS)
-    for name in [*args.claim, *([args.explain] if args.explain else [])]:
-        _known("claim", name, [c.name for c in (*CLAIMS, *NON_PROPERTIES)])
-    if args.epoch and args.bug:
-        raise UsageError("--epoch and --bug exclude each other: a bug names its epoch")
-    if args.gate and (other := [o for o in PARTS if getattr(args, o)]):
-        raise UsageError(f"--gate checks everything: --{other[0]} does not go with it")
-    try:
-        runfiles.check_options(args)
-    except runfiles.RunFileError as error:
-        raise UsageError(str(error)) from error
-    if args.config and not args.kernel:
-        raise UsageError("--config goes with --kernel")
-    if args.base is not None and not args.kernel:
-        raise UsageError("--base goes with --kernel")
-    if args.base is not None and (args.spec or args.explain):
-        raise UsageError("--base compares two trees: --spec and --explain do not go with it")
-    if args.workers is not None and args.workers < 1:
-        raise UsageError(f"-j takes a number of processes from 1 up, got {args.workers}")
-    if not 0 < args.timeout < math.inf:
-        raise UsageError(f"--timeout takes seconds, got {args.timeout:g}")
-    files = [f.absolute() for f in (args.json, args.junit, args.sarif) if f is not None]
-    if len(set(files)) < len(files):
-        raise UsageError("--json, --junit and --sarif write different files, got the same one twice")
-    if args.breakpoints not in (1, 2, 4, 8, 16):
-        raise UsageError(f"--breakpoints takes 1, 2, 4, 8 or 16, got {args.breakpoints}")
-    return args
-
-
-def _known(what: str, name: str | None, names: Iterable[str]) -> None:
-    known = list(names)
-    if name is not None and name not in known:
-        near = get_close_matches(name, known, 1, 0.4)
-        raise UsageError(f"unknown {what} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    from formal.tree.verdicts import TreeJob
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         code = _run(arguments(argv))
-    except (UsageError, ManifestError, TraceError, runfiles.RunFileError) as error:
+    except (UsageError, ManifestError, TraceError, run_files.RunFileError) as error:
         print(f"formal.prove: {error}", file=sys.stderr)
         code = USAGE
     except BrokenPipeError:  # whoever read the output has had enough
@@ -193,7 +112,7 @@ def jobs(args: argparse.Namespace, manifest: Manifest | None) -> list[Job]:
     """What the options ask for."""
     names = tuple(args.claim) + ((args.explain,) if args.explain else ())
     found = []
-    for c in gate.selected(args.epoch, args.mode, args.bug):
+    for c in schedule.selected(args.epoch, args.mode, args.bug):
         if c.is_bug and names and not args.bug and not args.refresh:
             continue
         if args.explain and c.is_bug and not args.bug:
@@ -218,12 +137,12 @@ def _gate(args: argparse.Namespace) -> int:
     reports = _with_progress(todo, args)
     if args.refresh:
         put(text.differences(reports))
-        manifest = gate.refresh(reports, manifest, args.proofs)
+        manifest = schedule.refresh(reports, manifest, args.proofs)
         print(f"written: {manifest_file} and {len(reports)} files of traces")
         for report in reports:
             report.rows = [replace(row, expected=row.verdict) for row in report.rows]
     complete = not args.claim and not args.explain
-    problems = [] if args.refresh else [p for r in reports for p in gate.missing(r, manifest) if complete]
+    problems = [] if args.refresh else [p for r in reports for p in schedule.missing(r, manifest) if complete]
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code))
@@ -232,35 +151,36 @@ def _gate(args: argparse.Namespace) -> int:
         print(spec.markdown(reports))
         return max(code, WORSE if spec.unanswered() else OK)
     _print(args, reports, problems)
-    print("".join(f"{line}\n" for line in runfiles.write(args, reports)), end="")
+    print("".join(f"{line}\n" for line in run_files.write(args, reports)), end="")
     return code
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from formal import audit, check  # the checkers of evidence are loaded only where it is checked
-    from formal.evidence.archive import ArchiveError
+    from formal.evidence import check  # the checkers of evidence are loaded only where it is checked
+    from formal.evidence.certificates.archive import ArchiveError
+    from formal.report import trust
 
     manifest = Manifest.read(args.proofs / "manifest.toml")
     reports = _with_progress(jobs(args, manifest), args)
-    problems = [p for r in reports for p in gate.missing(r, manifest)]
+    problems = [p for r in reports for p in schedule.missing(r, manifest)]
     found: list[check.Checked] = []
     try:
-        found += check.checked(check.Goals.of(args.proofs), args.workers or gate.default_workers())
+        found += check.checked(check.Goals.of(args.proofs), args.workers or schedule.default_workers())
     except ArchiveError as error:
         problems.append(str(error))
     problems += [problem for one in found for problem in one.problems]
-    wrong = audit.differences(reports, problems)
+    wrong = trust.differences(reports, problems)
     code = exit_code(reports, problems)
     if args.json:
         write_atomically(args.json, jsonfile.text(reports, code, evidence=wrong))
     _write(args, lambda: _of_gate(reports, problems, args.breakpoints), code)
-    page = audit.page(reports, found, wrong)
+    page = trust.page(reports, found, wrong)
     put(page)
     return code
 
 
 def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) -> TreeJob:
-    from formal.treejob import TreeJob
+    from formal.tree.verdicts import TreeJob
 
     modes = (Mode(args.mode),) if args.mode else HOSTS
     names = tuple(args.claim) + ((args.explain,) if args.explain else ())
@@ -270,11 +190,11 @@ def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) ->
 
 def _compare(args: argparse.Namespace) -> int:
     from formal.kernel.errors import TreeError
+    from formal.kernel.source.versions import versions
     from formal.report import diff as report
     from formal.report.tree import explanation as explanation_of
     from formal.report.treeresults import of_steps
-    from formal.series import versions
-    from formal.treediff import Step, side_by_side, steps
+    from formal.tree.patch import Step, side_by_side, steps
 
     done: list[Step] = []
     try:
@@ -282,7 +202,7 @@ def _compare(args: argparse.Namespace) -> int:
             trees = versions(args.kernel, args.base, args.config, stack)
             common = trees, partial(_tree_job, args), args.timeout
             flows = args.sarif or args.junit or args.explain  # C lines, which stay in the process that found them
-            alone = flows or args.mode or ".." in args.base or (args.workers or gate.default_workers()) < 2
+            alone = flows or args.mode or ".." in args.base or (args.workers or schedule.default_workers()) < 2
             for step in steps(*common) if alone else side_by_side(*common, explanation_of):
                 put(*([""] if done else []), [*report.lines(step)])
                 done.append(step)
@@ -297,20 +217,22 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _tree(args: argparse.Namespace) -> int:
-    from formal import treecache, treefiles, treejob, treepart  # the front end is loaded only where a tree is given
-    from formal.kernel.behaviours import DEBUG_C
+    from formal.commands import tree_run_files  # the front end is loaded only where a tree is given
+    from formal.kernel.compare.behaviours import DEBUG_C
     from formal.kernel.errors import NotUnderstoodError, TreeError
-    from formal.kernel.signs import read
-    from formal.kernel.tree import KernelTree
+    from formal.kernel.source.tree import KernelTree
+    from formal.kernel.text.signs import read
     from formal.report import results
     from formal.report import tree as report
     from formal.report.treeresults import of_tree
+    from formal.tree import cache, verdicts
+    from formal.tree import partial as treepart
 
     try:
         tree = KernelTree(args.kernel, args.config)
         runs = bool(args.explain or args.spec or args.sarif)  # shown with their C lines, which are not plain data
-        processes = 1 if runs else args.workers or gate.default_workers()
-        reports = treecache.prove(_tree_job(args, tree, processes), use=not (runs or args.no_cache))
+        processes = 1 if runs else args.workers or schedule.default_workers()
+        reports = cache.prove(_tree_job(args, tree, processes), use=not (runs or args.no_cache))
         signs = read(tree)
     except TreeError as error:
         raise UsageError(str(error)) from error
@@ -324,7 +246,7 @@ def _tree(args: argparse.Namespace) -> int:
         return NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]
-    code = WORSE if problems or any(treejob.worse(r) and r.verdict == "VIOLATED" for r in rows) else OK
+    code = WORSE if problems or any(verdicts.worse(r) and r.verdict == "VIOLATED" for r in rows) else OK
     code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
     if args.json:
         write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
@@ -337,9 +259,9 @@ def _tree(args: argparse.Namespace) -> int:
     lines = [f"PROBLEM: {p}" for p in problems]
     for r in reports:
         for row in r.rows:
-            if treejob.worse(row) or args.explain:
+            if verdicts.worse(row) or args.explain:
                 lines += ["", *report.explanation(r, row)]
-    lines += treefiles.write(args, tree, reports)
+    lines += tree_run_files.write(args, tree, reports)
     put(lines, "", text.assumptions())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
     verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]
@@ -360,9 +282,9 @@ def exit_code(reports: Sequence[Report], problems: Sequence[str] = ()) -> int:
 
 
 def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report]:
-    workers = args.workers or gate.default_workers()
+    workers = args.workers or schedule.default_workers()
     if not sys.stderr.isatty():
-        return gate.run_all(todo, workers, lambda report: None)
+        return schedule.run_all(todo, workers, lambda report: None)
     from rich.console import Console  # loaded for a terminal only
 
     with Console(stderr=True).status(f"proving {len(todo)} configurations") as status:
@@ -372,7 +294,7 @@ def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report
             left.discard(report.configuration)
             status.update(f"proving: {', '.join(map(str, sorted(left)))}")
 
-        return gate.run_all(todo, workers, done)
+        return schedule.run_all(todo, workers, done)
 
 
 def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequence[str]) -> None:

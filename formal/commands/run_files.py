@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from formal.configuration import Configuration
-from formal.evidence.replay import Replay
-from formal.evidence.traces import write_atomically
-from formal.job import Report, Row
+from formal.common.files import write_atomically
+from formal.evidence.runs.replay import Replay
+from formal.matrix.configuration_run import Report, Row
 from formal.report.explanation import claim_of
+from formal.scope.configuration import Configuration
 from formal.system import System
 
 PACKAGE = "pyvcd"

@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from formal.evidence.replay import Replay
-from formal.evidence.traces import Trace, write_atomically
-from formal.job import Row
-from formal.kernel.compiler import HarnessError
-from formal.kernel.harness import UNIT_MARK, Rerun, executions
-from formal.kernel.tree import KernelTree
-from formal.runfiles import Broken, RunFileError, only_one, write_vcd
-from formal.treejob import TreeReport
+from formal.commands.run_files import Broken, RunFileError, only_one, write_vcd
+from formal.common.files import write_atomically
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import Trace
+from formal.kernel.compiled.compiler import HarnessError
+from formal.kernel.compiled.harness import UNIT_MARK, Rerun, executions
+from formal.kernel.source.tree import KernelTree
+from formal.matrix.configuration_run import Row
+from formal.tree.verdicts import TreeReport
 
 
 def write(args: argparse.Namespace, tree: KernelTree, reports: Sequence[TreeReport]) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
-from formal.conform import command, finding, kernel, monitorcommand, tracecommand
+from formal.conform.commands import cpu, finding, kernel, monitor, trace
 
 
 class _Part(Protocol):
@@ -18,11 +18,11 @@ class _Part(Protocol):
 
 
 _PARTS: dict[str, tuple[_Part, str]] = {
-    "cpu": (command, "the trap table and the debug exceptions, against CPUs that QEMU emulates"),
+    "cpu": (cpu, "the trap table and the debug exceptions, against CPUs that QEMU emulates"),
     "finding": (finding, "a violated claim seen on a running kernel: its sequence, and a control without it"),
     "kernel": (kernel, "real kernels with KVM inside, driven through scenarios, and what their trace events say"),
-    "trace": (tracecommand, "the specification, against what the trace points of a running kernel have shown"),
-    "monitor": (monitorcommand, "the claims as monitors of a running kernel: an automaton, a bpftrace script"),
+    "trace": (trace, "the specification, against what the trace points of a running kernel have shown"),
+    "monitor": (monitor, "the claims as monitors of a running kernel: an automaton, a bpftrace script"),
 }
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from formal import terms as t
 from formal.engines.z3backend import Z3Solver, Z3Terms
-from formal.evidence.traces import Step, Trace
+from formal.evidence.runs.traces import Step, Trace
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute
+from formal.logic.terms import And, Eq, If, Implies, Not, Or, Term, Value
 from formal.operations import Applied
 from formal.state import State
 from formal.system import Pair, System
-from formal.terms import And, Eq, If, Implies, Not, Or, Term, Value
 from formal.vocabulary import Claim, Precondition
-from formal.walk import substitute
 
 # Operations that follow one another with interrupts off (or, at creation, without anything to observe): only taken so.
 FUSED: tuple[tuple[str, ...], ...] = (

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import Z3Solver, shared_terms
-from formal.terms import TRUE, Not, Or, Term, Value
-from formal.walk import evaluate, nodes
+from formal.logic.evaluation import evaluate, nodes
+from formal.logic.terms import TRUE, Not, Or, Term, Value
 
 Name = TypeVar("Name")
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from formal.engines.z3backend import SolverTimeoutError, Z3Solver, shared_terms
-from formal.obligations import Induction
+from formal.evidence.obligations import Induction
+from formal.logic.terms import And, Implies, Not, Term
 from formal.operations import Applied
 from formal.system import ACTING, OBSERVED, System
-from formal.terms import And, Implies, Not, Term
 from formal.vocabulary import Claim, Lemma, Precondition
 
 TOGETHER = 5.0  # seconds for the lemmas of an operation in one question, where questions time out

@@ -10,12 +10,12 @@ from enum import Enum
 from formal.engines.bmc import Search, violation
 from formal.engines.induction import Dropped, Invariant, VacuousError
 from formal.engines.z3backend import SolverTimeoutError
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import Trace, TraceBook, TraceError
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import Trace, TraceBook, TraceError
 from formal.explain.shrink import shrink
 from formal.lemmas import LEMMAS
+from formal.logic.terms import Term
 from formal.system import System
-from formal.terms import Term
 from formal.vocabulary import Claim, Lemma, Precondition, always
 
 

@@ -1,6 +1,6 @@
 """Terms to Z3, one constructor for one, and a solver for them.
 
-Every node of ``formal.terms`` becomes exactly one application of the Z3 function of the same name; nothing is
+Every node of ``formal.logic.terms`` becomes exactly one application of the Z3 function of the same name; nothing is
 simplified on the way. Calls go through the C API, because building the same terms through z3py's operators
 takes several times as long. The solver is z3's ``SimpleSolver`` with push and pop: ``SolverFor("QF_BV")`` bit-blasts
 eagerly and is many times slower on incremental use.
@@ -16,9 +16,9 @@ from typing import Any
 import z3
 from z3 import z3core as c
 
-from formal import terms as t
-from formal.terms import BOOL, And, ArrayValue, Not, Sort, Term, Value
-from formal.walk import support
+from formal.logic import terms as t
+from formal.logic.evaluation import support
+from formal.logic.terms import BOOL, And, ArrayValue, Not, Sort, Term, Value
 
 _BINARY: dict[str, Callable[..., Any]] = {
     "=": c.Z3_mk_eq, "bvand": c.Z3_mk_bvand, "bvor": c.Z3_mk_bvor, "bvxor": c.Z3_mk_bvxor, "bvadd": c.Z3_mk_bvadd,
@@ -314,6 +314,6 @@ def model(assumptions: Iterable[Term], timeout: float | None = None) -> Mapping[
 
 
 def _variables(facts: tuple[Term, ...]) -> list[Term]:
-    from formal.walk import nodes
+    from formal.logic.evaluation import nodes
 
     return [n for n in nodes(facts) if n.op == "var"]

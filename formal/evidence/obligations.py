@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from formal.logic.evaluation import support
+from formal.logic.terms import TRUE, And, Not, Term
 from formal.operations import Applied
 from formal.state import State
 from formal.system import OBSERVED, Pair, System
-from formal.terms import TRUE, And, Not, Term
 from formal.vocabulary import Claim, Lemma, Precondition
-from formal.walk import support
 
 
 @dataclass(frozen=True)

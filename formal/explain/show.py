@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from formal.arch.bits import Register
-from formal.evidence.replay import Replay, Seen
-from formal.evidence.traces import Trace
+from formal.evidence.runs.replay import Replay, Seen
+from formal.evidence.runs.traces import Trace
+from formal.logic.terms import ArrayValue, Value
 from formal.state import REGISTER_OF_BANK, VARIABLES
 from formal.system import Pair
-from formal.terms import ArrayValue, Value
 from formal.vocabulary import Claim
 
 
@@ -100,7 +100,7 @@ def _changes(seen: Seen, pair: Pair) -> Iterator[Change]:
 
 def final_values(replay: Replay, trace: Trace, claim: Claim, number: int) -> Mapping[str, str]:
     """The variables that a broken claim reads, in the state where it is broken."""
-    from formal.walk import support
+    from formal.logic.evaluation import support
 
     pairs = replay.pairs(trace)
     for seen in replay.run(trace, claim.given):

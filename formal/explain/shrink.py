@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from formal.evidence.traces import Step, Trace
-from formal.terms import ArrayValue, Value
+from formal.evidence.runs.traces import Step, Trace
+from formal.logic.terms import ArrayValue, Value
 
 Shows = Callable[[Trace], bool]
 

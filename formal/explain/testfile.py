@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from formal.configuration import Configuration
-from formal.evidence.replay import Replay, Seen
-from formal.evidence.traces import Trace, encode, to_json
+from formal.evidence.runs.replay import Replay, Seen
+from formal.evidence.runs.traces import Trace, encode, to_json
+from formal.scope.configuration import Configuration
 
 TEMPLATE = '''"""A run of {configuration} after which {check} is false:
 
@@ -19,11 +19,11 @@ imported; no solver takes part.
 
 import json
 
-from formal.configuration import Configuration
-from formal.evidence.replay import Replay
-from formal.evidence.traces import encode, from_json
+from formal.scope.configuration import Configuration
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import encode, from_json
 from formal.system import System
-from formal.witness import known_checks
+from formal.evidence.runs.witnesses import known_checks
 
 CONFIGURATION = Configuration({name!r}, {mode!r})
 BREAKPOINTS = {breakpoints}

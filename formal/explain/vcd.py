@@ -15,10 +15,10 @@ from io import StringIO
 from typing import Any
 
 from formal.arch.bits import Register
-from formal.evidence.replay import Replay, Seen
-from formal.evidence.traces import Trace
+from formal.evidence.runs.replay import Replay, Seen
+from formal.evidence.runs.traces import Trace
+from formal.logic.terms import ArrayValue, Sort, Value
 from formal.state import REGISTER_OF_BANK, VARIABLES
-from formal.terms import ArrayValue, Sort, Value
 
 PACKAGE, MODULE = "pyvcd", "vcd.writer"
 Signal = tuple[str, str, str, int | None, Callable[[Seen], Any]]  # scope, name, type, width, value

@@ -1,4 +1,5 @@
-"""Terms as one straight-line Python function: what ``formal.walk.evaluate`` gives, for many values of the variables.
+"""Terms as one straight-line Python function: what ``formal.logic.evaluation.evaluate`` gives, for many values of the
+variables.
 
     f = straight([a, b], ["x", "y"])       # terms and the names of their variables, in the order of the arguments
     f((1, 2))                              # the values of a and b; a Boolean is 0 or 1
@@ -10,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from formal import terms as t
-from formal.terms import BOOL, Term, width
-from formal.walk import nodes
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, Term, width
 
 Function = Callable[[Sequence[int]], tuple[int, ...]]
 # {n}: width, {m}: its mask, {h}: 2**(n-1). Operands are unsigned; flipping the top bit turns signed order into theirs.

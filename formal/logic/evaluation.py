@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from formal import terms as t
-from formal.terms import BINARY, COMPARE, ArrayValue, Term, Value, signed, width
+from formal.logic import terms as t
+from formal.logic.terms import BINARY, COMPARE, ArrayValue, Term, Value, signed, width
 
 
 def nodes(roots: tuple[Term, ...]) -> Iterator[Term]:

@@ -52,7 +52,7 @@ class Term:
     args: tuple[Term, ...]
     sort: Sort
     data: object
-    free: frozenset[str] | None  # the free variables, once formal.walk.support has found them
+    free: frozenset[str] | None  # the free variables, once formal.logic.evaluation.support has found them
 
     def __repr__(self) -> str:
         if self.op == "var":

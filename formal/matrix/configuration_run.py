@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from formal.beside import Beside
-from formal.configuration import Configuration
-from formal.configuration import checks as checks
+from formal.common.processes import Beside
 from formal.engines.bmc import Search, situation, taking
 from formal.engines.induction import Invariant
-from formal.engines.sanity import Coverage, cover, meets
 from formal.engines.verdict import Checker, Result, Verdict
 from formal.engines.z3backend import SolverTimeoutError
-from formal.evidence.replay import ReplayError
-from formal.evidence.traces import Trace, TraceBook, TraceError
+from formal.evidence.runs.coverage import Coverage, cover, meets
+from formal.evidence.runs.replay import ReplayError
+from formal.evidence.runs.traces import Trace, TraceBook, TraceError
 from formal.explain.shrink import renumber, shrink
 from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.scope.configuration import Configuration
+from formal.scope.configuration import checks as checks
 from formal.system import System
 from formal.vocabulary import Claim, Precondition
 
@@ -155,7 +155,7 @@ def _beside(job: Job, checker: Checker, wanted: Mapping[str, Claim], variants: b
 
 def _dead(system: System) -> list[str]:
     """Operations that lead nowhere."""
-    from formal.engines.graph import dead_ends, may_follow  # networkx is loaded beside the proofs
+    from formal.evidence.runs.progress import dead_ends, may_follow  # networkx is loaded beside the proofs
 
     return dead_ends(may_follow(system), "kvm_arch_vcpu_create", "__kvm_vcpu_run enters")
 

@@ -9,13 +9,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from formal.beside import in_turn
-from formal.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration
-from formal.evidence.traces import TraceBook
-from formal.job import Job, Report, book_path, run
-from formal.manifest import Manifest
-
-PROOFS = Path(__file__).parents[1] / "proofs"
+from formal.common.places import PROOFS as PROOFS
+from formal.common.processes import in_turn
+from formal.evidence.runs.traces import TraceBook
+from formal.matrix.configuration_run import Job, Report, book_path, run
+from formal.scope.configuration import BUG_CONFIGURATIONS, EPOCH_CONFIGURATIONS, Configuration
+from formal.scope.manifest import Manifest
 
 
 def selected(epoch: str | None, mode: str | None, bug: str | None) -> list[Configuration]:

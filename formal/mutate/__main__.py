@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from formal.beside import in_turn
+from formal.common.files import write_atomically
+from formal.common.options import Parser, UsageError, count
+from formal.common.processes import in_turn
 from formal.epochs import Mode
-from formal.evidence.traces import write_atomically
 from formal.kernel.errors import NotUnderstoodError, TreeError
-from formal.kernel.tree import KernelTree
+from formal.kernel.source.tree import KernelTree
 from formal.mutate.sweep import Kind, Outcome, Site, Sweep, sample, sites
-from formal.options import Parser, UsageError, count
 
 OK, UNEXPLAINED, USAGE, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 125, 130
 _SHARE = 130  # edits for one process: what it keeps of them grows, and is gone with it

@@ -21,21 +21,23 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Literal, Self
 
-from formal import terms as t
+from formal.engines.equality import Questions
 from formal.epochs import Mode
-from formal.kernel import hypervisor, protected, scan, signs, writers
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.callers import Mentions
+from formal.kernel.compare import hypervisor, protected
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted, files_for, load, side_of
-from formal.kernel.signs import read
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.lift.program import Lifted, files_for, load, side_of
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.recognition import scan, writers
+from formal.kernel.recognition.callers import Mentions
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import signs
+from formal.kernel.text.signs import read
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, Eq, Not, Or, Term, boolean
 from formal.mutate import unmodelled
 from formal.mutate.operators import Edit, edits, reach
-from formal.questions import Questions
-from formal.terms import FALSE, TRUE, Eq, Not, Or, Term, boolean
-from formal.treejob import TreeReport, compare
+from formal.tree.verdicts import TreeReport, compare
 
 TIMEOUT = 60.0  # seconds for a solver question
 # file: the functions that the specification describes, and tables (in brackets)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from formal.functiondiff import Change, FunctionChange
 from formal.report.jsonfile import SCHEMA_VERSION
 from formal.report.tree import explanation
-from formal.treediff import Step
-from formal.treejob import worse
+from formal.tree.functions import Change, FunctionChange
+from formal.tree.patch import Step
+from formal.tree.verdicts import worse
 
 
 def lines(step: Step) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from formal.configuration import Configuration, checks
-from formal.evidence.replay import Replay
+from formal.evidence.runs.replay import Replay
 from formal.explain.show import final_values, shown
-from formal.job import Row
+from formal.matrix.configuration_run import Row
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report import spec, text
+from formal.scope.configuration import Configuration, checks
 from formal.system import System
 from formal.vocabulary import Claim
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from formal.evidence.replay import Replay, Seen
-from formal.evidence.traces import Trace
+from formal.evidence.runs.replay import Replay, Seen
+from formal.evidence.runs.traces import Trace
 from formal.explain.show import shown
+from formal.logic.evaluation import support
 from formal.vocabulary import Claim
-from formal.walk import support
 
 if TYPE_CHECKING:  # the C front end is loaded only where a tree is given
-    from formal.kernel.compare import Makes
+    from formal.kernel.model.counterparts import Makes
 
 KVM = "arch/arm64/kvm"
 _PLACE = re.compile(r"([\w/-]+\.[chS])(?::(\d+))?")

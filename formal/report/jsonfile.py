@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from formal.assumptions import ASSUMED, NOT_MODELLED
-from formal.evidence.traces import to_json
-from formal.job import Report, Row
+from formal.evidence.runs.traces import to_json
+from formal.matrix.configuration_run import Report, Row
+from formal.scope.assumptions import ASSUMED, NOT_MODELLED
 
 SCHEMA_VERSION = 1
 
@@ -47,7 +47,7 @@ def text(reports: Sequence[Report], exit_code: int, **more: Any) -> str:
 
 
 def tree(release: str, reports: Sequence[Any], exit_code: int) -> str:
-    """The result for a kernel tree; ``reports`` are those of ``formal.treejob``."""
+    """The result for a kernel tree; ``reports`` are those of ``formal.tree.verdicts``."""
     data = {
         "schema_version": SCHEMA_VERSION,
         "exit_code": exit_code,

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from formal.configuration import checks
-from formal.evidence.replay import Replay
-from formal.job import Report, Row
+from formal.evidence.runs.replay import Replay
 from formal.kernel.errors import NotUnderstoodError
+from formal.matrix.configuration_run import Report, Row
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.report.flow import Flow, Place, flow
+from formal.scope.configuration import checks
 from formal.system import System
 from formal.vocabulary import Claim
 

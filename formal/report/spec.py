@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from formal.assumptions import ASSUMED, NOT_MODELLED
-from formal.configuration import Configuration
-from formal.document import DOCUMENT
-from formal.findings import FINDINGS
-from formal.job import Report, Row
+from formal.matrix.configuration_run import Report, Row
 from formal.properties import CLAIMS
+from formal.scope.assumptions import ASSUMED, NOT_MODELLED
+from formal.scope.configuration import Configuration
+from formal.scope.document import DOCUMENT
+from formal.scope.findings import FINDINGS
 from formal.vocabulary import Claim
 
 _BY_NAME = {c.name: c for c in CLAIMS}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from formal.assumptions import ASSUMED, NOT_MODELLED, TRUSTED
 from formal.explain.show import ShownStep
-from formal.job import Report, Row
+from formal.matrix.configuration_run import Report, Row
 from formal.report.grid import Cell, Grid
+from formal.scope.assumptions import ASSUMED, NOT_MODELLED, TRUSTED
 
 STYLE = {"PROVED": "green", "VIOLATED": "red", "UNKNOWN": "yellow", "n/a": "dim"}
 

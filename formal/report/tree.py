@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from formal.evidence.replay import Replay, Seen
+from formal.evidence.runs.replay import Replay, Seen
 from formal.explain.show import final_values, shown
-from formal.job import Row
-from formal.kernel.compare import Makes
-from formal.kernel.signs import Sign
-from formal.kernel.tree import KernelTree
+from formal.kernel.model.counterparts import Makes
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import Sign
+from formal.matrix.configuration_run import Row
 from formal.properties import CLAIMS
 from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
 from formal.transitions import OPERATIONS
-from formal.treejob import TreeReport, better, worse
-from formal.treepart import InPart
+from formal.tree.partial import InPart
+from formal.tree.verdicts import TreeReport, better, worse
 from formal.vocabulary import Claim
 
 SHOWN = 8  # names of a list that are shown before the rest is only counted

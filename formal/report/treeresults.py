@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from formal.evidence.replay import Replay
-from formal.job import Row
+from formal.evidence.runs.replay import Replay
+from formal.matrix.configuration_run import Row
 from formal.report.flow import Flow, flow, place_of
 from formal.report.results import BY_CHECK, Suite, judged, outcome
-from formal.treediff import Step
-from formal.treejob import TreeReport, worse
+from formal.tree.patch import Step
+from formal.tree.verdicts import TreeReport, worse
 
 
 def of_tree(reports: Sequence[TreeReport]) -> list[Suite]:

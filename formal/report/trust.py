@@ -10,28 +10,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from formal.assumptions import ASSUMED, NOT_MODELLED
-from formal.check import Checked, summary
-from formal.job import Report
+from formal.common.places import FORMAL
+from formal.evidence.check import Checked, summary
+from formal.matrix.configuration_run import Report
 from formal.report import text
+from formal.scope.assumptions import ASSUMED, NOT_MODELLED
 
-FORMAL = Path(__file__).parent
 TRUSTED: tuple[tuple[str, str], ...] = (
     (
-        "arch epochs bugs state ownership worldswitch operations environment transitions vocabulary properties",
+        "arch epochs scope/bugs state ownership worldswitch operations environment transitions vocabulary properties",
         "the specification of hardware and kernel",
     ),
     (
-        "lemmas system obligations evidence/totality evidence/catalogue configuration",
+        "lemmas system evidence/obligations evidence/certificates/totality evidence/certificates/catalogue "
+        "scope/configuration",
         "what must be shown, and is enough",
     ),
-    ("terms evidence/smtlib", "formulas, and their text"),
-    ("evidence/arraycheck evidence/encoder evidence/lrat evidence/recheck", "PROVED: checks text and proof"),
+    ("logic/terms evidence/certificates/smtlib", "formulas, and their text"),
     (
-        "walk evidence/traces evidence/replay engines/sanity engines/graph witness",
+        "evidence/certificates/arraycheck evidence/certificates/encoder evidence/certificates/lrat "
+        "evidence/certificates/recheck",
+        "PROVED: checks text and proof",
+    ),
+    (
+        "logic/evaluation evidence/runs",
         "VIOLATED, not vacuous: replays runs",
     ),
-    ("manifest evidence/archive options check", "nothing is left out, nothing is left over"),
+    (
+        "scope/manifest evidence/certificates/archive common/options common/files evidence/check",
+        "nothing is left out, nothing is left over",
+    ),
 )
 
 _CPUS_ONLY = {FORMAL / "arch" / name for name in ("settings.py", "aarch32.py")}  # of ``conform cpu`` and ``traps``

@@ -33,7 +33,8 @@ NOT_MODELLED: tuple[str, ...] = (
 TRUSTED: tuple[str, ...] = (
     "formal/arch (the Arm ARM) and the specification (formal/state.py, ownership.py, worldswitch.py, operations.py, "
     "environment.py, transitions.py, vocabulary.py and properties.py) say what they mean;",
-    "Z3 for PROVED; for VIOLATED only the evaluator of formal/walk.py, which replays every trace without a solver.",
-    "Of a tree: that no other code writes what is modelled is a search by names (formal/kernel/scan.py); it does not "
-    "see a structure that is filled through a pointer.",
+    "Z3 for PROVED; for VIOLATED only the evaluator of formal/logic/evaluation.py, which replays every trace without a "
+    "solver.",
+    "Of a tree: that no other code writes what is modelled is a search by names (formal/kernel/recognition/scan.py); "
+    "it does not see a structure that is filled through a pointer.",
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from formal.bugs import BUGS
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.properties import CLAIMS
+from formal.scope.bugs import BUGS
 from formal.vocabulary import Claim
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.configuration import Configuration
-from formal.evidence.traces import write_atomically
+from formal.common.files import write_atomically
+from formal.scope.configuration import Configuration
 
 SCHEMA_VERSION = 1
 VERDICTS = ("PROVED", "VIOLATED", "UNKNOWN", "n/a")

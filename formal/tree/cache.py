@@ -23,20 +23,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from formal import treejob
-from formal.beside import Beside
-from formal.configuration import Configuration, checks
+from formal.common.files import write_atomically
+from formal.common.places import FORMAL
+from formal.common.processes import Beside
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import TraceBook, TraceError, from_json, to_json, write_atomically
-from formal.job import Row, book_path
-from formal.kernel.behaviours import Resolved
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import TraceBook, TraceError, from_json, to_json
+from formal.kernel.compare.behaviours import Resolved
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KernelTree
+from formal.kernel.source.tree import KernelTree
+from formal.matrix.configuration_run import Row, book_path
 from formal.properties import CLAIMS
+from formal.scope.configuration import Configuration, checks
 from formal.system import System
-from formal.treejob import Compared, TreeJob, TreeReport, worse
-from formal.treesource import Source, prepare, source
+from formal.tree import verdicts
+from formal.tree.reading import Source, prepare, source
+from formal.tree.verdicts import Compared, TreeJob, TreeReport, worse
 
 FORMAT = 1
 KEPT = 64  # entries; the oldest go first
@@ -71,15 +73,15 @@ def prove(job: TreeJob, use: bool, folder: Path | None = None) -> list[TreeRepor
 def _run(job: TreeJob) -> list[TreeReport]:
     """As ``treejob.run``, two modes side by side; a report that is not all green comes from this process, whole."""
     if len(job.modes) != 2 or job.processes < 2:
-        return treejob.run(job)
+        return verdicts.run(job)
     here, there = job.modes
     prepare([job.tree], fork=True)
     common = source(job.tree, here)  # the other process parses its mode's hypervisor itself
     with Beside(lambda: _plain_report(job, common, there), fork=True) as beside:
-        first = treejob.prove(job, common, here)
+        first = verdicts.prove(job, common, here)
         plain, opened = beside.result()
     if plain is None:
-        return [first, treejob.prove(job, common, there)]
+        return [first, verdicts.prove(job, common, there)]
     job.tree.opened |= opened
     return [first, replace(_report(plain), cached=False)]
 
@@ -87,7 +89,7 @@ def _run(job: TreeJob) -> list[TreeReport]:
 def _plain_report(job: TreeJob, common: Source, mode: Mode) -> tuple[dict[str, Any] | None, set[str]]:
     """A report as plain data, if it may be kept as such, and the files that were opened; refused is not green."""
     try:
-        report = treejob.prove(job, common, mode)
+        report = verdicts.prove(job, common, mode)
     except NotUnderstoodError:  # so that the first mode's reason is shown first
         return None, set()
     return (_report_data(report) if _may_be_kept(report) else None), set(job.tree.opened)
@@ -107,7 +109,7 @@ def _digest(data: bytes) -> str:
 
 def _key(job: TreeJob) -> str:
     """The tool and the question: what was asked, by what, of which folder."""
-    own = sorted(p for p in Path(__file__).parent.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    own = sorted(p for p in FORMAL.rglob("*") if p.is_file() and p.suffix != ".pyc")
     proofs = [job.proofs / "manifest.toml", *sorted((job.proofs / "traces").glob("*.json"))]
     tool = [(str(p), _digest(p.read_bytes())) for p in (*own, *proofs)]
     asked = [str(job.tree.path), str(job.tree.config), [m.value for m in job.modes], job.claims, job.timeout]

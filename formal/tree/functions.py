@@ -19,21 +19,21 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from random import Random
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2
+from formal.engines.equality import holding, true_in
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import Mode
 from formal.explain.show import value_text
-from formal.kernel.binding import DEBUG_PTR, Binding
-from formal.kernel.front import Lifted
+from formal.kernel.lift.program import Lifted
+from formal.kernel.model.binding import DEBUG_PTR, Binding
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, nodes, substitute, support
+from formal.logic.terms import BOOL, FALSE, TRUE, ArrayValue, Eq, Not, Or, Sort, Term, Value
 from formal.operations import Inputs
-from formal.questions import holding, true_in
 from formal.state import REGISTER_OF_BANK, VARIABLES, State
 from formal.system import OBSERVED, System
-from formal.terms import BOOL, FALSE, TRUE, ArrayValue, Eq, Not, Or, Sort, Term, Value
-from formal.treejob import TreeReport
-from formal.walk import evaluate, nodes, substitute, support
+from formal.tree.verdicts import TreeReport
 
 TRAPS = "TDCC TTRF TPMS TDRA TDOSA TDA TDE TPM TPMCR".split()  # set, each only ever adds accesses that trap
 MASK = MDCR_EL2.mask(*TRAPS)

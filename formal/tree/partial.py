@@ -1,7 +1,8 @@
 """A tree that is understood in part: what was lifted, which claims that is enough for, and which are UNKNOWN.
 
 An operation whose C is not understood may do anything to what it changes by its description, and to whatever its C, or
-anything that this leads to by name, may write (``formal.kernel.scan``). A claim that is proved nevertheless holds
+anything that this leads to by name, may write (``formal.kernel.recognition.scan``). A claim that is proved
+nevertheless holds
 whatever that C does. Where more than such operations is not understood (what a tree is, how it calls them), none is.
 """
 
@@ -11,28 +12,29 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from formal import terms as t
-from formal.configuration import checks
+from formal.engines.equality import Questions
 from formal.engines.induction import VacuousError
 from formal.engines.verdict import Checker
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import Kernel, Mode
-from formal.kernel import hypervisor, scan
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.binding import FLAGS
-from formal.kernel.callers import Bodies, Mentions
+from formal.kernel.compare import hypervisor
+from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.compare.handlers import HANDLERS
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.handlers import HANDLERS
-from formal.kernel.parts import Step, TreeKernel
-from formal.kernel.tree import KernelTree
+from formal.kernel.model.binding import FLAGS
+from formal.kernel.model.substitution import Step, TreeKernel
+from formal.kernel.recognition import scan
+from formal.kernel.recognition.callers import Bodies, Mentions
+from formal.kernel.source.tree import KernelTree
+from formal.logic import terms as t
+from formal.logic.terms import Term
 from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
-from formal.questions import Questions
+from formal.scope.configuration import checks
 from formal.state import VARIABLES, State
 from formal.system import System
-from formal.terms import Term
-from formal.treejob import TreeJob, TreeReport, compare
-from formal.treesource import Source, source
+from formal.tree.reading import Source, source
+from formal.tree.verdicts import TreeJob, TreeReport, compare
 from formal.vocabulary import Claim
 from formal.worldswitch import PARTS
 

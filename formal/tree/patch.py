@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from formal.beside import Beside
+from formal.common.processes import Beside
 from formal.epochs import HOSTS, Mode
-from formal.functiondiff import FunctionChange, compare
-from formal.job import Row
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KernelTree
-from formal.series import Version
-from formal.treejob import RANK, TreeJob, TreeReport, run, worse
-from formal.treesource import prepare
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.source.versions import Version
+from formal.matrix.configuration_run import Row
+from formal.tree.functions import FunctionChange, compare
+from formal.tree.reading import prepare
+from formal.tree.verdicts import RANK, TreeJob, TreeReport, run, worse
 
 _LINE = re.compile(r"^(\S+?):\d+: ")  # an obligation is named by its place, which moves
 

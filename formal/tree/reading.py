@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from formal.beside import Beside
+from formal.common.processes import Beside
 from formal.epochs import Mode
-from formal.kernel import scan, writers
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.binding import Binding, flags_of
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program, files_for, load, side_of
-from formal.kernel.signs import Sign, read
-from formal.kernel.tree import KernelTree
+from formal.kernel.lift.program import Program, files_for, load, side_of
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.recognition import scan, writers
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import Sign, read
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,34 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from formal.configuration import Configuration
+from formal.engines.equality import Questions
 from formal.engines.verdict import Checker, Result, Verdict
 from formal.epochs import Kernel, Mode
-from formal.evidence.traces import Trace, TraceBook
-from formal.job import Row, book_path, checks
-from formal.kernel import debugexit, handlers, hypervisor, owner, protected, regions, reviewed, runloop, scan, tables
-from formal.kernel.behaviours import DEBUG_C, Resolved, resolve
-from formal.kernel.binding import UNMODELLED, Binding, allowed, flags_of
-from formal.kernel.calls import HYP_CALL
-from formal.kernel.compare import COMPONENTS, Counterpart, counterparts, equalities, unmoved
+from formal.evidence.runs.traces import Trace, TraceBook
+from formal.kernel.compare import handlers, hypervisor, ownership, protected, tables
+from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
+from formal.kernel.compare.constants import wrong
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.front import Lifted, Program, side_of
-from formal.kernel.literals import wrong
-from formal.kernel.parts import Assembly, Part, assembled, assemblies, operations
-from formal.kernel.signs import Sign
-from formal.kernel.tree import KernelTree
-from formal.manifest import Manifest
+from formal.kernel.lift.calls import HYP_CALL
+from formal.kernel.lift.program import Lifted, Program, side_of
+from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
+from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
+from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, operations
+from formal.kernel.recognition import debugexit, regions, reviewed, runloop, scan
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import Sign
+from formal.logic.evaluation import support
+from formal.logic.terms import And, Not, Or, Term
+from formal.matrix.configuration_run import Row, book_path, checks
 from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
-from formal.questions import Questions
+from formal.scope.configuration import Configuration
+from formal.scope.manifest import Manifest
 from formal.state import VARIABLES, State
 from formal.system import System
-from formal.terms import And, Not, Or, Term
 from formal.transitions import OPERATIONS
-from formal.treesource import Source, source
+from formal.tree.reading import Source, source
 from formal.vocabulary import Claim, Point
-from formal.walk import support
 from formal.worldswitch import PARTS
 
 SEARCH_SECONDS = 20.0  # for all searches of one mode together; known traces are tried before any search
@@ -74,14 +75,14 @@ class TreeReport:
     binding: Binding | None = None
     program: Program | None = None  # what was read of the tree
     explained: Mapping[str, Sequence[str]] = field(default_factory=dict)  # texts, where nothing of all this is left
-    cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
+    cached: bool = False  # from an earlier run with the same inputs (formal/tree/cache.py)
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
 
     @property
     def shown(self) -> Mapping[str, Counterpart | Assembly]:
         """For operations that the C takes part in: what tells the stores that the C makes."""
         assert self.system is not None
-        names = {*self.differing, *owner.PARTS} & self.parts.keys() - self.omitted.keys()
+        names = {*self.differing, *ownership.PARTS} & self.parts.keys() - self.omitted.keys()
         return {**assemblies(self.system, {name: self.parts[name] for name in names}), **self.counterparts}
 
 
@@ -148,7 +149,7 @@ def compare(
     side = side_of(mode)
     lifted: dict[str, Lifted] = {}
     for name in program.functions(DEBUG_C):
-        if name not in owner.WITH_CALLER:
+        if name not in ownership.WITH_CALLER:
             with gaps.at(name):
                 lifted[name] = program.lift(name, side, file=DEBUG_C)
     resolved = resolve(tree, mode, lifted, binding, signs)
@@ -158,7 +159,7 @@ def compare(
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
     report.binding, report.program = binding, program
-    debug = owner.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
+    debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
     outside |= debug.init() if debug is not None else {}
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     report.lifted = tuple(report.counterparts)
@@ -222,11 +223,11 @@ def _compare_components(
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
-def _compare_owner(report: TreeReport, debug: owner.Debug, system: System, ask: Questions) -> dict[str, list[str]]:
+def _compare_owner(report: TreeReport, debug: ownership.Debug, system: System, ask: Questions) -> dict[str, list[str]]:
     """Compares debug.c of v6.14 and later; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
     differs: dict[str, list[str]] = {}
-    for name in owner.COMPONENTS:
+    for name in ownership.COMPONENTS:
         function = debug.lifted[name]
         differs[name] = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
         report.compared.append(_compared(function, differs[name], debug.binding.stores(function)[1]))
@@ -282,7 +283,7 @@ def _check_frames(
     s = system.state()
     known = {c.lifted.name for c in report.counterparts.values()} | COMPONENTS.keys() | set(helpers)
     for name, function in lifted.items():
-        if name in known or (system.kernel.tracks_debug_owner and owner.compared(name)):
+        if name in known or (system.kernel.tracks_debug_owner and ownership.compared(name)):
             continue
         moved = ask.differing(unmoved(function, binding, s))
         if moved:
@@ -378,7 +379,7 @@ def _unproved(row: Row, why: str) -> Row:
 
 
 def _pool(traces: Path, mode: Mode) -> list[Trace]:
-    faults = Path(__file__).with_name("kernel") / "faults"  # what breaks the claims when the specification is at fault
+    faults = Path(__file__).with_name("faults")  # what breaks the claims when the specification is at fault
     paths = (*sorted(traces.glob(f"*-{mode.value}.json")), *sorted(faults.glob("*.json")))
     return [trace for path in paths for trace in TraceBook.read(path).traces]
 

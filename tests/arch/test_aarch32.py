@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from formal import terms as t
 from formal.arch.aarch32 import REGISTERS32, Access32, decide
 from formal.arch.fgt import HDFGRTR_EL2
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.arch.traps import Controls, Outcome
-from formal.terms import FALSE, TRUE
-from formal.traps import main
+from formal.commands.traps import main
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE
 
 
 def ask(name, el, write=False, mdcr=(), aarch32=True, t9=FALSE, form=None, index=None, **controls):

@@ -4,10 +4,10 @@ from itertools import product
 
 import pytest
 
-from formal import terms as t
 from formal.arch import exceptions as x
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
-from formal.walk import evaluate
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate
 
 BOOL = (False, True)
 NAMES = ("tde", "tge", "locked", "kde", "mde", "ss", "d", "pss", "el1")

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formal import terms as t
 from formal.arch import features as feat
 from formal.arch.holes import HOLES, is_hole
 from formal.arch.registers import MDCR_EL2
 from formal.arch.settings import controls
 from formal.arch.sysregs import SYSTEM_REGISTERS
 from formal.arch.traps import Access, Outcome, decide
+from formal.logic import terms as t
 from tests.arch.test_traps import OPEN
 
 # Every trap of MDCR_EL2; HPMN is 31, so that all counters are the guest's.

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formal import terms as t
 from formal.arch import features as feat
 from formal.arch.registers import MDCR_EL2
 from formal.arch.settings import SETTABLE, controls
 from formal.arch.sysregs import GROUPS, SYSTEM_REGISTERS
 from formal.arch.traps import Access, Controls, Outcome, checks, decide, executes, outcome, traps_to_el2
-from formal.walk import evaluate
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate
 from tests.arch.test_traps import DECIDED_FEATURES, OPEN, QUIET, every_access
 
 accesses = st.sampled_from(list(every_access()))

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formal import terms as t
 from formal.arch import features as feat
 from formal.arch.registers import MDCR_EL2, PMUSERENR_EL0
 from formal.arch.settings import SETTABLE, controls
 from formal.arch.sysregs import GROUPS, SYSTEM_REGISTERS, find
 from formal.arch.traps import Access, Outcome, decide
+from formal.logic import terms as t
 
 QUIET = 0x3003000 | 1 << 15 | 31  # E2PB = E2TB = 0b11, EnSPM = 1, HPMN = 31: MDCR_EL2 traps nothing
 OPEN = {  # everything else open too

@@ -8,7 +8,7 @@ import pytest
 
 from formal.arch import features as feat
 from formal.arch.sysregs import SYSTEM_REGISTERS
-from formal.traps import main
+from formal.commands.traps import main
 
 ROW = "register index op0 op1 crn crm op2 el access outcome decided_by group".split()
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from formal.arch.features import closure
-from formal.conform.build import MissingToolError, compiler, linux_compiler
-from formal.conform.debian import NEWEST, Image, MissingKernelError, default_directory, image
-from formal.conform.identify import Cpu
+from formal.conform.boot.debian import NEWEST, Image, MissingKernelError, default_directory, image
+from formal.conform.cpu.identify import Cpu
+from formal.conform.machine.build import MissingToolError, compiler, linux_compiler
 
 PLAIN = Cpu({}, closure(["FEAT_PMUv3", "FEAT_DoubleLock"]), counters=6, breakpoints=6, watchpoints=4)
 A32 = replace(PLAIN, ids={"ID_AA64PFR0_EL1": 0x22, "ID_AA64DFR0_EL1": 1 << 28})  # AArch32 at EL1; 2 context-aware

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from formal.conform.tracefile import PROBES
+from formal.conform.trace.text import PROBES
 
 _VALUE = {
     "MDCR_EL2": re.compile(r"(kvm_arm_set_dreg32: MDCR_EL2: 0x)([0-9a-f]+)"),

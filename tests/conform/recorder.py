@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from formal.conform.tracerun import (
+from formal.conform.trace.runs import (
     Machine,
     Run,
     shows_bank,

@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from formal.conform import asm, blob
-from formal.conform.blob import Blob, Place, ProbeError, Run, State, decode
-from formal.conform.build import SOURCES
+from formal.conform.machine import asm, blob
+from formal.conform.machine.blob import Blob, Place, ProbeError, Run, State, decode
+from formal.conform.machine.build import SOURCES
 
 HEADER_FILE = (SOURCES / "probe.h").read_text()
 

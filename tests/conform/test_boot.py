@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from formal.conform import emulator, initrd, scenarios
-from formal.conform.boot import CPUS, boot, parse
-from formal.conform.emulator import EmulatorError, EmulatorTimeoutError
-from formal.conform.tracecommand import check_recording
-from formal.conform.tracefile import PROBES
+from formal.conform.boot import initrd, scenarios
+from formal.conform.boot.boot import CPUS, boot, parse
+from formal.conform.commands.trace import check_recording
+from formal.conform.machine import emulator
+from formal.conform.machine.emulator import EmulatorError, EmulatorTimeoutError
+from formal.conform.trace.text import PROBES
 from formal.epochs import Mode
 
 VM = Path(scenarios.__file__).parent / "vm"

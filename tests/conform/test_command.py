@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 
 from formal.arch.aarch32 import REGISTERS32
-from formal.conform import command, emulator, show
+from formal.common.options import UsageError
 from formal.conform.__main__ import main
-from formal.conform.build import MissingToolError, compiler
-from formal.conform.compare import Difference
-from formal.conform.cpu import CpuReport, Report, choose
-from formal.conform.deviations import Book
-from formal.conform.points32 import spelled
-from formal.options import UsageError
+from formal.conform.commands import cpu as command
+from formal.conform.cpu import report as show
+from formal.conform.cpu.compare import Difference
+from formal.conform.cpu.cpu import CpuReport, Report, choose
+from formal.conform.cpu.deviations import Book
+from formal.conform.cpu.points32 import spelled
+from formal.conform.machine import emulator
+from formal.conform.machine.build import MissingToolError, compiler
 from tests.conform.conftest import A32, FINE, PLAIN
 
 WRONG = Difference("MRS MDRAR_EL1 at EL1", "MDCR_EL2.TDE", "EL2", "MDCR_EL2.TDE", "EXECUTED", "MDRAR_EL1")

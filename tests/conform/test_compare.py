@@ -7,9 +7,9 @@ import pytest
 from formal.arch import traps
 from formal.arch.sysregs import find
 from formal.arch.traps import Outcome
-from formal.conform.compare import Table, compare, syndromes
-from formal.conform.points import points, selected
-from formal.conform.settings import settings
+from formal.conform.cpu.compare import Table, compare, syndromes
+from formal.conform.cpu.points import points, selected
+from formal.conform.cpu.settings import settings
 from tests.conform.conftest import FINE, PLAIN
 
 POINTS = points()[1]

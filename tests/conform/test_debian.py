@@ -2,8 +2,8 @@
 
 import pytest
 
-from formal.conform import debian
-from formal.conform.debian import Archive, MissingKernelError, image, sources_list, uris
+from formal.conform.boot import debian
+from formal.conform.boot.debian import Archive, MissingKernelError, image, sources_list, uris
 
 DEB822 = """Types: deb
 URIs: http://deb.debian.org/debian

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from formal.arch import exceptions
-from formal.conform import asm
-from formal.conform.blob import Blob, Place
-from formal.conform.debug_points import LOCKS, PROGRAMS, Case, cases, code, compare, predict, run, state
-from formal.terms import TRUE
+from formal.conform.cpu.debug_points import LOCKS, PROGRAMS, Case, cases, code, compare, predict, run, state
+from formal.conform.machine import asm
+from formal.conform.machine.blob import Blob, Place
+from formal.logic.terms import TRUE
 from tests.conform.conftest import FINE, PLAIN
 
 QUIET = Case("step", 1, False, False, False, False, False, False, False, False, LOCKS[0])

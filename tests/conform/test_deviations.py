@@ -7,11 +7,11 @@ import pytest
 from formal.arch.aarch32 import REGISTERS32
 from formal.arch.features import FEATURES
 from formal.arch.sysregs import BY_NAME
-from formal.conform.compare import Difference
-from formal.conform.debug_points import PROGRAMS
-from formal.conform.deviations import COMPARED, DEVIATIONS, Book, Deviation
-from formal.conform.deviations32 import DEVIATIONS32
-from formal.conform.points32 import spelled
+from formal.conform.cpu.compare import Difference
+from formal.conform.cpu.debug_points import PROGRAMS
+from formal.conform.cpu.deviations import COMPARED, DEVIATIONS, Book, Deviation
+from formal.conform.cpu.deviations32 import DEVIATIONS32
+from formal.conform.cpu.points32 import spelled
 from tests.conform.conftest import A32, FINE, PLAIN
 
 UNDEF = Difference("MRS OSDLR_EL1 at EL1", "nothing traps", "EXECUTED", "no trap applies", "UNDEF", "OSDLR_EL1")

@@ -6,19 +6,20 @@ import re
 
 import pytest
 
-from formal.configuration import Configuration
-from formal.conform import counterexamples, emulator
-from formal.conform.counterexamples import judge, plans, run
-from formal.conform.expressible import NotExpressibleError, Plan
-from formal.conform.marks import passages
-from formal.conform.reproducers import State
-from formal.conform.scenarios import SCENARIOS
-from formal.conform.substitutes import booted, breaks, express
+from formal.conform.boot.marks import passages
+from formal.conform.boot.scenarios import SCENARIOS
+from formal.conform.findings import counterexamples
+from formal.conform.findings.counterexamples import judge, plans, run
+from formal.conform.findings.expressible import NotExpressibleError, Plan
+from formal.conform.findings.reproducers import State
+from formal.conform.findings.substitutes import booted, breaks, express
+from formal.conform.machine import emulator
 from formal.epochs import HOSTS, Mode
-from formal.evidence.replay import Replay
-from formal.evidence.traces import Step, TraceBook
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import Step, TraceBook
+from formal.evidence.runs.witnesses import known_checks
+from formal.scope.configuration import Configuration
 from formal.system import System
-from formal.witness import known_checks
 from tests.conform.test_command import errors
 from tests.conftest import PROOFS, ROOT
 

@@ -4,17 +4,19 @@ import re
 
 import pytest
 
-from formal.configuration import Configuration
-from formal.conform import emulator, finding, scenarios
 from formal.conform.__main__ import main
-from formal.conform.boot import Recording, boot
-from formal.conform.debian import Image
-from formal.conform.finding import Outcome, judge
-from formal.conform.marks import MissingMarkError, passages
-from formal.conform.reproducers import REPRODUCERS, STATES, State, by_name
+from formal.conform.boot import scenarios
+from formal.conform.boot.boot import Recording, boot
+from formal.conform.boot.debian import Image
+from formal.conform.boot.marks import MissingMarkError, passages
+from formal.conform.commands import finding
+from formal.conform.commands.finding import Outcome, judge
+from formal.conform.findings.reproducers import REPRODUCERS, STATES, State, by_name
+from formal.conform.machine import emulator
 from formal.epochs import HOSTS, Mode
-from formal.findings import FINDINGS
 from formal.properties import CLAIMS
+from formal.scope.configuration import Configuration
+from formal.scope.findings import FINDINGS
 from tests.conform.test_boot import VM
 from tests.conform.test_command import errors
 from tests.conftest import ROOT

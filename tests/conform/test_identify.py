@@ -1,6 +1,6 @@
 """Identification registers, with the values of real CPU models."""
 
-from formal.conform.identify import ID_REGISTERS, identify
+from formal.conform.cpu.identify import ID_REGISTERS, identify
 
 
 def cpu_of(**values):

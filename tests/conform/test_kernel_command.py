@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from formal.conform import boot, build, emulator, kernel
 from formal.conform.__main__ import main
-from formal.conform.build import MissingToolError
-from formal.conform.debian import Image
+from formal.conform.boot import boot
+from formal.conform.boot.debian import Image
+from formal.conform.commands import kernel
+from formal.conform.machine import build, emulator
+from formal.conform.machine.build import MissingToolError
 from tests.conform.test_command import errors
 
 GOLDEN = (Path(__file__).parent / "golden" / "6.1-vhe.txt").read_text()

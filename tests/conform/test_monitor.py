@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from formal.bugs import BUGS
 from formal.conform.__main__ import main
-from formal.conform.monitor import (
+from formal.conform.commands.trace import TRACED
+from formal.conform.monitor.monitor import (
     BEFORE_ENTRY,
     BREAKS,
     PASSES,
@@ -27,14 +27,14 @@ from formal.conform.monitor import (
     passes,
     reads,
 )
-from formal.conform.tracecommand import TRACED
 from formal.epochs import EPOCHS, HOSTS, Mode
-from formal.evidence.replay import Replay
-from formal.evidence.traces import TraceBook
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import TraceBook
+from formal.logic.evaluation import evaluate
+from formal.logic.terms import TRUE, Eq, const, var
 from formal.properties import CLAIMS
+from formal.scope.bugs import BUGS
 from formal.system import System
-from formal.terms import TRUE, Eq, const, var
-from formal.walk import evaluate
 from tests.conftest import PROOFS
 from tests.walks import Walk
 

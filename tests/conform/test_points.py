@@ -3,9 +3,9 @@
 from collections import Counter
 
 from formal.arch.sysregs import SYSTEM_REGISTERS, find
-from formal.conform import asm
-from formal.conform.blob import X0
-from formal.conform.points import points
+from formal.conform.cpu.points import points
+from formal.conform.machine import asm
+from formal.conform.machine.blob import X0
 
 
 def test_instructions_are_what_an_assembler_makes_of_them():

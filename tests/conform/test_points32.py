@@ -8,10 +8,10 @@ import pytest
 from formal.arch import aarch32, traps
 from formal.arch.aarch32 import REGISTERS32
 from formal.arch.traps import Outcome
-from formal.conform.blob import X0
-from formal.conform.compare import Table, compare, syndromes
-from formal.conform.points32 import FORMS, instruction, points32, spelled
-from formal.conform.settings import settings
+from formal.conform.cpu.compare import Table, compare, syndromes
+from formal.conform.cpu.points32 import FORMS, instruction, points32, spelled
+from formal.conform.cpu.settings import settings
+from formal.conform.machine.blob import X0
 from tests.conform.conftest import A32, FINE, PLAIN
 
 TEXT, POINTS = points32(A32, 100)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from formal.arch import traps
-from formal.conform import points32
 from formal.conform.__main__ import main
-from formal.conform.cpu import DEFAULT_MODELS, conform
+from formal.conform.cpu import points32
+from formal.conform.cpu.cpu import DEFAULT_MODELS, conform
 
 pytestmark = pytest.mark.usefixtures("emulator")
 
@@ -27,7 +27,7 @@ def test_no_unexplained_difference():
         assert {"A32 PMCR", "A32 DBGDRAR", "A32 PMEVCNTR<n>"} <= c.reached or not c.cpu.aarch32_el0
         assert {"A32 DBGVCR", "A32 DBGBVR<n>"} <= c.reached or not c.cpu.aarch32_el1
     assert any(c.cpu.aarch32_el1 for c in report.cpus)
-    assert report.book.compared, "compare this version of QEMU, and extend formal/conform/deviations.py"
+    assert report.book.compared, "compare this version of QEMU, and extend formal/conform/cpu/deviations.py"
     assert time.monotonic() - began < 60 * len(report.cpus) / 3
 
 

@@ -1,9 +1,9 @@
 """The values of the controls."""
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2
 from formal.arch.traps import Access, Outcome, decide
-from formal.conform.settings import Setting, settings
+from formal.conform.cpu.settings import Setting, settings
+from formal.logic import terms as t
 from tests.conform.conftest import FINE, PLAIN
 
 

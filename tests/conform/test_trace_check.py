@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from formal.conform.ownerparts import grouping
-from formal.conform.tracecheck import Check, Result
-from formal.conform.tracecoverage import coverage
-from formal.conform.tracefile import TraceFormatError, parse
-from formal.conform.tracefill import past
-from formal.conform.tracerun import Machine
+from formal.conform.trace.check import Check, Result
+from formal.conform.trace.coverage import coverage
+from formal.conform.trace.fill import past
+from formal.conform.trace.owner_groups import grouping
+from formal.conform.trace.runs import Machine
+from formal.conform.trace.text import TraceFormatError, parse
 from formal.epochs import EPOCHS, Mode
-from formal.evidence.replay import Replay
-from formal.evidence.traces import Step, Trace
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import Step, Trace
 from formal.system import System
 from tests.conform.damage import damages
 from tests.conform.recorder import Loop, OwnerRecorder, Recorder

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from formal.conform import tracecommand
 from formal.conform.__main__ import main
+from formal.conform.commands import trace as tracecommand
 from tests.conform.test_trace_check import text_of
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from formal.conform.tracefile import TraceFormatError, parse, read
+from formal.conform.trace.text import TraceFormatError, parse, read
 
 ENTRY = "kvm_entry: PC: 0xffff800010123456"
 

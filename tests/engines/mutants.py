@@ -1,6 +1,6 @@
 """The hand-written operations with one thing wrong each, and the claims that this must break.
 
-Counterexamples are kept in formal/kernel/faults/mutants.json, where ``--kernel`` finds them to try on a tree;
+Counterexamples are kept in formal/tree/faults/mutants.json, where ``--kernel`` finds them to try on a tree;
 ``python -m tests.engines.mutants`` searches for them anew.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2, PSTATE
 from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.evidence.traces import Step, Trace, TraceBook
+from formal.evidence.runs.traces import Step, Trace, TraceBook
+from formal.logic import terms as t
+from formal.logic.terms import And, If, Not, Or, Term
 from formal.operations import Guard, Inputs, Operation
 from formal.properties import CLAIMS
 from formal.state import VARIABLES, Phase, State
 from formal.system import System
-from formal.terms import And, If, Not, Or, Term
 from formal.transitions import OPERATIONS, reset_debug_ptr
 from tests.conftest import ROOT
 
@@ -294,7 +294,7 @@ BY_HAND = (
         BOOT, (*LOADED, Step(SETUP, 0, 0, {}), Step("KVM_SET_GUEST_DEBUG", 0, 0, {"control": 1}), Step(ENTER, 0, 0, {}))
     ),
 )
-BOOK = ROOT / "formal/kernel/faults/mutants.json"
+BOOK = ROOT / "formal/tree/faults/mutants.json"
 CLAIM = {c.name: c for c in CLAIMS}
 
 

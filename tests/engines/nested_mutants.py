@@ -1,6 +1,6 @@
 """Nested virtualization (v6.18) with one thing wrong each, and the claims that this must break.
 
-Counterexamples are kept in formal/kernel/faults/nested_mutants.json, where ``--kernel`` finds them to try on a tree;
+Counterexamples are kept in formal/tree/faults/nested_mutants.json, where ``--kernel`` finds them to try on a tree;
 ``python -m tests.engines.nested_mutants`` searches for them anew.
 """
 
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from formal import terms as t
 from formal.arch.registers import MDCR_EL2, PSTATE
-from formal.configuration import Configuration
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.terms import And, If, Not, Or, Term
 from formal.operations import Guard, Inputs
+from formal.scope.configuration import Configuration
 from formal.state import Exit, Phase, State
-from formal.terms import And, If, Not, Or, Term
 from tests.conftest import ROOT, checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, LOAD, After, Mutant, keeps, mutant, search
 
-BOOK = ROOT / "formal/kernel/faults/nested_mutants.json"
+BOOK = ROOT / "formal/tree/faults/nested_mutants.json"
 ERET, INJECT, HYP_ERET = "kvm_emulate_nested_eret", "kvm_inject_nested", "kvm_hyp_handle_eret"
 VIRTUAL, RESET, PMU = "access_mdcr", "KVM_ARM_VCPU_INIT", "KVM_ARM_VCPU_PMU_V3"
 HANDLE, ACCESS, LOCK = "kvm_handle_guest_debug", "trap_debug_regs", "trap_oslar_el1"

@@ -1,6 +1,6 @@
 """The operations that depend on debug_owner (v6.14), with one thing wrong each, and the claims that this must break.
 
-Counterexamples are kept in formal/kernel/faults/owner_mutants.json, where ``--kernel`` finds them to try on a tree;
+Counterexamples are kept in formal/tree/faults/owner_mutants.json, where ``--kernel`` finds them to try on a tree;
 ``python -m tests.engines.owner_mutants`` searches for them anew.
 """
 
@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from formal import ownership
-from formal import terms as t
 from formal.arch.registers import MDSCR_EL1
-from formal.configuration import Configuration
 from formal.epochs import Kernel
-from formal.evidence.traces import Trace
+from formal.evidence.runs.traces import Trace
+from formal.logic import terms as t
+from formal.logic.terms import And, If, Or, Term
 from formal.operations import Inputs
+from formal.scope.configuration import Configuration
 from formal.state import DebugOwner, Phase, State
-from formal.terms import And, If, Or, Term
 from tests.conftest import ROOT, checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, ENTER, LOAD, PUT, RETURN, After, Mutant, keeps, mutant, search
 
-BOOK = ROOT / "formal/kernel/faults/owner_mutants.json"
+BOOK = ROOT / "formal/tree/faults/owner_mutants.json"
 INIT, SET_DEBUG, HANDLE = "kvm_arm_init_debug", "KVM_SET_GUEST_DEBUG", "kvm_handle_guest_debug"
 ACCESS, BANK, LOCK = "trap_debug_regs", "trap_bvr, trap_bcr, trap_wvr, trap_wcr", "trap_oslar_el1"
 FREE, HOST, GUEST = DebugOwner

@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from formal import terms as t
-from formal.configuration import Configuration
 from formal.engines import verdict as verdict_module
 from formal.engines.induction import Invariant, VacuousError
-from formal.engines.sanity import cover
 from formal.engines.verdict import Checker, ContradictionError, Verdict
 from formal.engines.z3backend import SolverTimeoutError, Z3Solver, shared_terms
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.evidence.replay import Replay
-from formal.evidence.traces import TraceBook
+from formal.evidence.runs.coverage import cover
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import TraceBook
 from formal.lemmas import LEMMAS
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, Eq, Not, Term
 from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.scope.configuration import Configuration
 from formal.state import State
 from formal.system import System
-from formal.terms import FALSE, TRUE, Eq, Not, Term
 from formal.vocabulary import CPUS_BOOT_ALIKE, Claim, Lemma, Precondition, claim
 from tests.conftest import checker_of
 from tests.engines.mutants import BOOK, BY_NAME, CLAIM, HARMLESS, MUTANTS, Mutant, check_breaks, system

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from formal.configuration import Configuration
 from formal.epochs import EPOCHS, Mode
-from formal.evidence.traces import TraceBook
+from formal.evidence.runs.traces import TraceBook
 from formal.properties import CLAIMS
+from formal.scope.configuration import Configuration
 from tests.conftest import checker_of
 from tests.engines.mutants import Mutant, check_fault, check_harmless
 from tests.engines.nested_mutants import BOOK, HARMLESS_OF_NESTED, NESTED_MUTANTS

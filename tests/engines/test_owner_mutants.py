@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from formal.configuration import Configuration
 from formal.engines.verdict import Checker, Verdict
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.evidence.traces import TraceBook
+from formal.evidence.runs.traces import TraceBook
+from formal.logic.terms import Not, Or
 from formal.operations import Inputs
 from formal.properties import CLAIMS
+from formal.scope.configuration import Configuration
 from formal.state import State
-from formal.terms import Not, Or
 from tests.conftest import checker_of
 from tests.engines.mutants import CLAIM, Mutant, check_fault, check_harmless, mutant, system
 from tests.engines.owner_mutants import BOOK, COPY_MUTANTS, ENTER, HARMLESS_OF_OWNER, OWNER_MUTANTS

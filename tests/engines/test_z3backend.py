@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formal.engines.z3backend import Z3Solver, Z3Terms
-from formal.terms import BOOL, And, Not, Or, Term, var
+from formal.logic.terms import BOOL, And, Not, Or, Term, var
 
 A, B, C, D = (var(name, BOOL) for name in "abcd")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from formal import terms as t
-from formal.terms import BOOL, Sort, Term
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, Sort, Term
 
 WIDTHS = (1, 5, 64)
 BANK: Sort = (6, 8)

@@ -7,13 +7,13 @@ import dataclasses
 import pytest
 from hypothesis import assume, given, settings
 
-from formal import terms as t
-from formal.evidence.arraycheck import EliminationError, check
-from formal.evidence.arrays import Flat, eliminate
-from formal.evidence.cross import SOLVERS
-from formal.evidence.smtlib import Script
-from formal.terms import BOOL, And, Eq, Implies, Not, Or, Term
-from formal.walk import nodes
+from formal.evidence.certificates.arraycheck import EliminationError, check
+from formal.evidence.certificates.arrays import Flat, eliminate
+from formal.evidence.certificates.smtlib import Script
+from formal.evidence.exchange.cross import SOLVERS
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, And, Eq, Implies, Not, Or, Term
 from tests.evidence.formulas import BANK, formulas
 
 pytest.importorskip("z3")

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 
-from formal import terms as t
-from formal.evidence.blast import Cnf, blast
-from formal.evidence.cross import SOLVERS, installed
-from formal.evidence.encoder import Encoding, TextError
-from formal.evidence.smtlib import Script
-from formal.terms import BOOL, Term, Value
-from formal.walk import evaluate, nodes
+from formal.evidence.certificates.blast import Cnf, blast
+from formal.evidence.certificates.encoder import Encoding, TextError
+from formal.evidence.certificates.smtlib import Script
+from formal.evidence.exchange.cross import SOLVERS, installed
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, nodes
+from formal.logic.terms import BOOL, Term, Value
 from tests.evidence.formulas import formulas
 
 solvers = pytest.importorskip("pysat.solvers", reason="python-sat builds the certificates")

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from formal import terms as t
-from formal.evidence.cross import CANNOT, SOLVERS, UNSAT, installed
-from formal.evidence.smtlib import Script
-from formal.terms import BOOL, And, Eq, Ne, Or, Term, Value
-from formal.walk import evaluate
+from formal.evidence.certificates.smtlib import Script
+from formal.evidence.exchange.cross import CANNOT, SOLVERS, UNSAT, installed
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate
+from formal.logic.terms import BOOL, And, Eq, Ne, Or, Term, Value
 
 OPERATIONS: dict[str, Callable[[Term, Term], Term]] = {
     "bvand": t.bvand, "bvor": t.bvor, "bvxor": t.bvxor, "bvadd": t.bvadd, "bvsub": t.bvsub, "bvmul": t.bvmul,

@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from formal import export
-from formal import terms as t
-from formal.configuration import Configuration
-from formal.evidence import peers
-from formal.evidence.aiger import aiger
-from formal.evidence.btor2 import btor2, symbol
-from formal.evidence.flat import FIRST, Flat, flat, only
-from formal.evidence.peers import FAILS, HOLDS, UNKNOWN, Answer
-from formal.evidence.replay import Replay, ReplayError, Seen
-from formal.evidence.traces import Trace, TraceBook, TraceError
-from formal.evidence.verilog import verilog
+from formal.commands import export
+from formal.evidence.exchange import peers
+from formal.evidence.exchange.aiger import aiger
+from formal.evidence.exchange.btor2 import btor2, symbol
+from formal.evidence.exchange.flat import FIRST, Flat, flat, only
+from formal.evidence.exchange.peers import FAILS, HOLDS, UNKNOWN, Answer
+from formal.evidence.exchange.verilog import verilog
+from formal.evidence.runs.replay import Replay, ReplayError, Seen
+from formal.evidence.runs.traces import Trace, TraceBook, TraceError
 from formal.lemmas import LEMMAS
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, nodes
+from formal.logic.terms import BOOL, ArrayValue, Term, Value
 from formal.properties import CLAIMS
+from formal.scope.configuration import Configuration
 from formal.system import System
-from formal.terms import BOOL, ArrayValue, Term, Value
-from formal.walk import evaluate, nodes
 from tests.conftest import PROOFS
 from tests.evidence.formulas import formulas
 from tests.evidence.readers import Aiger, Btor2, bits_of

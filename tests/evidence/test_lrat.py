@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formal.evidence.blast import Cnf
-from formal.evidence.certify import NotUnsatisfiableError, hinted, refute, trimmed
-from formal.evidence.lrat import ProofError, Step, check, parse
+from formal.evidence.certificates.blast import Cnf
+from formal.evidence.certificates.certify import NotUnsatisfiableError, hinted, refute, trimmed
+from formal.evidence.certificates.lrat import ProofError, Step, check, parse
 
 CLAUSES = [(1, 2), (-1, 2), (1, -2), (-1, -2)]
 PROOF = "5 2 0 1 2 0\n6 0 5 3 4 0\n"

@@ -8,17 +8,17 @@ from itertools import pairwise
 
 import pytest
 
-from formal import terms as t
-from formal.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.engines.bmc import Search, situation, taking
 from formal.engines.verdict import Checker, Verdict
 from formal.epochs import EPOCHS, Mode
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import Step, Trace, TraceBook, TraceError
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import Step, Trace, TraceBook, TraceError
+from formal.logic import terms as t
+from formal.logic.terms import ArrayValue
 from formal.properties import CLAIMS
+from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.state import Phase
 from formal.system import System
-from formal.terms import ArrayValue
 from formal.vocabulary import CPUS_BOOT_ALIKE, INIT_ONLY_AT_BOOT, PERF_KEEPS_OFF, Claim
 from tests.conftest import checker_of
 

@@ -11,10 +11,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formal import command
-from formal.configuration import Configuration
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import Trace, TraceBook, TraceError, from_json, to_json
+from formal.commands import prove
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import Trace, TraceBook, TraceError, from_json, to_json
+from formal.scope.configuration import Configuration
 from formal.system import System
 from tests.conftest import PROOFS
 
@@ -37,7 +37,7 @@ def test_every_stored_file_fits(path: Path) -> None:
 def test_results_contain_such_traces(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     one = ["--epoch", "E8", "--mode", "vhe", "--explain", "hpmn_preserved_always", "--json", str(file)]
-    assert command.main(one) == command.OK
+    assert prove.main(one) == prove.OK
     traces = [row["trace"] for row in json.loads(file.read_text())["results"] if "trace" in row]
     assert traces
     for trace in traces:

@@ -8,23 +8,23 @@ import sys
 
 import pytest
 
-from formal import terms as t
-from formal.configuration import Configuration
-from formal.evidence.catalogue import BY_LEMMAS, Catalogue, CatalogueError, Plan, proved
-from formal.evidence.cross import SOLVERS, installed
-from formal.evidence.smtlib import constant, flattened, sort_text, symbol, with_arrays
-from formal.manifest import Manifest
-from formal.obligations import Obligation
+from formal.evidence.certificates.catalogue import BY_LEMMAS, Catalogue, CatalogueError, Plan, proved
+from formal.evidence.certificates.smtlib import constant, flattened, sort_text, symbol, with_arrays
+from formal.evidence.exchange.cross import SOLVERS, installed
+from formal.evidence.obligations import Obligation
+from formal.logic import terms as t
+from formal.scope.configuration import Configuration
+from formal.scope.manifest import Manifest
 from tests.conftest import ROOT
 
 HASHES = """
 import hashlib, sys
 sys.modules["z3"] = None
 from pathlib import Path
-from formal.configuration import Configuration
-from formal.evidence.catalogue import Catalogue, proved
-from formal.evidence.smtlib import flattened, with_arrays
-from formal.manifest import Manifest
+from formal.scope.configuration import Configuration
+from formal.evidence.certificates.catalogue import Catalogue, proved
+from formal.evidence.certificates.smtlib import flattened, with_arrays
+from formal.scope.manifest import Manifest
 c = Configuration(*sys.argv[1:])
 catalogue = Catalogue(c, proved(c, Manifest.read(Path("proofs/manifest.toml")).expected(c)))
 found = hashlib.sha256()

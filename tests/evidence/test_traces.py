@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formal.evidence import traces
-from formal.evidence.traces import Step, Trace, TraceBook, TraceError, from_json, to_json, write_atomically
-from formal.terms import ArrayValue
+from formal.common.files import write_atomically
+from formal.evidence.runs import traces
+from formal.evidence.runs.traces import Step, Trace, TraceBook, TraceError, from_json, to_json
+from formal.logic.terms import ArrayValue
 from tests.conftest import PROOFS
 
 NAMES = st.sampled_from(["v0.mdcr_el2", "p0.hw_mdcr_el2", "v1.phase", "p1.busy", "v0.user_bank"])

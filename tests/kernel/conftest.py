@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from formal.kernel.front import Program, load
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.lift.program import Program, load
+from formal.kernel.source.tree import KVM, KernelTree
 
 RELEASES = ("5.10", "6.1", "6.12")
 FILES = tuple(f"{KVM}/{name}.c" for name in ("debug", "sys_regs", "hyp/vhe/debug-sr"))

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from formal.engines.equality import Questions
 from formal.epochs import Mode
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.front import FILES, Program, load
-from formal.kernel.lexer import tokens
-from formal.kernel.scan import check
-from formal.kernel.signs import read
-from formal.kernel.tree import KernelTree
-from formal.kernel.writers import knows
-from formal.manifest import Manifest
-from formal.questions import Questions
-from formal.treejob import TreeJob, TreeReport, _check_claims, compare
+from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.lift.program import FILES, Program, load
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.recognition.scan import check
+from formal.kernel.recognition.writers import knows
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import read
+from formal.kernel.text.tokens import tokens
+from formal.scope.manifest import Manifest
+from formal.tree.verdicts import TreeJob, TreeReport, _check_claims, compare
 from tests.conftest import PROOFS
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from formal.kernel.front import Program, load
-from formal.kernel.tree import KernelTree
+from formal.kernel.lift.program import Program, load
+from formal.kernel.source.tree import KernelTree
 
 
 def linked_copy(tree: Path, copy: Path, file: str) -> Path:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from formal.kernel.snippet import snippet
-from formal.walk import evaluate, support
+from formal.kernel.lift.snippet import snippet
+from formal.logic.evaluation import evaluate, support
 
 FIELDS = {
     "a": ("unsigned long", 64), "b": ("unsigned int", 32), "c": ("unsigned short", 16), "d": ("unsigned char", 8),

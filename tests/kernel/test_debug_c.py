@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from formal import terms as t
 from formal.epochs import HOSTS
 from formal.epochs import Mode as EpochMode
-from formal.kernel.behaviours import resolve
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.front import Lifted, Mode, Program
-from formal.kernel.signs import read
-from formal.kernel.tree import KernelTree
-from formal.terms import BOOL, Value
-from formal.walk import evaluate, support
+from formal.kernel.compare.behaviours import resolve
+from formal.kernel.lift.program import Lifted, Mode, Program
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import read
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import BOOL, Value
 
 MODES: tuple[Mode, ...] = ("vhe", "nvhe")
 

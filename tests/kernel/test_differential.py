@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from formal import terms as t
 from formal.epochs import HOSTS, Mode
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.compiler import COMPILER, HarnessError
-from formal.kernel.differential import QEMU, Bench, States, differing
-from formal.kernel.drivers import Driver, Subject, subjects
-from formal.kernel.front import Program, load
-from formal.kernel.straight import straight
-from formal.kernel.tree import KVM, KernelTree
-from formal.terms import BOOL, Term
-from formal.walk import nodes, rebuild, substitute
+from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.compiled.compiler import COMPILER, HarnessError
+from formal.kernel.compiled.differential import QEMU, Bench, States, differing
+from formal.kernel.compiled.drivers import Driver, Subject, subjects
+from formal.kernel.lift.program import Program, load
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.logic import terms as t
+from formal.logic.compiled import straight
+from formal.logic.evaluation import nodes, rebuild, substitute
+from formal.logic.terms import BOOL, Term
 from tests.kernel.conftest import RELEASES, tree_path
 from tests.kernel.mutants import linked_copy
 

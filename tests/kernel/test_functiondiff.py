@@ -10,15 +10,15 @@ import pytest
 
 from formal.arch.registers import MDCR_EL2
 from formal.epochs import EPOCHS, Mode
-from formal.functiondiff import MASK, TRAPS, Change, FunctionChange, compare
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.compare import counterparts
-from formal.kernel.front import Program, load
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.lift.program import Program, load
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.counterparts import counterparts
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.logic.terms import FALSE
 from formal.system import System
-from formal.terms import FALSE
 from formal.transitions import OPERATIONS
-from formal.treejob import Compared, TreeReport
+from formal.tree.functions import MASK, TRAPS, Change, FunctionChange, compare
+from formal.tree.verdicts import Compared, TreeReport
 from tests.arch.test_trap_properties import TRAP_WHEN_SET
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import mutant

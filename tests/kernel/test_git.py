@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from formal.kernel.errors import TreeError
-from formal.kernel.front import Program
-from formal.kernel.git import Repository, is_read
-from formal.kernel.tree import KernelTree
+from formal.kernel.lift.program import Program
+from formal.kernel.source.git import Repository, is_read
+from formal.kernel.source.tree import KernelTree
 
 FILES = {
     "Makefile": "VERSION = 6\n",

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from formal import command
-from formal.configuration import Configuration
+from formal.commands import prove
+from formal.engines.equality import Questions
 from formal.epochs import Mode
-from formal.evidence.replay import Replay
-from formal.evidence.traces import TraceBook
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.compiler import COMPILER, HarnessError
-from formal.kernel.front import files_for, load, side_of
-from formal.kernel.harness import Execution, Rerun, executions
-from formal.kernel.signs import read
-from formal.kernel.tree import KernelTree
-from formal.questions import Questions
-from formal.treejob import compare
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import TraceBook
+from formal.kernel.compiled.compiler import COMPILER, HarnessError
+from formal.kernel.compiled.harness import Execution, Rerun, executions
+from formal.kernel.lift.program import files_for, load, side_of
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import read
+from formal.scope.configuration import Configuration
+from formal.tree.verdicts import compare
 from tests.conftest import PROOFS
 
 QEMU = "qemu-aarch64"
@@ -87,7 +87,7 @@ def test_all_stored_runs_on_the_compiled_functions(version: str, mode: str, tmp_
 def test_the_command(version: str, claim: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree, file = tree_of(version), tmp_path / "run.c"
     arguments = ["--kernel", str(tree.path), "--mode", "vhe", "--explain", claim, "--harness", str(file)]
-    assert command.main([*arguments, "--vcd", str(tmp_path / "run.vcd")]) == command.OK
+    assert prove.main([*arguments, "--vcd", str(tmp_path / "run.vcd")]) == prove.OK
     out = capsys.readouterr().out
     assert f"written: {file}, and " in out and "is not compiled: " in out
     assert f"written: {tmp_path / 'run.vcd'}\n" in out
@@ -95,7 +95,7 @@ def test_the_command(version: str, claim: str, tmp_path: Path, capsys: pytest.Ca
     assert f" *   {line}" in file.read_text().splitlines()
     own = tmp_path / "run.d" / "mine.c"
     own.write_text("int mine;\n")
-    assert command.main(arguments) == command.USAGE
+    assert prove.main(arguments) == prove.USAGE
     assert "run.d has files of another kind, such as mine.c" in capsys.readouterr().err
     own.unlink()
     assert not any(str(tree.path) in unit.read_text() for unit in (tmp_path / "run.d").iterdir())
@@ -117,7 +117,7 @@ def test_the_command(version: str, claim: str, tmp_path: Path, capsys: pytest.Ca
 def test_another_function_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree, file = tree_of("6.1"), tmp_path / "run.c"
     arguments = ["--kernel", str(tree.path), "--mode", "vhe", "--explain", "guest_mdscr_preserved"]
-    assert command.main([*arguments, "--harness", str(file)]) == command.OK
+    assert prove.main([*arguments, "--harness", str(file)]) == prove.OK
     line = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith(COMPILER)).strip()
     (unit,) = [
         u

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from formal import terms as t
-from formal.kernel.front import Mode, Program
-from formal.terms import Value
-from formal.walk import evaluate, support
+from formal.kernel.lift.program import Mode, Program
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import Value
 
 MODES: tuple[Mode, ...] = ("vhe", "nvhe")
 EVERYWHERE = (

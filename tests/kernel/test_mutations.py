@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program, load
-from formal.kernel.scan import check
-from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.writers import knows
+from formal.kernel.lift.program import Program, load
+from formal.kernel.recognition.scan import check
+from formal.kernel.recognition.writers import knows
+from formal.kernel.source.tree import KVM, KernelTree
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy, mutant
 

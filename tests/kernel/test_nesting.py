@@ -6,8 +6,8 @@ import pytest
 
 from formal.epochs import Mode
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KVM
-from formal.treejob import DEBUG_C
+from formal.kernel.source.tree import KVM
+from formal.tree.verdicts import DEBUG_C
 from tests.kernel.edited import Copy
 from tests.kernel.test_newest import ARM, EXIT, FILES_EDITED, REGS
 

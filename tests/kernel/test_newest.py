@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel.behaviours import DEBUG_C
+from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.compare.ownership import COMPONENTS
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.owner import COMPONENTS
-from formal.kernel.parts import Assembly
-from formal.kernel.tree import KVM
+from formal.kernel.model.substitution import Assembly
+from formal.kernel.source.tree import KVM
 from tests.kernel.edited import Copy
 
 GUEST, EXIT, REGS, ARM = (f"{KVM}/{name}.c" for name in ("guest", "handle_exit", "sys_regs", "arm"))

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from formal import treepart
-from formal.command import main
-from formal.configuration import Configuration
+from formal.commands.prove import main
 from formal.epochs import Mode
-from formal.kernel import scan
-from formal.kernel.behaviours import DEBUG_C
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.callers import Mentions
-from formal.kernel.compare import unmoved
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.front import Lifted
-from formal.kernel.signs import read
-from formal.kernel.tree import KVM
-from formal.manifest import Manifest
+from formal.kernel.lift.program import Lifted
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.counterparts import unmoved
+from formal.kernel.recognition import scan
+from formal.kernel.recognition.callers import Mentions
+from formal.kernel.source.tree import KVM
+from formal.kernel.text.signs import read
 from formal.properties import CLAIMS
-from formal.treejob import TreeJob
-from formal.treepart import EVERYTHING, InPart, _places, _understood, _written
-from formal.treesource import Source
+from formal.scope.configuration import Configuration
+from formal.scope.manifest import Manifest
+from formal.tree import partial
+from formal.tree.partial import EVERYTHING, InPart, _places, _understood, _written
+from formal.tree.reading import Source
+from formal.tree.verdicts import TreeJob
 from tests.conftest import PROOFS
 from tests.kernel.edited import Copy
 from tests.kernel.mutants import linked_copy
@@ -154,4 +154,4 @@ def test_a_tree_without_a_file_says_no_more(tmp_path: Path) -> None:
     def refuses() -> TreeJob:
         raise NotUnderstoodError("arch/arm64/kvm/debug.c", 0, "missing from the tree")
 
-    assert list(treepart.understood(refuses)) == []
+    assert list(partial.understood(refuses)) == []

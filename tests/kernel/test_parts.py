@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from formal import terms as t
-from formal.configuration import Configuration
 from formal.engines.verdict import Verdict
 from formal.epochs import Mode
-from formal.evidence.replay import Replay
+from formal.evidence.runs.replay import Replay
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.parts import _stored, parts_of
-from formal.kernel.tree import KVM
+from formal.kernel.model.substitution import _stored, parts_of
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate
+from formal.scope.configuration import Configuration
 from formal.system import System
 from formal.transitions import OPERATIONS
-from formal.walk import evaluate
 from tests.kernel.edited import Copy
 
 BANKS, COMMON = f"{KVM}/hyp/include/hyp/debug-sr.h", f"{KVM}/hyp/include/hyp/sysreg-sr.h"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from formal.epochs import Mode
+from formal.kernel.compare.protected import HYP_MAIN
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.protected import HYP_MAIN
 from tests.kernel.edited import Copy
 from tests.kernel.test_newest import FILES_EDITED
 

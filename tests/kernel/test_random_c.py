@@ -20,15 +20,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formal import terms as t
-from formal.kernel import machine, operators, values
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program
-from formal.kernel.machine import State
-from formal.kernel.snippet import snippet
-from formal.kernel.statements import Statements
-from formal.kernel.straight import straight
-from formal.terms import Term
+from formal.kernel.lift import machine, operators, values
+from formal.kernel.lift.machine import State
+from formal.kernel.lift.program import Program
+from formal.kernel.lift.snippet import snippet
+from formal.kernel.lift.statements import Statements
+from formal.logic import terms as t
+from formal.logic.compiled import straight
+from formal.logic.terms import Term
 from tests.kernel.random_c import HEAD, KINDS, PLACES, Memory, Writer
 
 COMPILER = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")

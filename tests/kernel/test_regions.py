@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.kernel.regions import MAIN, check
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.recognition.regions import MAIN, check
+from formal.kernel.source.tree import KVM, KernelTree
 from tests.kernel.conftest import tree_path
 
 NEWEST = EPOCHS["E11"].kernel(Mode.VHE)

@@ -9,17 +9,17 @@ import pytest
 
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import EPOCHS, HOSTS, Kernel, Mode
-from formal.kernel import tables
-from formal.kernel.binding import UNMODELLED, flags_of
+from formal.kernel.compare import tables
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program
-from formal.kernel.runloop import rules
-from formal.kernel.skeleton import skeleton
-from formal.kernel.snippet import snippet
-from formal.kernel.tree import KVM
+from formal.kernel.lift.program import Program
+from formal.kernel.lift.snippet import snippet
+from formal.kernel.model.binding import UNMODELLED, flags_of
+from formal.kernel.recognition.runloop import rules
+from formal.kernel.recognition.skeleton import skeleton
+from formal.kernel.source.tree import KVM
+from formal.logic.terms import Not
 from formal.mutate.operators import Edit
 from formal.mutate.sweep import Outcome, Site, Sweep
-from formal.terms import Not
 from tests.kernel.conftest import tree_path
 
 ARM, SYS_REGS, HANDLE_EXIT = f"{KVM}/arm.c", f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"

@@ -8,14 +8,14 @@ import re
 
 import pytest
 
-from formal.kernel import indirect, scan
-from formal.kernel.callers import CALLERS, Mentions
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program
-from formal.kernel.lexer import tokens
-from formal.kernel.scan import check, helpers, scan_assembly, scan_text
-from formal.kernel.tree import KVM
-from formal.kernel.writers import OPERATIONS, knows
+from formal.kernel.lift.program import Program
+from formal.kernel.recognition import indirect, scan
+from formal.kernel.recognition.callers import CALLERS, Mentions
+from formal.kernel.recognition.scan import check, helpers, scan_assembly, scan_text
+from formal.kernel.recognition.writers import OPERATIONS, knows
+from formal.kernel.source.tree import KVM
+from formal.kernel.text.tokens import tokens
 
 STORES = {
     "vcpu->arch.mdcr_el2 = 0;": ("mdcr_el2", "store"),

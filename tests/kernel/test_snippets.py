@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from formal import terms as t
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted
-from formal.kernel.snippet import snippet
-from formal.terms import Value
-from formal.walk import evaluate, support
+from formal.kernel.lift.program import Lifted
+from formal.kernel.lift.snippet import snippet
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import Value
 
 TYPES = """
 typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64;

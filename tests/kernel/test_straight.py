@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from formal import terms as t
-from formal.kernel.straight import straight
-from formal.terms import BINARY, BOOL, COMPARE, Term
-from formal.walk import evaluate, rebuild
+from formal.logic import terms as t
+from formal.logic.compiled import straight
+from formal.logic.evaluation import evaluate, rebuild
+from formal.logic.terms import BINARY, BOOL, COMPARE, Term
 
 NAMES = ("a", "b", "c", "p")
 SORTS = {"a": 4, "b": 4, "c": 7, "p": BOOL}

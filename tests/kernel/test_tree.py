@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from formal.beside import Beside
-from formal.kernel import generated
+from formal.common.processes import Beside
 from formal.kernel.errors import NotDefinedError, NotUnderstoodError, TreeError
-from formal.kernel.front import Program
-from formal.kernel.tree import KVM, KernelTree
-from formal.treesource import prepare, source
+from formal.kernel.lift.program import Program
+from formal.kernel.source import generated
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.tree.reading import prepare, source
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
 
@@ -64,7 +64,7 @@ def test_what_is_prepared_is_not_done_again(monkeypatch: pytest.MonkeyPatch, tmp
             source(trees[1])
         good.searched = False
     good.searched = True
-    for name in ("formal.kernel.scan.check", "formal.kernel.kconfig.autoconf"):
+    for name in ("formal.kernel.recognition.scan.check", "formal.kernel.source.kconfig.autoconf"):
         monkeypatch.setattr(name, lambda *_: pytest.fail("done again"))
     source(good)
 

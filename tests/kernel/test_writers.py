@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel import signs
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.scan import _sources
-from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.writers import OPERATIONS
+from formal.kernel.recognition.scan import _sources
+from formal.kernel.recognition.writers import OPERATIONS
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import signs
 from tests.kernel.conftest import tree_path
 from tests.kernel.edited import Copy
 

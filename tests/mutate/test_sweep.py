@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.tree import KVM
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.source.tree import KVM
+from formal.logic.terms import FALSE, TRUE
 from formal.mutate import __main__ as mutate
 from formal.mutate import sweep as sweep_module
 from formal.mutate import unmodelled
 from formal.mutate.operators import Edit
 from formal.mutate.sweep import Outcome, Site, Sweep, _equalities, sample, sites
-from formal.terms import FALSE, TRUE
 from tests.kernel.conftest import tree_path
 
 

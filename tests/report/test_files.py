@@ -13,13 +13,13 @@ import jsonschema
 import pytest
 import xmlschema
 
-from formal.configuration import Configuration, checks
-from formal.evidence.traces import TraceBook
-from formal.job import Report, Row, book_path
+from formal.evidence.runs.traces import TraceBook
 from formal.kernel.errors import NotUnderstoodError
+from formal.matrix.configuration_run import Report, Row, book_path
 from formal.prove import main
 from formal.report import junit, results
 from formal.report import sarif as sarif_file
+from formal.scope.configuration import Configuration, checks
 from tests.conftest import PROOFS
 from tests.report import sarif
 
@@ -166,9 +166,9 @@ def test_a_green_run_of_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_what_cannot_be_written_is_refused_before_anything_is_proved(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from formal import gate
+    from formal.matrix import schedule
 
-    monkeypatch.setattr(gate, "run_all", lambda *_: pytest.fail("the solver ran"))
+    monkeypatch.setattr(schedule, "run_all", lambda *_: pytest.fail("the solver ran"))
     (tmp_path / "file").write_text("")
     for path, reason in ((tmp_path / "file/out", "Not a directory"), (tmp_path, "Is a directory")):
         assert main(["--epoch", "E8", option, str(path)]) == 2

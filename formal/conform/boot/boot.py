@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.conform import initrd
-from formal.conform.build import build_init
-from formal.conform.emulator import EmulatorError, EmulatorTimeoutError, Qemu
+from formal.common.places import FORMAL
+from formal.conform.boot import initrd
+from formal.conform.machine.build import build_init
+from formal.conform.machine.emulator import EmulatorError, EmulatorTimeoutError, Qemu
 from formal.epochs import Mode
 
-PROBES = Path(__file__).parent / "vm" / "probes.txt"
+PROBES = FORMAL / "conform" / "vm" / "probes.txt"
 CPUS: Mapping[Mode, str] = {Mode.VHE: "cortex-a76", Mode.NVHE: "cortex-a53"}  # with and without FEAT_VHE
 
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-SCENARIOS = Path(__file__).parent / "vm" / "scenarios.txt"
+from formal.common.places import FORMAL
+
+SCENARIOS = FORMAL / "conform" / "vm" / "scenarios.txt"
 
 
 class UnknownScenarioError(Exception):

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from formal.conform import show
-from formal.conform.blob import ProbeError
-from formal.conform.build import BuildError, MissingToolError
-from formal.conform.cpu import conform
-from formal.conform.emulator import EmulatorError
-from formal.options import UsageError, seconds
+from formal.common.options import UsageError, seconds
+from formal.conform.cpu import report as show
+from formal.conform.cpu.cpu import conform
+from formal.conform.machine.blob import ProbeError
+from formal.conform.machine.build import BuildError, MissingToolError
+from formal.conform.machine.emulator import EmulatorError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,16 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 
-from formal.configuration import Configuration
-from formal.conform import emulator
-from formal.conform.boot import Recording, boot
-from formal.conform.counterexamples import run as run_counterexamples
-from formal.conform.debian import default_directory, image
-from formal.conform.kernel import CANNOT_RUN, DEFAULT, add_machine_arguments, modes
-from formal.conform.marks import MissingMarkError, Passage, passages
-from formal.conform.reproducers import REPRODUCERS, STATES, Reproducer, ReproducerError, State, by_name
-from formal.conform.tracecommand import epoch_of
-from formal.evidence.traces import TraceError
+from formal.conform.boot.boot import Recording, boot
+from formal.conform.boot.debian import default_directory, image
+from formal.conform.boot.marks import MissingMarkError, Passage, passages
+from formal.conform.commands.kernel import CANNOT_RUN, DEFAULT, add_machine_arguments, modes
+from formal.conform.commands.trace import epoch_of
+from formal.conform.findings.counterexamples import run as run_counterexamples
+from formal.conform.findings.reproducers import REPRODUCERS, STATES, Reproducer, ReproducerError, State, by_name
+from formal.conform.machine import emulator
+from formal.evidence.runs.traces import TraceError
+from formal.scope.configuration import Configuration
 
 
 class Outcome(StrEnum):

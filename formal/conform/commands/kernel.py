@@ -10,19 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-from formal.conform import emulator
-from formal.conform.boot import Recording, boot
-from formal.conform.build import BuildError, MissingToolError
-from formal.conform.debian import NEWEST, MissingKernelError, default_directory, image
-from formal.conform.scenarios import UnknownScenarioError, choose
-from formal.conform.tracecheck import Result
-from formal.conform.tracecommand import check_recording
-from formal.conform.tracecoverage import coverage
-from formal.conform.tracecoverage import lines as coverage_lines
-from formal.conform.tracefile import TraceFormatError
+from formal.common.files import write_atomically
+from formal.common.options import seconds
+from formal.conform.boot.boot import Recording, boot
+from formal.conform.boot.debian import NEWEST, MissingKernelError, default_directory, image
+from formal.conform.boot.scenarios import UnknownScenarioError, choose
+from formal.conform.commands.trace import check_recording
+from formal.conform.machine import emulator
+from formal.conform.machine.build import BuildError, MissingToolError
+from formal.conform.trace.check import Result
+from formal.conform.trace.coverage import coverage
+from formal.conform.trace.coverage import lines as coverage_lines
+from formal.conform.trace.text import TraceFormatError
 from formal.epochs import HOSTS, Mode
-from formal.evidence.traces import write_atomically
-from formal.options import seconds
 
 DEFAULT = "6.1"
 EVERY = ("6.1", "5.10", "6.12", NEWEST)

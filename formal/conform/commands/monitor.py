@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from formal.conform.boot import PROBES
-from formal.conform.monitor import bpftrace, dot, monitor
-from formal.conform.tracecommand import TRACED
+from formal.common.files import write_atomically
+from formal.conform.boot.boot import PROBES
+from formal.conform.commands.trace import TRACED
+from formal.conform.monitor.monitor import bpftrace, dot, monitor
 from formal.epochs import EPOCHS, HOSTS, Mode
-from formal.evidence.traces import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.configuration import Configuration
-from formal.conform.ownerparts import by_owner, grouping
-from formal.conform.tracecheck import Check, Result, TooManyRunsError, Unexplained, missing
-from formal.conform.tracecoverage import coverage, lines
-from formal.conform.tracefile import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
-from formal.conform.traceparts import Grouping
-from formal.conform.tracerun import FIELDS
+from formal.common.places import PROOFS
+from formal.conform.trace.check import Check, Result, TooManyRunsError, Unexplained, missing
+from formal.conform.trace.coverage import coverage, lines
+from formal.conform.trace.groups import Grouping
+from formal.conform.trace.owner_groups import by_owner, grouping
+from formal.conform.trace.runs import FIELDS
+from formal.conform.trace.text import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
 from formal.epochs import EPOCHS, HOSTS, Mode
-from formal.evidence.traces import TraceBook, TraceError
+from formal.evidence.runs.traces import TraceBook, TraceError
+from formal.scope.configuration import Configuration
 
 # No event says whether a guest has an EL2 of its own: guests that have none are those of E10 in later kernels, too.
 TRACED = tuple(name for name, e in EPOCHS.items() if not e.kernel(Mode.VHE).nests)
-BOOKS = Path(__file__).parents[2] / "proofs/traces"
+BOOKS = PROOFS / "traces"
 OPTIONAL = (
     ("kvm_arm_clear_debug", "the restored MDSCR_EL1"),
     ("kvm_entry", "entries"),

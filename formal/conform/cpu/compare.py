@@ -1,7 +1,8 @@
 """What the table says about an access beside what the CPU did: which outcomes are allowed, and which one came.
 
 The table is asked once for each access, with symbols for the controls (``formal.arch.traps.outcome``); the terms that
-come back, of which few are distinct, are evaluated on the numbers of each setting (``formal.walk.evaluate``).
+come back, of which few are distinct, are evaluated on the numbers of each setting
+(``formal.logic.evaluation.evaluate``).
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from formal import terms as t
 from formal.arch.aarch32 import OPTIONAL
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.arch.traps import Controls, Outcome
-from formal.conform.blob import decode
-from formal.conform.identify import Cpu
-from formal.conform.points import DONE_CALL, Point
-from formal.conform.points32 import Point32
-from formal.conform.settings import Setting
-from formal.terms import Term, Value
-from formal.walk import evaluate, support
+from formal.conform.cpu.identify import Cpu
+from formal.conform.cpu.points import DONE_CALL, Point
+from formal.conform.cpu.points32 import Point32
+from formal.conform.cpu.settings import Setting
+from formal.conform.machine.blob import decode
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import Term, Value
 
 _UNKNOWN, _SVC, _HVC, _SYSREG = 0x00, 0x15, 0x16, 0x18  # exception classes (Arm ARM D24.2, ESR_ELx.EC)
 _IL = 1 << 25

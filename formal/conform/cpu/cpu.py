@@ -17,17 +17,18 @@ from pathlib import Path
 from formal.arch import features as feat
 from formal.arch.aarch32 import REGISTERS32
 from formal.arch.sysregs import SYSTEM_REGISTERS
-from formal.conform import asm, compare, debug_points, emulator
-from formal.conform.blob import Blob, Run
-from formal.conform.build import build
-from formal.conform.compare import AnyPoint, Difference
-from formal.conform.deviations import DEVIATIONS, Book
-from formal.conform.deviations32 import DEVIATIONS32
-from formal.conform.identify import ID_REGISTERS, NOT_IDENTIFIED, Cpu, identify
-from formal.conform.points import Point, points, selected
-from formal.conform.points32 import FORMS, points32, spelled
-from formal.conform.settings import Setting, settings
-from formal.options import UsageError
+from formal.common.options import UsageError
+from formal.conform.cpu import compare, debug_points
+from formal.conform.cpu.compare import AnyPoint, Difference
+from formal.conform.cpu.deviations import DEVIATIONS, Book
+from formal.conform.cpu.deviations32 import DEVIATIONS32
+from formal.conform.cpu.identify import ID_REGISTERS, NOT_IDENTIFIED, Cpu, identify
+from formal.conform.cpu.points import Point, points, selected
+from formal.conform.cpu.points32 import FORMS, points32, spelled
+from formal.conform.cpu.settings import Setting, settings
+from formal.conform.machine import asm, emulator
+from formal.conform.machine.blob import Blob, Run
+from formal.conform.machine.build import build
 
 DEFAULT_MODELS = ("cortex-a57", "neoverse-n1", "neoverse-v1", "max")  # those that the emulator has
 

@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from formal import terms as t
 from formal.arch import exceptions as model
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PSTATE
-from formal.conform import asm
-from formal.conform.blob import X0, Blob, Place, Run, State, Taken, decode
-from formal.conform.compare import Difference
-from formal.conform.identify import Cpu
-from formal.conform.settings import HCR_RW
-from formal.terms import Term
+from formal.conform.cpu.compare import Difference
+from formal.conform.cpu.identify import Cpu
+from formal.conform.cpu.settings import HCR_RW
+from formal.conform.machine import asm
+from formal.conform.machine.blob import X0, Blob, Place, Run, State, Taken, decode
+from formal.logic import terms as t
+from formal.logic.terms import Term
 
 _CALL, _BRK = 1, 0x1234  # immediates
 _VECTOR = Place(0x400 // 4, in_vectors=True)  # synchronous, from a lower Exception level in AArch64

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from formal.arch.registers import PMUSERENR_EL0
-from formal.conform.compare import Difference
-from formal.conform.identify import Cpu
+from formal.conform.cpu.compare import Difference
+from formal.conform.cpu.identify import Cpu
 
 Series = tuple[int, int]
 COMPARED: dict[Series, int] = {(7, 2): 22, (8, 2): 2, (10, 0): 13, (11, 1): 3}  # the release of each stable series

@@ -1,4 +1,5 @@
-"""Where QEMU is known to do otherwise than the architecture in AArch32 state, as ``formal.conform.deviations`` has it.
+"""Where QEMU is known to do otherwise than the architecture in AArch32 state, as ``formal.conform.cpu.deviations``
+has it.
 
 Subjects are lines of ``formal.arch.aarch32``. What QEMU leaves UNDEFINED is here too, and is printed as not tested.
 """
@@ -6,8 +7,8 @@ Subjects are lines of ``formal.arch.aarch32``. What QEMU leaves UNDEFINED is her
 from __future__ import annotations
 
 from formal.arch.registers import PMUSERENR_EL0
-from formal.conform.compare import Difference
-from formal.conform.deviations import ALL, DEVIATIONS, Deviation, Series, decided, undefined
+from formal.conform.cpu.compare import Difference
+from formal.conform.cpu.deviations import ALL, DEVIATIONS, Deviation, Series, decided, undefined
 
 _7_2: frozenset[Series] = frozenset({(7, 2)})
 _8_2: frozenset[Series] = frozenset({(8, 2)})

@@ -7,9 +7,9 @@ from functools import cached_property
 
 from formal.arch.sysregs import SYSTEM_REGISTERS, Encoding, SystemRegister
 from formal.arch.traps import Access, Controls, decide, outcome
-from formal.conform import asm
-from formal.conform.blob import X0, Run
-from formal.terms import Term
+from formal.conform.machine import asm
+from formal.conform.machine.blob import X0, Run
+from formal.logic.terms import Term
 
 DONE_CALL = 1  # the immediate of the HVC or SVC that follows the access
 _EL1H, _EL0T = 0x3C5, 0x3C0  # SPSR_EL2 with D, A, I and F set

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from formal import terms as t
 from formal.arch import aarch32
 from formal.arch.aarch32 import REGISTERS32, Access32, Register32
 from formal.arch.sysregs import SystemRegister
 from formal.arch.traps import Controls, Outcome
-from formal.conform import asm
-from formal.conform.blob import X0, Run
-from formal.conform.identify import Cpu
-from formal.conform.points import DONE_CALL, EVENT_COUNTERS, write_value
-from formal.terms import Term
+from formal.conform.cpu.identify import Cpu
+from formal.conform.cpu.points import DONE_CALL, EVENT_COUNTERS, write_value
+from formal.conform.machine import asm
+from formal.conform.machine.blob import X0, Run
+from formal.logic import terms as t
+from formal.logic.terms import Term
 
 FORMS = ("mcr", "mcrr")  # those that are probed
 _SVC_MODE, _USER_MODE = 0x1D3, 0x1D0  # SPSR_EL2: AArch32, A32, with A, I and F set
@@ -85,7 +85,8 @@ class Point32:
         return aarch32.decide(self.access, controls, t.boolean(t9))[1]
 
     def syndromes(self, host: bool) -> dict[int, Outcome]:
-        """As ``formal.conform.compare.syndromes``; an AArch32 EL1 has no syndrome, but vectors and link registers."""
+        """As ``formal.conform.cpu.compare.syndromes``; an AArch32 EL1 has no syndrome, but vectors and link
+        registers."""
 
         def result(el: int, ec: int, iss: int, at: int) -> int:
             return el << 48 | at << 32 | ec << 26 | _IL | iss

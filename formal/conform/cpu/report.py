@@ -15,9 +15,9 @@ from rich.text import Text
 
 from formal.arch.aarch32 import REGISTERS32
 from formal.arch.sysregs import SYSTEM_REGISTERS
-from formal.conform.compare import Difference
-from formal.conform.cpu import Report
-from formal.conform.deviations import COMPARED
+from formal.conform.cpu.compare import Difference
+from formal.conform.cpu.cpu import Report
+from formal.conform.cpu.deviations import COMPARED
 
 SCHEMA_VERSION = 1
 _MANY = 20  # kinds of differences that are shown without --verbose

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from formal import terms as t
 from formal.arch.bits import Register
 from formal.arch.features import has_fgt
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.registers import HCR_EL2, MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.arch.traps import Controls
-from formal.conform.blob import State
-from formal.conform.identify import Cpu
+from formal.conform.cpu.identify import Cpu
+from formal.conform.machine.blob import State
+from formal.logic import terms as t
 
 SEED = 20240917  # any; fixed, so that two runs probe the same
 RANDOM = 24

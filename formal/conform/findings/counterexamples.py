@@ -12,25 +12,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.configuration import Configuration, checks
-from formal.conform.boot import Recording, boot
-from formal.conform.emulator import Qemu
-from formal.conform.expressible import NotExpressibleError, Plan
-from formal.conform.marks import Passage, passages
-from formal.conform.ownerparts import grouping
-from formal.conform.reproducers import State
-from formal.conform.substitutes import booted, breaks, express
-from formal.conform.tracecheck import Check, Result
-from formal.conform.tracefile import TraceFormatError, parse
-from formal.conform.tracewatch import SHOWN_BY_RETURNS
+from formal.common.places import PROOFS
+from formal.conform.boot.boot import Recording, boot
+from formal.conform.boot.marks import Passage, passages
+from formal.conform.findings.expressible import NotExpressibleError, Plan
+from formal.conform.findings.reproducers import State
+from formal.conform.findings.substitutes import booted, breaks, express
+from formal.conform.machine.emulator import Qemu
+from formal.conform.trace.check import Check, Result
+from formal.conform.trace.owner_groups import grouping
+from formal.conform.trace.text import TraceFormatError, parse
+from formal.conform.trace.watch import SHOWN_BY_RETURNS
 from formal.epochs import Mode
-from formal.evidence.replay import Replay
-from formal.evidence.traces import Trace, TraceBook
+from formal.evidence.runs.replay import Replay
+from formal.evidence.runs.traces import Trace, TraceBook
 from formal.properties import performance_monitors_trapped
+from formal.scope.configuration import Configuration, checks
 from formal.system import System
 from formal.vocabulary import Claim
 
-BOOKS = Path(__file__).parents[2] / "proofs/traces"
+BOOKS = PROOFS / "traces"
 _STEP, _SYSTEM = 0x32, 0x18  # ESR_ELx.EC
 _AT_EL0, _CODE = "PMCNTENSET_EL0", "3,3,9,12,1"  # not a counter: QEMU lets EL0 read those whatever MDCR_EL2 says
 _BEYOND = "performance_monitors_trapped_with_pmuv3p9"

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from formal.arch.sysregs import SYSTEM_REGISTERS, Encoding
-from formal.conform import asm
-from formal.evidence.traces import Step, Trace
+from formal.conform.machine import asm
+from formal.evidence.runs.traces import Step, Trace
+from formal.logic.terms import ArrayValue
 from formal.state import REGISTER_OF_BANK, Exit
-from formal.terms import ArrayValue
 
 HPMN = 6  # of every CPU model that is booted
 BASE = 0x40000000  # where the program of vCPU 0 is

@@ -2,7 +2,8 @@
 
 A sequence is a script in the commands of vm/scenarios.txt. Its control is the same without the step that matters; only
 if the control shows what is expected does the sequence prove anything, about the kernel and the emulator below it.
-``STATES`` says of every cause in formal/findings.py that applies to a kernel that can be booted what became of it.
+``STATES`` says of every cause in formal/scope/findings.py that applies to a kernel that can be booted what became of
+it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from formal.conform.marks import Passage
+from formal.conform.boot.marks import Passage
 from formal.epochs import Mode
 
 _CURRENT = ("6.1", "6.12")

@@ -1,4 +1,5 @@
-"""Stored traces of violated claims, changed into ones that can be made to happen (``formal/conform/expressible.py``).
+"""Stored traces of violated claims, changed into ones that can be made to happen
+(``formal/conform/findings/expressible.py``).
 
 A trace starts from the state that the emulated CPUs boot in. What cannot be made to happen at that point (``RULES``) is
 replaced by something that can, and the replay of the replaced trace has to break the claim still; else the trace is not
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from formal.conform.expressible import (
+from formal.conform.findings.expressible import (
     CLEAR,
     CREATE,
     EMULATES,
@@ -25,8 +26,8 @@ from formal.conform.expressible import (
     NotExpressibleError,
     Plan,
 )
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import Step, Trace
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import Step, Trace
 from formal.state import Exit
 from formal.vocabulary import Claim
 

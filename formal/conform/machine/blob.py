@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
-from formal.conform import asm
+from formal.conform.machine import asm
 
 BLOB = 0x4020_0000  # where the block lies in the guest's memory
 MAGIC = int.from_bytes(b"2LE-RCMD", "little")

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCES = Path(__file__).parent / "probe"
+from formal.common.places import FORMAL
+
+SOURCES = FORMAL / "conform" / "probe"
 _FLAGS = (
     "-O2 -Wall -Wextra -ffreestanding -nostdlib -mgeneral-regs-only -mstrict-align -fno-pic -no-pie "
     "-fno-stack-protector -static -Wl,--build-id=none"
 ).split()
 
 
-_INIT = Path(__file__).parent / "vm"
+_INIT = FORMAL / "conform" / "vm"
 _INIT_FLAGS = "-O1 -Wall -Wextra -Werror -static -pthread -Wl,--no-gc-sections".split()
 
 

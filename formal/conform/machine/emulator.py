@@ -12,8 +12,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.conform.blob import BLOB, Blob
-from formal.conform.build import MissingToolError
+from formal.conform.machine.blob import BLOB, Blob
+from formal.conform.machine.build import MissingToolError
 
 _RAM = 0x4000_0000  # where the memory of the machine "virt" begins
 _MEGABYTES = 64

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from formal import terms as t
 from formal.epochs import Kernel
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, substitute, support
+from formal.logic.terms import FALSE, TRUE, Term
 from formal.properties import CLAIMS
 from formal.state import Phase
 from formal.system import System
-from formal.terms import FALSE, TRUE, Term
 from formal.vocabulary import Point
-from formal.walk import nodes, substitute, support
 
 PASSES = {  # operation -> trace point
     "kvm_arm_setup_debug": "kvm_arm_setup_debug",

@@ -1,5 +1,5 @@
 /*
- * What the probe reads and writes: one block of memory at BLOB, laid out by formal/conform/blob.py. Offsets count bytes
+ * What the probe reads and writes: one block of memory at BLOB, laid out by formal/conform/machine/blob.py. Offsets count bytes
  * from the start of the block; every field is 64 bits wide unless it says otherwise, little-endian.
  */
 #define BLOB 0x40200000UL

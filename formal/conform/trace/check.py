@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from formal.conform.ownersteps import OwnerSteps
-from formal.conform.tracefile import PROBES, REQUIRED, Event, TraceText
-from formal.conform.tracefill import ENABLE, Attempt, Fill, Visible, forget, next_pstate, past
-from formal.conform.traceleave import KVM_EXIT_MMIO, Leave
-from formal.conform.tracemarkers import Markers
-from formal.conform.traceparts import Grouping, Key, Kind, Part
-from formal.conform.tracerun import NOBODY, Did, Machine, Run, Shown, first_difference, shows_set_debug
-from formal.conform.tracewatch import Watch
+from formal.conform.trace.fill import ENABLE, Attempt, Fill, Visible, forget, next_pstate, past
+from formal.conform.trace.groups import Grouping, Key, Kind, Part
+from formal.conform.trace.leave import KVM_EXIT_MMIO, Leave
+from formal.conform.trace.markers import Markers
+from formal.conform.trace.owner_steps import OwnerSteps
+from formal.conform.trace.runs import NOBODY, Did, Machine, Run, Shown, first_difference, shows_set_debug
+from formal.conform.trace.text import PROBES, REQUIRED, Event, TraceText
+from formal.conform.trace.watch import Watch
 from formal.epochs import Kernel
 from formal.state import Exit, Phase
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from formal.conform.tracecheck import Result
+from formal.conform.trace.check import Result
 from formal.transitions import OPERATIONS
 
 

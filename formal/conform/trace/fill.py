@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from formal.conform.traceparts import Key, Part
-from formal.conform.tracerun import Chain, Machine, Run, Shown, shows_entry, shows_first_run, shows_setup
+from formal.conform.trace.groups import Key, Part
+from formal.conform.trace.runs import Chain, Machine, Run, Shown, shows_entry, shows_first_run, shows_setup
+from formal.logic.terms import ArrayValue
 from formal.state import Exit, Phase
-from formal.terms import ArrayValue
 
 SS = 1 << 21  # PSTATE.SS
 ENABLE, SINGLESTEP = 1, 2

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from formal.conform.tracefile import Event, TraceText
+from formal.conform.trace.text import Event, TraceText
 
 Key = tuple[int, str]  # a vCPU: its generation (pointers are used again) and its name
 

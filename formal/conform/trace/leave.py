@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from formal.conform.tracefile import Event
-from formal.conform.tracefill import SS, Attempt, Fill, next_pstate
-from formal.conform.traceparts import Key, Part, bank_access
-from formal.conform.tracerun import Run, Shown, guest_enter_defers, shows_clear, shows_trap
+from formal.conform.trace.fill import SS, Attempt, Fill, next_pstate
+from formal.conform.trace.groups import Key, Part, bank_access
+from formal.conform.trace.runs import Run, Shown, guest_enter_defers, shows_clear, shows_trap
+from formal.conform.trace.text import Event
 from formal.state import Exit, Phase
 
 Encoding = tuple[int, int, int, int, int]  # op0, op1, CRn, CRm, op2

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from formal.conform.tracefile import Event
-from formal.conform.tracefill import Attempt, Fill
-from formal.conform.traceparts import Key, Kind, Part, bank_register
-from formal.conform.tracerun import NOBODY, Run, Shown, shows_set_debug
+from formal.conform.trace.fill import Attempt, Fill
+from formal.conform.trace.groups import Key, Kind, Part, bank_register
+from formal.conform.trace.runs import NOBODY, Run, Shown, shows_set_debug
+from formal.conform.trace.text import Event
+from formal.logic.terms import ArrayValue
 from formal.state import Exit, Phase
-from formal.terms import ArrayValue
 
 MDE = 1 << 15  # MDSCR_EL1.MDE, which the host sets for a watchpoint of user space
 OSLK = 2  # OSLSR_EL1.OSLK

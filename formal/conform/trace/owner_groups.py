@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from formal.conform.tracefile import PROBES, Event, TraceText
-from formal.conform.traceparts import Grouping, Key, Kind, Part, bank_register
+from formal.conform.trace.groups import Grouping, Key, Kind, Part, bank_register
+from formal.conform.trace.text import PROBES, Event, TraceText
 
 BANKS = ("debug_bank", "external_bank")
 _LEAVE = ("vcpu_leave", *BANKS, "kvm_exit")

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from formal.conform.tracefill import CALLS, SINGLESTEP, SS, Attempt, Fill
-from formal.conform.traceleave import (
+from formal.conform.trace.fill import CALLS, SINGLESTEP, SS, Attempt, Fill
+from formal.conform.trace.groups import Key, Kind, Part
+from formal.conform.trace.leave import (
     BY_BANK,
     BY_TRAP_DEBUG_REGS,
     EC_SYS64,
@@ -22,8 +23,7 @@ from formal.conform.traceleave import (
     is_bank,
     turns_off,
 )
-from formal.conform.traceparts import Key, Kind, Part
-from formal.conform.tracerun import Run, Shown, shows_bank, shows_entry, shows_probe, shows_values
+from formal.conform.trace.runs import Run, Shown, shows_bank, shows_entry, shows_probe, shows_values
 from formal.state import DebugOwner, Exit, Phase
 
 _DEBUG_KINDS = (Exit.STEP, Exit.DEBUG)

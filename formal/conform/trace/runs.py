@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
-from formal.conform.tracefile import PROBES, Event
-from formal.conform.traceparts import Key
+from formal.conform.trace.groups import Key
+from formal.conform.trace.text import PROBES, Event
 from formal.epochs import Kernel
-from formal.evidence.replay import zero
+from formal.evidence.runs.replay import zero
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import ArrayValue, Term, Value
 from formal.operations import Inputs, operation
 from formal.state import REGISTER_OF_BANK, Exit, Phase, State
 from formal.system import System
-from formal.terms import ArrayValue, Term, Value
 from formal.transitions import OPERATIONS, tweaks_guest
-from formal.walk import evaluate, support
 
 
 @operation(

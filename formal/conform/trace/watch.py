@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from formal.conform.traceparts import Key
-from formal.conform.tracerun import HERE, Did, Known, Machine, Run
+from formal.conform.trace.groups import Key
+from formal.conform.trace.runs import HERE, Did, Known, Machine, Run
 from formal.epochs import Kernel
+from formal.logic.evaluation import support
+from formal.logic.terms import Not, Term
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.state import Phase, State
-from formal.terms import Not, Term
 from formal.vocabulary import Claim, Point
-from formal.walk import support
 
 SHOWN_OF_VCPU = (
     "phase in_run exit cpu mdcr_el2 guest_debug debug_dirty mdscr_el1 oslsr_el1 preserved_mdscr_el1 debug_ptr_external "

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formal.evidence.catalogue import Plan
-from formal.evidence.traces import write_atomically
+from formal.common.files import write_atomically
+from formal.evidence.certificates.catalogue import Plan
 
 SCHEMA_VERSION = 1
 LIMIT = 256 << 20  # bytes that an archive may unpack to

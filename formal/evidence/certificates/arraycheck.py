@@ -1,6 +1,7 @@
 """Checks that formulas without arrays follow from formulas with arrays: one case each, by shape, and no search.
 
-``formal.evidence.arrays`` says what the new variables stand for. Here that is put back in, and each result is compared
+``formal.evidence.certificates.arrays`` says what the new variables stand for. Here that is put back in, and each
+result is compared
 with what it may be: a given formula, or an instance of an axiom of the theory of arrays, in which reads are pushed
 through ``store``, ``ite`` and constant arrays. Terms are shared, so comparing is identity. A witness ``w.k`` stands for
 the value of a function that picks an index where two arrays differ; it must belong to one equality and occur in no
@@ -11,10 +12,10 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from formal import terms as t
-from formal.evidence.arrays import Flat
-from formal.terms import Eq, If, Implies, Not, Or, Term
-from formal.walk import nodes, rebuild, substitute, support
+from formal.evidence.certificates.arrays import Flat
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, rebuild, substitute, support
+from formal.logic.terms import Eq, If, Implies, Not, Or, Term
 
 
 class EliminationError(Exception):

@@ -19,8 +19,8 @@ The asserted formulas are then, each true in the extended model:
 Which index terms are used (all that are read or written, and all witnesses) and that an equality that occurs under one
 polarity only gets one kind of axiom decides how often the result is unsatisfiable, not whether it is sound. That this
 suffices for formulas without quantifiers and constant arrays is Stump, Barrett, Dill and Levitt, "A Decision Procedure
-for an Extensional Theory of Arrays" (LICS 2001). ``formal/evidence/arraycheck.py`` checks every formula of a result by
-itself.
+for an Extensional Theory of Arrays" (LICS 2001). ``formal/evidence/certificates/arraycheck.py`` checks every formula
+of a result by itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from formal import terms as t
-from formal.terms import Eq, If, Implies, Not, Sort, Term
-from formal.walk import nodes, rebuild
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, rebuild
+from formal.logic.terms import Eq, If, Implies, Not, Sort, Term
 
 
 @dataclass(frozen=True)

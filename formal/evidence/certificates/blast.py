@@ -1,7 +1,7 @@
 """Bit-blasting: bit-vector formulas as CNF, gate by gate, with nothing simplified on the way.
 
 The numbering is part of the format, because proof steps name clauses by number and because
-``formal/evidence/encoder.py`` derives the same clauses from the SMT-LIB text, by a program of its own:
+``formal/evidence/certificates/encoder.py`` derives the same clauses from the SMT-LIB text, by a program of its own:
 
 * variable 1 is true, and clause 1 says so; a constant bit is 1 or -1;
 * then every variable of the formulas, in the order in which the SMT-LIB text declares them: one CNF variable a bit, bit
@@ -31,9 +31,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from formal import terms as t
-from formal.terms import BOOL, Term
-from formal.walk import nodes
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, Term
 
 Bits = list[int]
 Clause = tuple[int, ...]

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from formal.configuration import Configuration, checks
-from formal.evidence.totality import never, total
+from formal.evidence.certificates.totality import never, total
+from formal.evidence.obligations import Induction, Obligation
 from formal.lemmas import LEMMAS
-from formal.obligations import Induction, Obligation
+from formal.scope.configuration import Configuration, checks
 from formal.system import System
 from formal.vocabulary import Claim, Precondition
 

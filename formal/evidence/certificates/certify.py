@@ -3,7 +3,7 @@
 Glucose (through python-sat) writes the clauses it learns (DRUP). Each follows from what was known by unit propagation;
 here the propagation is done once more, to note which clauses it needed (the hints), and steps that nothing needs are
 left out. A literal that propagation alone makes true is a step of its own where it is used, so that no step repeats how
-it came about. Nothing here has to be trusted: ``formal/evidence/lrat.py`` checks the result.
+it came about. Nothing here has to be trusted: ``formal/evidence/certificates/lrat.py`` checks the result.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from formal.evidence.blast import Clause, Cnf
-from formal.evidence.lrat import Step
+from formal.evidence.certificates.blast import Clause, Cnf
+from formal.evidence.certificates.lrat import Step
 
 SOLVER = "glucose4"
 

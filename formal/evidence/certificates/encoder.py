@@ -1,6 +1,7 @@
 """The checker's own reader and encoder: from the SMT-LIB text of an obligation to any clause of its CNF, by number.
 
-Written from the format that ``formal/evidence/blast.py`` documents, not from its code, and sharing nothing with it: it
+Written from the format that ``formal/evidence/certificates/blast.py`` documents, not from its code, and sharing
+nothing with it: it
 reads text instead of terms, and instead of writing all clauses in a row it computes a clause from its number. A proof
 uses a few hundred of the hundred thousand clauses, so checking takes milliseconds.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from formal.configuration import Configuration
-from formal.evidence.archive import Entry, archive_path, unpacked
-from formal.evidence.blast import blast
-from formal.evidence.catalogue import Catalogue, proved
-from formal.evidence.lrat import parse
-from formal.evidence.smtlib import flattened, with_arrays
+from formal.evidence.certificates.archive import Entry, archive_path, unpacked
+from formal.evidence.certificates.blast import blast
+from formal.evidence.certificates.catalogue import Catalogue, proved
+from formal.evidence.certificates.lrat import parse
+from formal.evidence.certificates.smtlib import flattened, with_arrays
+from formal.scope.configuration import Configuration
 
 
 def export(c: Configuration, expected: Mapping[str, str], entry: Entry, folder: Path, target: Path) -> int:

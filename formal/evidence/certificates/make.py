@@ -10,15 +10,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.configuration import Configuration
-from formal.evidence.archive import INDEX, ArchiveError, Entry, archive_path, packed, read_index, write_index
-from formal.evidence.arrays import eliminate
-from formal.evidence.blast import blast
-from formal.evidence.catalogue import BY_INDUCTION, BY_LEMMAS, Catalogue, CatalogueError, Owed, Plan, proved
-from formal.evidence.certify import NotUnsatisfiableError, refute, satisfiable
-from formal.evidence.smtlib import flattened
-from formal.obligations import Induction, Obligation
-from formal.terms import And
+from formal.evidence.certificates.archive import (
+    INDEX,
+    ArchiveError,
+    Entry,
+    archive_path,
+    packed,
+    read_index,
+    write_index,
+)
+from formal.evidence.certificates.arrays import eliminate
+from formal.evidence.certificates.blast import blast
+from formal.evidence.certificates.catalogue import (
+    BY_INDUCTION,
+    BY_LEMMAS,
+    Catalogue,
+    CatalogueError,
+    Owed,
+    Plan,
+    proved,
+)
+from formal.evidence.certificates.certify import NotUnsatisfiableError, refute, satisfiable
+from formal.evidence.certificates.smtlib import flattened
+from formal.evidence.obligations import Induction, Obligation
+from formal.logic.terms import And
+from formal.scope.configuration import Configuration
 from formal.vocabulary import Claim
 
 

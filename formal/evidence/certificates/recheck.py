@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from formal.configuration import Configuration
-from formal.evidence.archive import ArchiveError, Entry, archive_path, sha256, unpacked
-from formal.evidence.arraycheck import EliminationError
-from formal.evidence.arraycheck import check as check_elimination
-from formal.evidence.catalogue import Catalogue, CatalogueError, proved
-from formal.evidence.encoder import Encoding, TextError
-from formal.evidence.lrat import Checked, ProofError
-from formal.evidence.lrat import check as check_proof
-from formal.evidence.smtlib import flattened
-from formal.obligations import Obligation
+from formal.evidence.certificates.archive import ArchiveError, Entry, archive_path, sha256, unpacked
+from formal.evidence.certificates.arraycheck import EliminationError
+from formal.evidence.certificates.arraycheck import check as check_elimination
+from formal.evidence.certificates.catalogue import Catalogue, CatalogueError, proved
+from formal.evidence.certificates.encoder import Encoding, TextError
+from formal.evidence.certificates.lrat import Checked, ProofError
+from formal.evidence.certificates.lrat import check as check_proof
+from formal.evidence.certificates.smtlib import flattened
+from formal.evidence.obligations import Obligation
+from formal.scope.configuration import Configuration
 
 DRUP_LIMIT = 20_000  # clauses times steps; PyPI's drup takes up to a second for that many
 

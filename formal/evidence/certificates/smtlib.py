@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from formal import terms as t
-from formal.evidence.arrays import Flat, eliminate, is_array
-from formal.obligations import Obligation
-from formal.terms import BOOL, Sort, Term
-from formal.walk import nodes, support
+from formal.evidence.certificates.arrays import Flat, eliminate, is_array
+from formal.evidence.obligations import Obligation
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, support
+from formal.logic.terms import BOOL, Sort, Term
 
 _SIMPLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.@]*")
 _NODE = re.compile(r"t[0-9]+")  # the names that nodes get
@@ -105,7 +105,8 @@ def with_arrays(o: Obligation) -> str:
 def flattened(o: Obligation) -> tuple[Flat, str]:
     """An obligation without arrays, as formulas and as text: if it is unsatisfiable, the assumptions imply the goal.
 
-    The comments say what the variables that arrays were eliminated with stand for (see ``formal.evidence.arrays``).
+    The comments say what the variables that arrays were eliminated with stand for (see
+    ``formal.evidence.certificates.arrays``).
     """
     flat = eliminate(o.formulas())
     script = Script(flat.formulas + flat.axioms)

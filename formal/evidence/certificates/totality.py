@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from formal import terms as t
-from formal.obligations import Induction, Obligation
+from formal.evidence.obligations import Induction, Obligation
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute
+from formal.logic.terms import And, Not, Or, Sort, Term
 from formal.operations import Applied
 from formal.state import Phase, State
-from formal.terms import And, Not, Or, Sort, Term
-from formal.walk import substitute
 
 MOVES_ON = ("phase", "exit")
 PREEMPTION = "kvm_arch_vcpu_put"  # is always possible where a vCPU is loaded, and leads nowhere by itself

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from formal import terms as t
-from formal.evidence.flat import Flat, ordered
-from formal.terms import BOOL, Term
+from formal.evidence.exchange.flat import Flat, ordered
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, Term
 
 Literal = int  # 2 * variable, plus 1 if negated; 0 is false, 1 is true
 Bits = list[Literal]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from formal import terms as t
-from formal.evidence.flat import Flat, ordered
-from formal.terms import BOOL, Term
+from formal.evidence.exchange.flat import Flat, ordered
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, Term
 
 _NAMES = {"=": "eq", "bvand": "and", "bvor": "or", "bvxor": "xor", "bvadd": "add", "bvsub": "sub", "bvult": "ult",
           "bvule": "ulte", "bvslt": "slt", "bvsle": "slte", "concat": "concat", "ite": "ite", "bvnot": "not",

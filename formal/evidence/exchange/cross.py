@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 
-from formal.configuration import Configuration
-from formal.evidence.catalogue import Catalogue, CatalogueError, Plan, proved
-from formal.evidence.smtlib import flattened, with_arrays
+from formal.evidence.certificates.catalogue import Catalogue, CatalogueError, Plan, proved
+from formal.evidence.certificates.smtlib import flattened, with_arrays
+from formal.scope.configuration import Configuration
 
 UNSAT, UNKNOWN = "unsat", "unknown"
 

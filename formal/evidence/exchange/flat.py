@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from formal import terms as t
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, rebuild
+from formal.logic.terms import BOOL, And, Eq, If, Not, Or, Term
 from formal.system import Pair, System
-from formal.terms import BOOL, And, Eq, If, Not, Or, Term
 from formal.vocabulary import Claim, Lemma
-from formal.walk import nodes, rebuild
 
 PAIRS: tuple[Pair, ...] = tuple(product((0, 1), (0, 1)))
 STARTED, OK = t.var("started", BOOL), t.var("ok", BOOL)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 
-from formal.evidence.aiger import aiger
-from formal.evidence.flat import Flat, only
-from formal.evidence.verilog import verilog
+from formal.evidence.exchange.aiger import aiger
+from formal.evidence.exchange.flat import Flat, only
+from formal.evidence.exchange.verilog import verilog
 
 HOLDS, FAILS, UNKNOWN = "holds", "fails", "unknown"
 YOSYS, SMTBMC, ABC = "yosys", "yosys-smtbmc", "berkeley-abc"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from formal import terms as t
-from formal.evidence.flat import Flat, ordered
-from formal.terms import BOOL, Term
+from formal.evidence.exchange.flat import Flat, ordered
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, Term
 
 _BINARY = {"=": "==", "bvand": "&", "bvor": "|", "bvxor": "^", "bvadd": "+", "bvsub": "-", "bvult": "<", "bvule": "<=",
            "and": "&", "or": "|"}  # fmt: skip

@@ -1,7 +1,7 @@
 """Green for the right reason: what makes a PROVED mean something, checked for each configuration.
 
 Init can be met; every operation can be taken; every claim's situation occurs; assumptions do not contradict one
-another. All of it is shown by stored traces, which are replayed. That operations lead somewhere is in ``graph.py``.
+another. All of it is shown by stored traces, which are replayed. That operations lead somewhere is in ``progress.py``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import Trace, TraceError
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import Trace, TraceError
+from formal.logic.terms import FALSE
 from formal.operations import Applied
 from formal.system import System
-from formal.terms import FALSE
 from formal.vocabulary import Claim, Precondition
 
 

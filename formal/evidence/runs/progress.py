@@ -6,11 +6,11 @@ from functools import cache
 
 import networkx as nx
 
-from formal import terms as t
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, substitute
+from formal.logic.terms import FALSE, Term, Value
 from formal.state import Phase
 from formal.system import System
-from formal.terms import FALSE, Term, Value
-from formal.walk import evaluate, substitute
 
 Moves = dict[tuple[int, bool], tuple[int, bool]]
 

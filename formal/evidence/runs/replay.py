@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from formal.evidence.traces import Step, Trace, TraceError
+from formal.evidence.runs.traces import Step, Trace, TraceError
+from formal.logic.evaluation import evaluate
+from formal.logic.terms import ArrayValue, Sort, Term, Value
 from formal.operations import Applied
 from formal.state import ID_BITS, State
 from formal.system import Pair, System
-from formal.terms import ArrayValue, Sort, Term, Value
 from formal.vocabulary import Claim, Precondition, Predicate
-from formal.walk import evaluate
 
 Env = dict[str, Value]
 RUNS_KEPT = 1024  # enough for all known traces of a mode, of which each claim is asked

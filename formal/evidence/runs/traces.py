@@ -8,14 +8,13 @@ Booleans, banks an object with ``default`` and ``items``; a variable that is not
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formal.terms import ArrayValue, Value
+from formal.common.files import write_atomically
+from formal.logic.terms import ArrayValue, Value
 
 SCHEMA_VERSION = 1
 
@@ -145,17 +144,3 @@ class TraceBook:
         if wrong := [name for name, number in found.items() if not 0 <= number < len(traces)]:
             raise TraceError(f"{path.name}: counterexample of {wrong[0]} is not in the file")
         return TraceBook(traces, found)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by ``text`` in one step: readers, and an interruption, see the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.configuration import Configuration, checks
-from formal.engines.graph import dead_ends, may_follow
-from formal.engines.sanity import cover
-from formal.evidence.replay import Replay, ReplayError
-from formal.evidence.traces import TraceBook, TraceError
+from formal.evidence.runs.coverage import cover
+from formal.evidence.runs.progress import dead_ends, may_follow
+from formal.evidence.runs.replay import Replay, ReplayError
+from formal.evidence.runs.traces import TraceBook, TraceError
 from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.scope.configuration import Configuration, checks
 from formal.system import System
 from formal.vocabulary import Claim
 

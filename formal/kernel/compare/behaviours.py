@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 
 from formal.arch.registers import MDCR_EL2
 from formal.epochs import EPOCHS, Epoch, Kernel, Mode
-from formal.kernel.binding import Binding
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted
-from formal.kernel.signs import Sign
-from formal.kernel.tree import KVM, KernelTree
-from formal.terms import BOOL, Value
-from formal.walk import evaluate, support
+from formal.kernel.lift.program import Lifted
+from formal.kernel.model.binding import Binding
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text.signs import Sign
+from formal.logic.evaluation import evaluate, support
+from formal.logic.terms import BOOL, Value
 
 DEBUG_C = f"{KVM}/debug.c"
 # the functions of debug.c without which there is no comparison: until v6.13, and from v6.14 on

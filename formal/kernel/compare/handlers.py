@@ -11,24 +11,24 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from formal import terms as t
 from formal.arch.registers import KVM_GUESTDBG
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
-from formal.kernel import debugexit
-from formal.kernel.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
-from formal.kernel.calls import INJECTED, USER_COPY_FAILS
-from formal.kernel.compare import Counterpart, Forwarding, Given, nothing
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.front import Lifted, Program
-from formal.kernel.front import Mode as FrontMode
-from formal.kernel.reading import Rule
-from formal.kernel.tree import KVM
+from formal.kernel.lift.calls import INJECTED, USER_COPY_FAILS
+from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.lift.program import Mode as FrontMode
+from formal.kernel.model.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
+from formal.kernel.model.counterparts import Counterpart, Forwarding, Given, nothing
+from formal.kernel.recognition import debugexit
+from formal.kernel.recognition.rules import Rule
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute, support
+from formal.logic.terms import FALSE, TRUE, And, Eq, If, Or, Term
 from formal.operations import Inputs, Operation, nests
 from formal.state import Exit, State
-from formal.terms import FALSE, TRUE, And, Eq, If, Or, Term
 from formal.transitions import OPERATIONS, forwards_debug_exception, handles_debug_exception
-from formal.walk import substitute, support
 
 SYS_REGS, GUEST, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/guest.c", debugexit.FILE
 KVM_EXIT_DEBUG = 4  # include/uapi/linux/kvm.h

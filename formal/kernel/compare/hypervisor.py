@@ -1,8 +1,8 @@
 """The hypervisor's functions that operations are made of: which C function each component of the specification is.
 
 They are compared on every state, without lemmas. Where one differs in state variables, the operations that it is part
-of do what the C does (``parts.py``). Where it differs in anything else that is demanded of it, the hand-written part of
-the specification does not describe the tree: nothing is PROVED about it then.
+of do what the C does (``model/substitution.py``). Where it differs in anything else that is demanded of it, the
+hand-written part of the specification does not describe the tree: nothing is PROVED about it then.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, flags_of
-from formal.kernel.compare import equalities
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.front import Argument, Lifted, Program
-from formal.kernel.front import Mode as FrontMode
-from formal.kernel.parts import Given, Part
+from formal.kernel.lift.program import Argument, Lifted, Program
+from formal.kernel.lift.program import Mode as FrontMode
+from formal.kernel.model.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, flags_of
+from formal.kernel.model.counterparts import equalities
+from formal.kernel.model.substitution import Given, Part
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute
+from formal.logic.terms import And, Eq, Ne, Not, Or, Term
 from formal.state import State
-from formal.terms import And, Eq, Ne, Not, Or, Term
-from formal.walk import substitute
 from formal.worldswitch import PARTS, activate_traps, deactivate_traps, keeps_traps
 
 _HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"

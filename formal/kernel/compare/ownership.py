@@ -2,26 +2,26 @@
 
 None of these functions is an operation by itself: they run inside vcpu_load, vcpu_put and trap handlers. They are
 compared on every state, without lemmas. Where kvm_vcpu_load_debug or kvm_vcpu_put_debug differs, every operation that
-loads or puts a vCPU does what the C does (``parts.py``), so that claims are checked of the C.
+loads or puts a vCPU does what the C does (``model/substitution.py``), so that claims are checked of the C.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, flags_of
-from formal.kernel.compare import Counterpart, equalities
-from formal.kernel.front import Lifted
-from formal.kernel.parts import Part, Step
-from formal.kernel.tree import Sources
+from formal.kernel.lift.program import Lifted
+from formal.kernel.model.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, flags_of
+from formal.kernel.model.counterparts import Counterpart, equalities
+from formal.kernel.model.substitution import Part, Step
+from formal.kernel.source.tree import Sources
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute
+from formal.logic.terms import TRUE, Eq, Not, Term
 from formal.operations import Inputs
 from formal.ownership import external_mdscr, load_debug, put_debug, set_guest_ownership, setup_mdcr_el2_by_owner
 from formal.state import State
-from formal.terms import TRUE, Eq, Not, Term
 from formal.transitions import OPERATIONS
-from formal.walk import substitute
 
 INIT = "kvm_init_host_debug_data"
 PMCR_EL0 = "hw.pmcr_el0"

@@ -11,22 +11,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import HYP_COPY, HYP_OWNER, KINDS, Binding, Effect
-from formal.kernel.compare import equalities
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import POINTERS, Lifted, Program
-from formal.kernel.machine import PointerRule
-from formal.kernel.parts import Part
-from formal.kernel.reading import PSTATE, WATCHED, Rule
-from formal.kernel.skeleton import Call, Skeleton, skeleton
-from formal.kernel.tree import KVM
+from formal.kernel.lift.machine import PointerRule
+from formal.kernel.lift.program import POINTERS, Lifted, Program
+from formal.kernel.model.binding import HYP_COPY, HYP_OWNER, KINDS, Binding, Effect
+from formal.kernel.model.counterparts import equalities
+from formal.kernel.model.substitution import Part
+from formal.kernel.recognition.rules import PSTATE, WATCHED, Rule
+from formal.kernel.recognition.skeleton import Call, Skeleton, skeleton
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, substitute, support
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Not, Or, Term
 from formal.ownership import flush_hyp_vcpu
 from formal.state import DebugOwner, State
 from formal.system import System
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, If, Not, Or, Term
-from formal.walk import nodes, substitute, support
 
 HYP_MAIN = f"{KVM}/hyp/nvhe/hyp-main.c"
 FLUSH, SYNC, RUN = "flush_hyp_vcpu", "sync_hyp_vcpu", "handle___kvm_vcpu_run"

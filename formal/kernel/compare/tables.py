@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
-from formal.kernel import clang
-from formal.kernel.clang import Cursor, Kind, children
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program
-from formal.kernel.tree import KVM
+from formal.kernel.lift.program import Program
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, Kind, children
+from formal.kernel.source.tree import KVM
 
 SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
 _ENCODING = ("Op0", "Op1", "CRn", "CRm", "Op2")

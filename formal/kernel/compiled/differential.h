@@ -1,6 +1,6 @@
 /*
  * What compiled functions of a kernel tree find when they run under qemu-user: the overlays' calls as accesses to
- * variables. Included after the tree's own headers; formal/kernel/differential.py writes the rest.
+ * variables. Included after the tree's own headers; formal/kernel/compiled/differential.py writes the rest.
  */
 typedef unsigned long long word;
 struct harness_register { const char *name; word encoding; word value; };

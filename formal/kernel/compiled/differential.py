@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from formal import terms as t
 from formal.epochs import Mode
-from formal.kernel.calls import INJECTED, OUTLINE
-from formal.kernel.compiler import COMPILER, NOT_GCC, OPTIONS, HarnessError
-from formal.kernel.drivers import Cell, Driver, Subject, hides, symbol
-from formal.kernel.front import OUTLINED, POINTERS, Program
-from formal.kernel.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
-from formal.kernel.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
-from formal.kernel.resolve import HOST, HYP, NESTED
-from formal.kernel.straight import straight
-from formal.kernel.tree import KVM, KernelTree
-from formal.terms import BOOL
-from formal.walk import nodes
+from formal.kernel.compiled.compiler import COMPILER, NOT_GCC, OPTIONS, HarnessError
+from formal.kernel.compiled.drivers import Cell, Driver, Subject, hides, symbol
+from formal.kernel.compiled.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
+from formal.kernel.lift.calls import INJECTED, OUTLINE
+from formal.kernel.lift.program import OUTLINED, POINTERS, Program
+from formal.kernel.parse.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
+from formal.kernel.parse.resolve import HOST, HYP, NESTED
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.logic import terms as t
+from formal.logic.compiled import straight
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL
 
 QEMU = "qemu-aarch64"
 _LINKING = ("-O", "-static", "-nostdlib", "-Wl,")
@@ -130,7 +130,7 @@ class Bench:
         for name, text in overlay_texts().items():
             (folder / name.rpartition("/")[2]).write_text(text, encoding="utf-8")
         for name in ("differential.h", "differential.c"):
-            text = resources.files("formal.kernel").joinpath(name).read_text(encoding="utf-8")
+            text = resources.files("formal.kernel.compiled").joinpath(name).read_text(encoding="utf-8")
             (folder / name).write_text(text, encoding="utf-8")
         if program.nests:
             self._copy_headers()

@@ -7,21 +7,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from formal import terms as t
 from formal.epochs import Mode
-from formal.kernel import clang, handlers, hypervisor
-from formal.kernel.behaviours import DEBUG_C, resolve
-from formal.kernel.binding import Binding, flags_of
-from formal.kernel.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS, VM_AT_EL2
-from formal.kernel.compiler import HarnessError
-from formal.kernel.front import POINTERS, Argument, Lifted, Program, side_of
-from formal.kernel.front import Mode as FrontMode
-from formal.kernel.resolve import HOST
-from formal.kernel.signs import read
-from formal.kernel.straight import Function, straight
-from formal.kernel.tree import KernelTree
-from formal.terms import BOOL, Or
-from formal.walk import nodes, support
+from formal.kernel.compare import handlers, hypervisor
+from formal.kernel.compare.behaviours import DEBUG_C, resolve
+from formal.kernel.compiled.compiler import HarnessError
+from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS, VM_AT_EL2
+from formal.kernel.lift.program import POINTERS, Argument, Lifted, Program, side_of
+from formal.kernel.lift.program import Mode as FrontMode
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.parse import clang
+from formal.kernel.parse.resolve import HOST
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.signs import read
+from formal.logic import terms as t
+from formal.logic.compiled import Function, straight
+from formal.logic.evaluation import nodes, support
+from formal.logic.terms import BOOL, Or
 
 NULL = " != NULL"  # how the variable ends that says whether a pointer points to something
 OPEN = {  # what the lifter leaves open whenever it is asked for: one answer in a state

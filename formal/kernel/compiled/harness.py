@@ -3,7 +3,8 @@
     found = executions(replay, trace, report, program, tree)   # and why a step has none
     text, units = Rerun(program, tree, report.mode, found.calls, folder).sources(title)
 
-Some functions are steps; others run inside of steps (``parts.py``), such as those of the hypervisor, which are in other
+Some functions are steps; others run inside of steps (``model/substitution.py``), such as those of the hypervisor,
+which are in other
 files with other macros. So a file of the tree is a C file of its own, preprocessed, with the drivers of ``drivers.py``;
 the program around them has the values that each function finds, and those that it must leave. It needs no C library.
 """
@@ -18,22 +19,22 @@ from pathlib import Path
 from typing import Protocol
 
 from formal.epochs import Mode
-from formal.evidence.replay import Replay, Seen
-from formal.evidence.traces import Trace
-from formal.kernel.binding import DEBUG_PTR, OWNERS, REGISTERS, Binding, element_of
-from formal.kernel.compare import Counterpart
-from formal.kernel.compiler import COMPILER, OPTIONS, HarnessError
-from formal.kernel.differential import Bench
-from formal.kernel.drivers import NULL, Driver, Subject, subjects
-from formal.kernel.front import Lifted, Program
-from formal.kernel.handlers import HANDLERS
-from formal.kernel.parts import Part, parts_of
-from formal.kernel.tree import KernelTree
+from formal.evidence.runs.replay import Replay, Seen
+from formal.evidence.runs.traces import Trace
+from formal.kernel.compare.handlers import HANDLERS
+from formal.kernel.compiled.compiler import COMPILER, OPTIONS, HarnessError
+from formal.kernel.compiled.differential import Bench
+from formal.kernel.compiled.drivers import NULL, Driver, Subject, subjects
+from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.model.binding import DEBUG_PTR, OWNERS, REGISTERS, Binding, element_of
+from formal.kernel.model.counterparts import Counterpart
+from formal.kernel.model.substitution import Part, parts_of
+from formal.kernel.source.tree import KernelTree
+from formal.logic.evaluation import evaluate, nodes, support
+from formal.logic.terms import BOOL, Term, Value
+from formal.logic.terms import var as variable
 from formal.operations import Inputs
 from formal.state import State
-from formal.terms import BOOL, Term, Value
-from formal.terms import var as variable
-from formal.walk import evaluate, nodes, support
 
 _LVALUES = frozenset(lvalue for lvalues in REGISTERS.values() for lvalue in lvalues)
 UNIT_MARK = "/* Part of a run written by formal.prove --harness. Contains code of the kernel tree (GPL-2.0). */\n"

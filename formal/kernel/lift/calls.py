@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
-from formal import terms as t
-from formal.kernel import clang, forms
-from formal.kernel.clang import Cursor, Kind, children
-from formal.kernel.encodings import Registers
-from formal.kernel.statements import Statements
-from formal.kernel.values import Object, Pointer, Value, from_truth, pointer_to, truth
-from formal.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
+from formal.kernel.lift.statements import Statements
+from formal.kernel.lift.values import Object, Pointer, Value, from_truth, pointer_to, truth
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, Kind, children
+from formal.kernel.parse.encodings import Registers
+from formal.kernel.text import forms
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
 
 NON_NESTED = "the guest has no EL2 (vcpu_has_nv() is false)"
 REQUESTS = "requests to a vCPU of kvm_make_request() change no state by being made"
@@ -137,7 +138,7 @@ class Calls(Statements):
             "has_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "is_kernel_in_hyp_mode": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "vcpu_has_nv": self._has_nv,
-            "kvm_vcpu_apply_reg_masks": self._masked,  # its text: formal/kernel/reviewed.py
+            "kvm_vcpu_apply_reg_masks": self._masked,  # its text: formal/kernel/recognition/reviewed.py
             "read_sanitised_ftr_reg": self._sanitised,
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
             "copy_from_user": self._copy_from_user,

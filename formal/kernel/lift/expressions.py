@@ -5,11 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
-from formal import terms as t
-from formal.kernel import clang
-from formal.kernel.clang import Cursor, Kind, Type, TypeKind, children
-from formal.kernel.machine import Machine
-from formal.kernel.values import (
+from formal.kernel.lift.machine import Machine
+from formal.kernel.lift.values import (
     NULL,
     Address,
     IntType,
@@ -24,7 +21,10 @@ from formal.kernel.values import (
     resized,
     truth,
 )
-from formal.terms import FALSE, TRUE, And, Eq, Not, Term, is_const, value_of
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, children
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, Eq, Not, Term, is_const, value_of
 
 _EFFECTS = (Kind.CALL_EXPR, Kind.BINARY_OPERATOR, Kind.UNARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.StmtExpr)
 _LIMIT = 64  # elements of an array that is indexed by an unknown value

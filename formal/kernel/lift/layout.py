@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from formal.kernel.clang import Type, TypeKind, bits, is_record
-from formal.kernel.values import Address, Object
+from formal.kernel.lift.values import Address, Object
+from formal.kernel.parse.clang import Type, TypeKind, bits, is_record
 
 INDEX_ENUMS = {"sys_regs": "vcpu_sysreg"}  # arrays that the kernel indexes by the enumerators of an enum
 

@@ -10,12 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from formal import terms as t
-from formal.kernel.clang import Cursor, Type, bits, file_of, is_bool, is_integer, is_pointer
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.layout import Layout
-from formal.kernel.values import NULL, Address, Object, Pointer, Value, choose, from_truth, guarded, pointer_to, truth
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, Not, Or, Term
+from formal.kernel.lift.layout import Layout
+from formal.kernel.lift.values import (
+    NULL,
+    Address,
+    Object,
+    Pointer,
+    Value,
+    choose,
+    from_truth,
+    guarded,
+    pointer_to,
+    truth,
+)
+from formal.kernel.parse.clang import Cursor, Type, bits, file_of, is_bool, is_integer, is_pointer
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Not, Or, Term
 
 Cell = tuple[Object, int, int]  # object, byte offset, size in bytes
 Risk = Literal["bug", "warn", "pointer", "index", "shift", "division"]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from formal import terms as t
-from formal.kernel import clang
-from formal.kernel.clang import Cursor, TypeKind
-from formal.kernel.expressions import Expressions
-from formal.kernel.values import (
+from formal.kernel.lift.expressions import Expressions
+from formal.kernel.lift.values import (
     IntType,
     Pointer,
     Value,
@@ -19,7 +16,10 @@ from formal.kernel.values import (
     truth,
     with_constant,
 )
-from formal.terms import Eq, Not, Or, Term, is_const, value_of
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, TypeKind
+from formal.logic import terms as t
+from formal.logic.terms import Eq, Not, Or, Term, is_const, value_of
 
 _ARITHMETIC: dict[str, Callable[[Term, Term], Term]] = {
     "&": t.bvand, "|": t.bvor, "^": t.bvxor, "+": t.bvadd, "-": t.bvsub, "*": t.bvmul,

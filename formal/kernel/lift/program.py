@@ -25,19 +25,20 @@ from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 from formal import epochs
-from formal import terms as t
-from formal.kernel import clang, encodings, signs
-from formal.kernel.calls import Calls
-from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.layout import Layout
-from formal.kernel.machine import Cell, Event, Frame, Obligation, PointerRule
-from formal.kernel.resolve import NESTED, Resolver, hyp_of
-from formal.kernel.tree import KVM, KernelTree, Sources
-from formal.kernel.units import TranslationUnit
-from formal.kernel.values import NULL, Object, Pointer, Value, from_truth, pointer_to
-from formal.terms import BOOL, Term
-from formal.walk import support
+from formal.kernel.lift.calls import Calls
+from formal.kernel.lift.layout import Layout
+from formal.kernel.lift.machine import Cell, Event, Frame, Obligation, PointerRule
+from formal.kernel.lift.values import NULL, Object, Pointer, Value, from_truth, pointer_to
+from formal.kernel.parse import clang, encodings
+from formal.kernel.parse.clang import Cursor
+from formal.kernel.parse.resolve import NESTED, Resolver, hyp_of
+from formal.kernel.parse.units import TranslationUnit
+from formal.kernel.source.tree import KVM, KernelTree, Sources
+from formal.kernel.text import signs
+from formal.logic import terms as t
+from formal.logic.evaluation import support
+from formal.logic.terms import BOOL, Term
 
 TIMERS = re.compile(r"hw\.cnt\w+$")  # not modelled: whether their value is set on every path does not matter
 T = TypeVar("T")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import clang.cindex as ci
 
-from formal.kernel.encodings import Registers
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program
-from formal.kernel.preamble import overlay_texts
-from formal.kernel.resolve import Resolver
-from formal.kernel.units import TranslationUnit, collect, included
+from formal.kernel.lift.program import Program
+from formal.kernel.parse.encodings import Registers
+from formal.kernel.parse.preamble import overlay_texts
+from formal.kernel.parse.resolve import Resolver
+from formal.kernel.parse.units import TranslationUnit, collect, included
 
 _FILE = "/snippet/snippet.c"
 _OPTIONS = ["-target", "aarch64-linux-gnu", "-nostdinc", "-std=gnu11", "-fms-extensions", "-Wno-everything"]

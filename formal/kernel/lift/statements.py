@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from formal import terms as t
-from formal.kernel import clang
-from formal.kernel.clang import Cursor, Kind, Type, children
-from formal.kernel.machine import Frame, Scope, State
-from formal.kernel.operators import Operators
-from formal.kernel.values import NULL, IntType, Object, Pointer, Value, moved, pointer_to
-from formal.terms import FALSE, TRUE, And, Eq, Not, Term
+from formal.kernel.lift.machine import Frame, Scope, State
+from formal.kernel.lift.operators import Operators
+from formal.kernel.lift.values import NULL, IntType, Object, Pointer, Value, moved, pointer_to
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, Kind, Type, children
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, Eq, Not, Term
 
 _DEPTH = 24  # calls inside calls
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from formal import terms as t
-from formal.kernel.clang import Type, bits, is_bool, is_signed
-from formal.terms import FALSE, TRUE, And, If, Ne, Not, Or, Term, width
+from formal.kernel.parse.clang import Type, bits, is_bool, is_signed
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, TRUE, And, If, Ne, Not, Or, Term, width
 
 Place = Literal["pointee", "percpu", "global", "hardware", "local", "text", "wild"]
 

@@ -11,14 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from formal import terms as t
-from formal.kernel.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Lifted
-from formal.kernel.tree import Sources
+from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
+from formal.kernel.lift.program import Lifted
+from formal.kernel.source.tree import Sources
+from formal.logic import terms as t
+from formal.logic.evaluation import substitute
+from formal.logic.terms import BOOL, Eq, If, Ne, Not, Or, Term
 from formal.state import DebugOwner, State
-from formal.terms import BOOL, Eq, If, Ne, Not, Or, Term
-from formal.walk import substitute
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from formal import terms as t
 from formal.epochs import Kernel
-from formal.evidence.replay import Seen
-from formal.kernel.binding import BANKS, NOT_INJECTED, Binding, Effect
-from formal.kernel.front import Lifted
+from formal.evidence.runs.replay import Seen
+from formal.kernel.lift.program import Lifted
+from formal.kernel.model.binding import BANKS, NOT_INJECTED, Binding, Effect
+from formal.logic import terms as t
+from formal.logic.evaluation import evaluate, nodes, substitute
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Not, Or, Sort, Term, Value
 from formal.operations import Inputs, Operation
 from formal.state import VARIABLES, State
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, Not, Or, Sort, Term, Value
 from formal.transitions import choose, reset_debug_ptr, restore_guest_debug_regs, save_guest_debug_regs, setup_mdcr_el2
-from formal.walk import evaluate, nodes, substitute
 
 ALL_BANKS = ("hw_bank", *BANKS)
 # functions of debug.c until v6.13 that run inside others: compared on every state, without any lemma

@@ -14,19 +14,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from formal import terms as t
 from formal.epochs import Kernel
 from formal.epochs import Step as AnyStep
-from formal.evidence.replay import Seen
-from formal.kernel.binding import Binding, Effect
-from formal.kernel.compare import ALL_BANKS, Made, stores_made
-from formal.kernel.front import Lifted
+from formal.evidence.runs.replay import Seen
+from formal.kernel.lift.program import Lifted
+from formal.kernel.model.binding import Binding, Effect
+from formal.kernel.model.counterparts import ALL_BANKS, Made, stores_made
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, substitute, support
+from formal.logic.terms import BOOL, And, Eq, Term
 from formal.operations import Actor, Inputs, Operation
 from formal.state import VARIABLES, State
 from formal.system import System
-from formal.terms import BOOL, And, Eq, Term
 from formal.transitions import OPERATIONS
-from formal.walk import nodes, substitute, support
 
 Step = Callable[[State, Kernel], State]
 Given = Callable[[Lifted, State], Mapping[str, Term]]

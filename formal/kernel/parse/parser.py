@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import clang.cindex as ci
 
-from formal.kernel import forms
-from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.preamble import Preamble, check_form, place_of
-from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.units import TranslationUnit, collect, included
+from formal.kernel.parse.clang import Cursor
+from formal.kernel.parse.preamble import Preamble, check_form, place_of
+from formal.kernel.parse.units import TranslationUnit, collect, included
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import forms
 
 _DRIVER = "/front-end/driver.c"
 # Macros that the replaced ones are made of; reviewed with them, not replaced.

@@ -15,11 +15,11 @@ from importlib import resources
 
 import clang.cindex as ci
 
-from formal.kernel import forms
-from formal.kernel.clang import Cursor
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KVM, KernelTree
-from formal.kernel.units import TranslationUnit, collect, included
+from formal.kernel.parse.clang import Cursor
+from formal.kernel.parse.units import TranslationUnit, collect, included
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import forms
 
 _FILE = "/front-end/preamble.h"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
@@ -42,7 +42,7 @@ class Preamble:
 
 def overlay_texts() -> dict[str, str]:
     """The overlays that come with this package, by the name under which the driver includes them."""
-    package = resources.files("formal.kernel")
+    package = resources.files("formal.kernel.parse")
     return {path: package.joinpath(path.rsplit("/", 1)[1]).read_text(encoding="utf-8") for path in (_BASE, _KVM)}
 
 

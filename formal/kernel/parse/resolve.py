@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from threading import Lock
 from weakref import WeakKeyDictionary
 
-from formal.kernel import clang, forms
-from formal.kernel.clang import Cursor, Kind
 from formal.kernel.errors import NotDefinedError, NotUnderstoodError
-from formal.kernel.parse import parse
-from formal.kernel.preamble import Preamble, hyp_flags, parse_preamble
-from formal.kernel.tree import KVM, KernelTree, Sources
-from formal.kernel.units import TranslationUnit
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, Kind
+from formal.kernel.parse.parser import parse
+from formal.kernel.parse.preamble import Preamble, hyp_flags, parse_preamble
+from formal.kernel.parse.units import TranslationUnit
+from formal.kernel.source.tree import KVM, KernelTree, Sources
+from formal.kernel.text import forms
 
 KEPT = 12  # files kept parsed: each takes 30 MB or more; others are parsed again when they are needed
 LOGGING = ("print_sys_reg_msg",)  # what they print does not matter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from sys import intern
 
-from formal.kernel.clang import Cursor, Kind, Type, children, constant
+from formal.kernel.parse.clang import Cursor, Kind, Type, children, constant
 
 
 @dataclass

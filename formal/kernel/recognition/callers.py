@@ -1,6 +1,7 @@
 """Who calls what changes modelled state: any other call would be a step that the specification does not have.
 
-``formal.kernel.scan`` finds every store, and ``writers`` the functions that may make it. Those, and the functions in
+``formal.kernel.recognition.scan`` finds every store, and ``writers`` the functions that may make it. Those, and the
+functions in
 which operations are read by their calls, are called by the functions listed here in the kernels known (5.10, 6.1, 6.12
 and 7.3); a mention elsewhere refuses the tree. So does a function that is read by its calls if it newly calls something
 that leads to one of these. Mentions are searched for by tokens, whatever the configuration.
@@ -12,9 +13,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lexer import Token
+from formal.kernel.text.tokens import Token
 
-TABLE = "-"  # an initializer, or another mention outside functions: formal.kernel.tables reads those that matter
+TABLE = (
+    "-"  # an initializer, or another mention outside functions: formal.kernel.compare.tables reads those that matter
+)
 _BANKS = "macro DBG_BCR_BVR_WCR_WVR_EL1"
 _COPROCESSOR = f"{_BANKS}, macro DBG_BCR_BVR_WCR_WVR"
 _RUN = "__kvm_vcpu_run, __kvm_vcpu_run_vhe"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from formal import terms as t
-from formal.kernel.calls import INJECTED
-from formal.kernel.front import Lifted, Mode, Program
-from formal.kernel.reading import Rule
-from formal.kernel.tree import KVM
-from formal.terms import FALSE, And, Eq, Not, Or, Term
+from formal.kernel.lift.calls import INJECTED
+from formal.kernel.lift.program import Lifted, Mode, Program
+from formal.kernel.recognition.rules import Rule
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, And, Eq, Not, Or, Term
 
 FUNCTION, FILE = "kvm_handle_guest_debug", f"{KVM}/handle_exit.c"
 EC_WATCHPT_LOW, EC_SHIFT = 0x34, 26  # ESR_EL2.EC (Arm ARM D24): watchpoint from a lower Exception level

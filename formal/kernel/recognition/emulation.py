@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from formal import terms as t
-from formal.kernel.binding import ON_CPU, Flag
-from formal.kernel.reading import SKIPS, WATCHED, Reader, Rule, differ, nonzero, truth, word
-from formal.kernel.skeleton import Skeleton, skeleton
-from formal.kernel.tree import KVM
-from formal.terms import BOOL, FALSE, And, Eq, If, Ne, Not, Or, Term
-from formal.walk import nodes
+from formal.kernel.model.binding import ON_CPU, Flag
+from formal.kernel.recognition.rules import SKIPS, WATCHED, Reader, Rule, differ, nonzero, truth, word
+from formal.kernel.recognition.skeleton import Skeleton, skeleton
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, FALSE, And, Eq, If, Ne, Not, Or, Term
 
 
 class Emulation(Reader):

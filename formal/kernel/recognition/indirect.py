@@ -1,4 +1,4 @@
-"""Places that write something modelled without naming it where they write: for ``formal.kernel.scan``.
+"""Places that write something modelled without naming it where they write: for ``formal.kernel.recognition.scan``.
 
 Stores that look like calls, names that a macro makes (by pasting, or as another name), and the PC, which no instruction
 of the guest may pass without its step being counted.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from formal.kernel.lexer import Token, closing
+from formal.kernel.text.tokens import Token, closing
 
 _STORES = frozenset(  # their first argument is written
     "WRITE_ONCE smp_store_release smp_store_mb xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from formal import terms as t
-from formal.kernel.binding import PENDING
-from formal.kernel.calls import HAS_EL2
-from formal.kernel.front import OUTLINED
-from formal.kernel.reading import (
+from formal.kernel.lift.calls import HAS_EL2
+from formal.kernel.lift.program import OUTLINED
+from formal.kernel.model.binding import PENDING
+from formal.kernel.recognition.rules import (
     ARM_C,
     FIRST_RUN,
     INIT,
@@ -26,10 +25,11 @@ from formal.kernel.reading import (
     succeeds,
     truth,
 )
-from formal.kernel.skeleton import Skeleton, skeleton
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
+from formal.kernel.recognition.skeleton import Skeleton, skeleton
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 from formal.transitions import RESET_PSTATE, RESET_PSTATE_EL2
-from formal.walk import nodes
 
 _WIDTH_TESTS = ("vcpu_el1_is_32bit", "test_bit", "generic_test_bit")  # asked by kvm_reset_vcpu
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT

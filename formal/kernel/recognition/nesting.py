@@ -1,6 +1,7 @@
 """Guests that are hypervisors (from v6.18, under VHE): what is read of the C besides the lifted functions.
 
-``vcpu_has_nv``, ``is_hyp_ctxt`` and ``is_nested_ctxt`` have open answers wherever functions are lifted (``calls.py``),
+``vcpu_has_nv``, ``is_hyp_ctxt`` and ``is_nested_ctxt`` have open answers wherever functions are lifted
+(``lift/calls.py``),
 so debug.c, the handlers and the world switch are compared for guests with and without an EL2. Here are the rules for
 what switches between a guest hypervisor and its guest, and for what decides which of them gets a trapped access.
 """
@@ -10,16 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from formal import terms as t
-from formal.kernel import forms, signs
-from formal.kernel.binding import PMU_COUNTERS
-from formal.kernel.calls import HAS_EL2
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import Program
-from formal.kernel.reading import ARM_C, PSTATE, Reader, Rule, nonzero
-from formal.kernel.tree import KVM, KernelTree
-from formal.terms import BOOL, FALSE, And, Eq, Not, Or, Term
-from formal.walk import nodes
+from formal.kernel.lift.calls import HAS_EL2
+from formal.kernel.lift.program import Program
+from formal.kernel.model.binding import PMU_COUNTERS
+from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, nonzero
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import forms, signs
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
 
 EMULATE, SYS_REGS = f"{KVM}/emulate-nested.c", f"{KVM}/sys_regs.c"
 # Read by a person, by their text: what is not here is lifted, or read by its calls.

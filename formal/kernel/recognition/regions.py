@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from formal.epochs import Kernel
-from formal.kernel import signs
-from formal.kernel.forms import tokens
-from formal.kernel.tree import KVM, Sources
+from formal.kernel.source.tree import KVM, Sources
+from formal.kernel.text import signs
+from formal.kernel.text.forms import tokens
 
 MAIN = "virt/kvm/kvm_main.c"
 _PREEMPT, _IRQ = ("preempt_disable", "preempt_enable"), ("local_irq_save", "local_irq_restore")

@@ -5,9 +5,9 @@ They loop over tables, copy structures or decode registers; what the specificati
 
 from __future__ import annotations
 
-from formal.kernel import forms, signs
-from formal.kernel.front import Mode, Program
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.lift.program import Mode, Program
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import forms, signs
 
 # file: its functions, those that only some releases have included
 FUNCTIONS: dict[str, tuple[str, ...]] = {

@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import PENDING, Flag
-from formal.kernel.front import Mode, Program
-from formal.kernel.skeleton import Call, Skeleton, skeleton
-from formal.kernel.tree import KVM
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
-from formal.walk import nodes
+from formal.kernel.lift.program import Mode, Program
+from formal.kernel.model.binding import PENDING, Flag
+from formal.kernel.recognition.skeleton import Call, Skeleton, skeleton
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
 
 ARM_C = f"{KVM}/arm.c"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from formal import terms as t
 from formal.epochs import Kernel
-from formal.kernel.binding import Flag
-from formal.kernel.emulation import Emulation
-from formal.kernel.front import Program
-from formal.kernel.lifecycle import Lifecycle
-from formal.kernel.nesting import Nesting
-from formal.kernel.reading import (
+from formal.kernel.lift.program import Program
+from formal.kernel.model.binding import Flag
+from formal.kernel.recognition.emulation import Emulation
+from formal.kernel.recognition.lifecycle import Lifecycle
+from formal.kernel.recognition.nesting import Nesting
+from formal.kernel.recognition.rules import (
     ARM_C,
     CLEAR,
     ENTRIES,
@@ -32,9 +31,10 @@ from formal.kernel.reading import (
     missed,
     truth,
 )
-from formal.kernel.skeleton import Call, Skeleton
-from formal.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
-from formal.walk import nodes
+from formal.kernel.recognition.skeleton import Call, Skeleton
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
 
 _EXIT_MMIO = 6  # KVM_EXIT_MMIO, include/uapi/linux/kvm.h
 

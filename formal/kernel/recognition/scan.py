@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.kernel import indirect
-from formal.kernel.callers import Bodies, Mentions
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lexer import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
-from formal.kernel.regnames import modelled, written
-from formal.kernel.tree import KVM, Sources
+from formal.kernel.recognition import indirect
+from formal.kernel.recognition.callers import Bodies, Mentions
+from formal.kernel.recognition.regnames import modelled, written
+from formal.kernel.source.tree import KVM, Sources
+from formal.kernel.text.tokens import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
 
 MEMBERS = frozenset((
     "mdcr_el2", "mdcr_el2_host", "guest_debug", "debug_ptr", "external_debug_state", "vcpu_debug_state",

@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from formal import terms as t
-from formal.kernel import clang
-from formal.kernel.clang import Cursor, Kind, Type, children
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.front import POINTERS, Mode, Program, _Lifter, _parameter
-from formal.kernel.machine import Cell, State
-from formal.kernel.units import TranslationUnit
-from formal.kernel.values import Address, Object, Pointer, Value, from_truth, guarded
-from formal.terms import BOOL, FALSE, TRUE, And, Not, Term
+from formal.kernel.lift.machine import Cell, State
+from formal.kernel.lift.program import POINTERS, Mode, Program, _Lifter, _parameter
+from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, guarded
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Cursor, Kind, Type, children
+from formal.kernel.parse.units import TranslationUnit
+from formal.logic import terms as t
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Not, Term
 
 NOTHING = re.compile(r"(?!)")
 _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)

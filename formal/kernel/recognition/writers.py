@@ -1,6 +1,7 @@
 """The functions that may write something modelled, each with the reason why that is accounted for.
 
-``formal.kernel.scan`` finds the places; a place in a function that is not listed here refuses the tree. The reasons are
+``formal.kernel.recognition.scan`` finds the places; a place in a function that is not listed here refuses the tree.
+The reasons are
 of four kinds: the function is (part of) an operation of the specification; it is a primitive that operations go
 through; what it writes is another register than those modelled; or it belongs to a part that is not modelled, which
 the report says.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from formal.kernel import generated
+from formal.kernel.source import generated
 
 _ASM = "arch/arm64/include/asm"
 _VA_ARG = "typedef __builtin_va_list va_list;\n" + "".join(

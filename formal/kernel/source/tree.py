@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from formal.kernel import headers, kconfig
 from formal.kernel.errors import NotUnderstoodError, TreeError
+from formal.kernel.source import headers, kconfig
 
 KVM = "arch/arm64/kvm"
 _NEEDED = (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal.kernel.errors import NotUnderstoodError, TreeError
-from formal.kernel.git import Commit, Repository
-from formal.kernel.tree import KernelTree
+from formal.kernel.source.git import Commit, Repository
+from formal.kernel.source.tree import KernelTree
 
 
 @dataclass(frozen=True)

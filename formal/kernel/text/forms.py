@@ -69,5 +69,5 @@ class Known:
 @lru_cache(maxsize=1)
 def known() -> Known:
     """The table that comes with this package."""
-    text = resources.files("formal.kernel").joinpath("forms.toml").read_text(encoding="utf-8")
+    text = resources.files("formal.kernel.text").joinpath("forms.toml").read_text(encoding="utf-8")
     return Known(tomllib.loads(text))

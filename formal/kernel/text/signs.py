@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.tree import KVM, KernelTree, Sources
+from formal.kernel.source.tree import KVM, KernelTree, Sources
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 _SWITCH = f"{KVM}/hyp/include/hyp/switch.h"

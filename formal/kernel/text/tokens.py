@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from formal.kernel.forms import TOKEN, without_comments
+from formal.kernel.text.forms import TOKEN, without_comments
 
 _DIRECTIVE = re.compile(r"\s*#(?:\s*define\s+(\w+))?")
 

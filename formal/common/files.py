@@ -24,3 +24,17 @@ def check_writable(paths: Iterable[Path]) -> None:
                 pass
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file by ``text`` in one step: readers, and an interruption, see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
