@@ -2,7 +2,7 @@
 
 A mistake in what ``TRUSTED`` lists would make a wrong verdict look right. It checks the results of all else: of Z3, of
 the SAT solver that finds proofs, of the elimination of arrays, of the search for traces, and the files in ``proofs/``.
-``tests/test_audit.py`` compares the list with what the checks import.
+``tests/report/test_trust.py`` compares the list with what the checks import.
 """
 
 from __future__ import annotations

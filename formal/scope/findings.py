@@ -25,7 +25,7 @@ _HPMN = (
     "entry_is_fresh",
     "only_named_fields",
 )
-# What a stale MDCR_EL2 lets the guest do, and what follows from that (tests/test_bugs.py: proved once it is written).
+# What a stale MDCR_EL2 lets the guest do, and what follows from that (tests/scope/test_bugs.py: proved once written).
 _UNTRAPPED = (
     "performance_monitors",
     "performance_monitors_do_not_execute",

@@ -11,7 +11,7 @@ from formal.conform.boot.debian import Image
 from formal.conform.commands import kernel
 from formal.conform.machine import build, emulator
 from formal.conform.machine.build import MissingToolError
-from tests.conform.test_command import errors
+from tests.conform.cpu.test_command import errors
 
 GOLDEN = (Path(__file__).parent / "golden" / "6.1-vhe.txt").read_text()
 GOOD = boot.Recording("6.1.0-1", "v", "vhe", 2, GOLDEN, (), ())

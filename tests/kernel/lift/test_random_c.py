@@ -29,7 +29,7 @@ from formal.kernel.lift.statements import Statements
 from formal.logic import terms as t
 from formal.logic.compiled import straight
 from formal.logic.terms import Term
-from tests.kernel.random_c import HEAD, KINDS, PLACES, Memory, Writer
+from tests.kernel.lift.random_c import HEAD, KINDS, PLACES, Memory, Writer
 
 COMPILER = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
 pytestmark = pytest.mark.skipif(

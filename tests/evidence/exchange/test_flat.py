@@ -27,9 +27,9 @@ from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.system import System
 from tests.conftest import PROOFS
+from tests.evidence.certificates.test_blast import BINARY, UNARY
 from tests.evidence.formulas import formulas
 from tests.evidence.readers import Aiger, Btor2, bits_of
-from tests.evidence.test_blast import BINARY, UNARY
 
 E8 = Configuration("E8", "vhe")
 

@@ -8,8 +8,8 @@ from formal.epochs import Mode
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.source.tree import KVM
 from formal.tree.verdicts import DEBUG_C
+from tests.kernel.compare.test_newest import ARM, EXIT, FILES_EDITED, REGS
 from tests.kernel.edited import Copy
-from tests.kernel.test_newest import ARM, EXIT, FILES_EDITED, REGS
 
 NESTED, EMULATE, CONFIG = (f"{KVM}/{name}.c" for name in ("nested", "emulate-nested", "config"))
 VHE_SWITCH, COUNTERS, QUESTIONS = f"{KVM}/hyp/vhe/switch.c", f"{KVM}/pmu-emul.c", "arch/arm64/include/asm/kvm_emulate.h"

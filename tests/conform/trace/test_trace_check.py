@@ -18,10 +18,10 @@ from formal.epochs import EPOCHS, Mode
 from formal.evidence.runs.replay import Replay
 from formal.evidence.runs.traces import Step, Trace
 from formal.system import System
-from tests.conform.damage import damages
-from tests.conform.recorder import Loop, OwnerRecorder, Recorder
+from tests.conform.trace.damage import damages
+from tests.conform.trace.recorder import Loop, OwnerRecorder, Recorder
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDINGS = {
     "6.1-vhe": ("E8", "vhe"),
     "6.1-vhe-returns": ("E8", "vhe"),

@@ -17,7 +17,7 @@ from formal.kernel.source.tree import KVM, KernelTree
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy, mutant
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEBUG = f"{KVM}/debug.c"
 CHANGES: dict[str, list[dict[str, str]]] = tomllib.loads(Path(__file__).with_name("mutations.toml").read_text())
 

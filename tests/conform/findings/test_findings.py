@@ -17,8 +17,8 @@ from formal.epochs import HOSTS, Mode
 from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.scope.findings import FINDINGS
-from tests.conform.test_boot import VM
-from tests.conform.test_command import errors
+from tests.conform.boot.test_boot import VM
+from tests.conform.cpu.test_command import errors
 from tests.conftest import ROOT
 
 EPOCH_OF = {"5.10": "E4s", "6.1": "E8", "6.12": "E8", "newest": "E10"}

@@ -7,8 +7,8 @@ import pytest
 from formal.epochs import Mode
 from formal.kernel.compare.protected import HYP_MAIN
 from formal.kernel.errors import NotUnderstoodError
+from tests.kernel.compare.test_newest import FILES_EDITED
 from tests.kernel.edited import Copy
-from tests.kernel.test_newest import FILES_EDITED
 
 _HOST, _COPY = "host_vcpu->arch.", "hyp_vcpu->vcpu.arch."
 _OWNER = f"\t{_COPY}debug_owner = {_HOST}debug_owner;\n"

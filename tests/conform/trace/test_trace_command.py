@@ -10,7 +10,7 @@ import pytest
 
 from formal.conform.__main__ import main
 from formal.conform.commands import trace as tracecommand
-from tests.conform.test_trace_check import text_of
+from tests.conform.trace.test_trace_check import text_of
 
 
 def told(capsys, *argv):

@@ -1,7 +1,6 @@
 """A console read back, the initial RAM file system, the scripts; and real boots, one for each mode."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from formal.conform.machine.emulator import EmulatorError, EmulatorTimeoutError
 from formal.conform.trace.text import PROBES
 from formal.epochs import Mode
 
-VM = Path(scenarios.__file__).parent / "vm"
+VM = scenarios.SCENARIOS.parent
 CONSOLE = """[    0.0] a boot message
 @@KERNEL 6.1.0-1-cloud-arm64
 @@VERSION #1 SMP Debian 6.1.1-1

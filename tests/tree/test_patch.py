@@ -20,7 +20,7 @@ from formal.prove import main
 from tests.conftest import ROOT
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
-from tests.kernel.test_git import commit, git
+from tests.kernel.source.test_git import commit, git
 from tests.report import sarif
 from tests.report.test_files import XSD, counts
 

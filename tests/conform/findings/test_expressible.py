@@ -20,7 +20,7 @@ from formal.evidence.runs.traces import Step, TraceBook
 from formal.evidence.runs.witnesses import known_checks
 from formal.scope.configuration import Configuration
 from formal.system import System
-from tests.conform.test_command import errors
+from tests.conform.cpu.test_command import errors
 from tests.conftest import PROOFS, ROOT
 
 KERNELS = [Configuration(e, m.value) for e in ("E4s", "E8", "E10") for m in HOSTS]

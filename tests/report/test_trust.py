@@ -74,7 +74,7 @@ def test_the_page_says_nothing_of_evidence_if_anything_is_wrong() -> None:
     assert not [line for line in lines if "Checked without" in line or "nothing is missing" in line]
 
 
-# ---- the command; what Z3 says is as expected here, tests/test_prove.py runs it
+# ---- the command; what Z3 says is as expected here, tests/commands/test_prove.py runs it
 
 
 def as_expected(todo: list[Job], workers: int, done: object) -> list[Report]:
