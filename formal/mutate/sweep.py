@@ -144,7 +144,7 @@ class Sweep:
         self._modelled = frozenset(  # names that stand for something modelled, wherever they are
             mentions.leading() | scan.MEMBERS | scan.BANKS | scan.FLAGS | scan.GUEST_REGISTERS
         )
-        self.program = load(self.tree, files_for(side_of(mode)))
+        self.program = load(self.tree, files_for(self.tree, side_of(mode)))
         self._questions = Questions(TIMEOUT)
         self._unchanged = self._compared()
         self._lifted = self._all_lifted(self._unchanged)

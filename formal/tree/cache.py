@@ -42,7 +42,7 @@ from formal.tree.verdicts import Compared, TreeJob, TreeReport, worse
 
 FORMAT = 1
 KEPT = 64  # entries; the oldest go first
-_FOLDERS = ("include", "virt", "arch/arm64")
+_FOLDERS = ("include", "virt", "arch/arm64", "arch/arm/kvm")
 _BOOT = "arch/arm64/boot"  # device trees, which no C includes
 _PACKAGES = ("z3-solver", "libclang", "kconfiglib")
 _CLAIMS = dict(checks(CLAIMS))

@@ -33,7 +33,7 @@ def source(tree: KernelTree, *modes: Mode) -> Source:
         NotUnderstoodError: if anything in the tree that matters is not understood.
     """
     _search(tree)
-    return Source(load(tree, files_for(*map(side_of, modes))), Binding(flags_of(tree)), read(tree))
+    return Source(load(tree, files_for(tree, *map(side_of, modes))), Binding(flags_of(tree)), read(tree))
 
 
 def prepare(trees: Sequence[KernelTree], *, fork: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from formal.engines.equality import Questions
 from formal.epochs import Mode
 from formal.kernel.compare.behaviours import DEBUG_C
-from formal.kernel.lift.program import FILES, Program, load
+from formal.kernel.lift.program import Program, files_for, load
 from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.recognition.scan import check
 from formal.kernel.recognition.writers import knows
@@ -32,7 +32,7 @@ class Copy:
             linked_copy(base.path, place, file)
         self.tree = KernelTree(place)
         self.tree.__dict__["autoconf"] = base.autoconf
-        self.program: Program = load(self.tree, FILES)
+        self.program: Program = load(self.tree, files_for(self.tree, "vhe", "nvhe"))
         self.ask = Questions(60.0)
 
     def report(self, file: str, edits: dict[str, str], mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:

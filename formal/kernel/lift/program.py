@@ -32,7 +32,7 @@ from formal.kernel.lift.machine import Cell, Event, Frame, Obligation, PointerRu
 from formal.kernel.lift.values import NULL, Object, Pointer, Value, from_truth, pointer_to
 from formal.kernel.parse import clang, encodings
 from formal.kernel.parse.clang import Cursor
-from formal.kernel.parse.resolve import NESTED, Resolver, hyp_of
+from formal.kernel.parse.resolve import NESTED, Resolver
 from formal.kernel.parse.units import TranslationUnit
 from formal.kernel.source.tree import KVM, KernelTree, Sources
 from formal.kernel.text import signs
@@ -43,10 +43,7 @@ from formal.logic.terms import BOOL, Term
 TIMERS = re.compile(r"hw\.cnt\w+$")  # not modelled: whether their value is set on every path does not matter
 T = TypeVar("T")
 Mode = Literal["vhe", "nvhe"]
-FILES = tuple(f"{KVM}/{name}.c" for name in (  # parsed side by side, the longest first
-    "sys_regs", "hyp/vhe/switch", "hyp/nvhe/switch", "debug", "arm", "guest", "handle_exit", "reset", "mmio",
-    "hyp/vhe/sysreg-sr", "hyp/nvhe/sysreg-sr", "hyp/vhe/debug-sr", "hyp/nvhe/debug-sr",
-))  # fmt: skip
+_FIRST = ("sys_regs switch debug arm guest handle_exit reset mmio sysreg-sr debug-sr").split()  # the longest first
 MASKS = (
     "MDCR_EL2_HPMN_MASK MDCR_EL2_TPM MDCR_EL2_TPMCR MDCR_EL2_TDE MDCR_EL2_TDA MDCR_EL2_TDOSA "
     "MDCR_EL2_TDRA MDCR_EL2_TPMS MDCR_EL2_TTRF MDCR_EL2_HPME MDCR_EL2_E2PB_MASK MDCR_EL2_E2PB_SHIFT "
@@ -335,9 +332,11 @@ def side_of(mode: epochs.Mode) -> Mode:
     return "vhe" if mode is epochs.Mode.VHE else "nvhe"
 
 
-def files_for(*sides: Mode) -> tuple[str, ...]:
-    """What is parsed in any case for some hypervisors: the host's files, and theirs."""
-    return tuple(file for file in FILES if hyp_of(file, "") in {None, *sides})
+def files_for(tree: KernelTree, *sides: Mode) -> tuple[str, ...]:
+    """What is parsed in any case for some hypervisors, side by side: the host's files, and theirs."""
+    found = dict.fromkeys(file for side in sides for file in tree.build.files(side))
+    by_name = [file for name in _FIRST for file in found if file.endswith(f"/{name}.c")]
+    return tuple(file for file in by_name if not file.startswith("virt/kvm/arm/vgic/"))
 
 
 def load(tree: KernelTree, files: Iterable[str] = (), jobs: int = 2) -> Program:
@@ -346,6 +345,6 @@ def load(tree: KernelTree, files: Iterable[str] = (), jobs: int = 2) -> Program:
     program = Program(Resolver(tree, MASKS), encodings.capability_names(tree.path), registers)
     wanted = list(files)
     program.preload(wanted, jobs)
-    if program.nests and any(hyp_of(file, "") == "vhe" for file in wanted):
+    if program.nests and any(tree.build.hyp_of(file, "vhe") == "vhe" for file in wanted):
         program.preload(NESTED, jobs)
     return program

@@ -60,8 +60,8 @@ class _TextResolver(Resolver):
     def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:
         return self._only
 
-    def _mentions(self, file: str, name: str) -> bool:
-        return True
+    def _candidates(self, name: str, mode: str, *, inline: bool = True) -> list[str]:
+        return ["snippet.c"]
 
     def reviewed(self, callee: object) -> None:
         """The text is the caller's own: nothing to compare."""

@@ -23,7 +23,15 @@ from formal.kernel.text import forms
 
 _FILE = "/front-end/preamble.h"
 _BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
-BASE_HEADERS = ("linux/kernel.h", "linux/bug.h", "linux/percpu.h", "linux/preempt.h", "asm/sysreg.h", "asm/barrier.h")
+BASE_HEADERS = (
+    "linux/kernel.h",
+    "linux/bug.h",
+    "linux/percpu.h",
+    "linux/preempt.h",
+    "linux/jump_label.h",
+    "asm/sysreg.h",
+    "asm/barrier.h",
+)
 KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
 _OPTIONAL = ("tsb_csync", "host_data_ptr", "write_sysreg_hcr")  # replaced macros that are younger than some trees
 
@@ -52,18 +60,11 @@ def replaced_macros(text: str) -> dict[int, str]:
     return {n: match.group(1) for n, match in found if match and not match.group(1).startswith("__LIFT")}
 
 
-def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
-    """The macros that the Makefile of hyp/vhe or hyp/nvhe defines for each of its files."""
-    makefile = tree.read(f"{KVM}/hyp/{mode}/Makefile").replace("\\\n", " ")
-    lines = re.findall(r"(?m)^ccflags-y\s*[:+]?=\s*(.*)$", makefile)
-    return tuple(word for line in lines for word in line.split() if word.startswith("-D"))
-
-
 def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preamble:
     """Parses the headers and checks what the overlays replace.
 
     Args:
-        extra_flags: more compiler arguments (``hyp_flags`` for the hypervisor's files).
+        extra_flags: more compiler arguments (the macros of ``Build.flags`` for the hypervisor's files).
 
     Raises:
         NotUnderstoodError: at the first error, or at a replaced macro that is not as known.

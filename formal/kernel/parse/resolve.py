@@ -7,7 +7,6 @@ hypervisor is linked on its own, and a hypercall from the host runs the function
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -16,7 +15,7 @@ from formal.kernel.errors import NotDefinedError, NotUnderstoodError
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind
 from formal.kernel.parse.parser import parse
-from formal.kernel.parse.preamble import Preamble, hyp_flags, parse_preamble
+from formal.kernel.parse.preamble import Preamble, parse_preamble
 from formal.kernel.parse.units import TranslationUnit
 from formal.kernel.source.tree import KVM, KernelTree, Sources
 from formal.kernel.text import forms
@@ -30,13 +29,6 @@ _SHARED = (f"{KVM}/hyp/exception.c", f"{KVM}/hyp/aarch32.c")  # compiled once in
 HOST = tuple(f"{KVM}/{name}.c" for name in _HOST)
 NESTED = (f"{KVM}/nested.c", f"{KVM}/emulate-nested.c")  # of the host; looked at last, and for definitions only
 HYP = {mode: (*(f"{KVM}/hyp/{mode}/{name}.c" for name in _HYP), *_SHARED) for mode in ("vhe", "nvhe")}
-
-
-def hyp_of(file: str, mode: str) -> str | None:
-    """The hypervisor (``vhe`` or ``nvhe``) for which a file is compiled; ``None`` for the host's files."""
-    if file in _SHARED:
-        return mode
-    return next((name for name in ("nvhe", "vhe") if f"/hyp/{name}/" in file), None)
 
 
 def _names(includes: Iterable[str], path: str) -> bool:
@@ -59,12 +51,11 @@ class Resolver:
         self._tracepoints: dict[tuple[str, str | None], set[str]] = {}  # declared in a file and its headers
         self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
-        self._texts: dict[str, str] = {}
         self._reviewed: set[tuple[str, str, int]] = set()
 
     def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:
         """A file of the tree, parsed as for a mode (which matters only to files that both hypervisors compile)."""
-        key = (file, hyp_of(file, mode))
+        key = (file, self._hyp_of(file, mode))
         with self._lock:
             own = self._locks.setdefault(key, Lock())
         with own:
@@ -81,6 +72,20 @@ class Resolver:
                     del self._units[next(iter(self._units))]
         return unit
 
+    def _hyp_of(self, file: str, mode: str) -> str | None:
+        """The hypervisor (``vhe`` or ``nvhe``) for which a file is compiled; ``None`` for the host's files."""
+        return self.tree.build.hyp_of(file, mode) if isinstance(self.tree, KernelTree) else None
+
+    def _candidates(self, name: str, mode: str, *, inline: bool = True) -> list[str]:
+        """The files that may define a function for what runs in a mode, the likeliest first.
+
+        Args:
+            inline: those too that include a header which defines it.
+        """
+        assert isinstance(self.tree, KernelTree)
+        places = self.tree.definitions
+        return places.files(name, mode) if inline else places.sources(name, mode)
+
     def note(self, unit: TranslationUnit, hyp: str | None) -> None:
         """A file was parsed, for a hypervisor or the host."""
         with self._lock:
@@ -95,7 +100,7 @@ class Resolver:
             own = self._locks.setdefault(("", hyp), Lock())
         with own:
             if hyp not in self._preambles:
-                self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
+                self._preambles[hyp] = parse_preamble(tree, tree.build.flags.get(hyp or "", ()))
         return self._preambles[hyp]
 
     def is_tracepoint(self, name: str) -> bool:
@@ -106,7 +111,8 @@ class Resolver:
     def forget(self, file: str) -> None:
         """A file was changed in place: units that include it are parsed again when they are needed."""
         path = str(self.tree.path / file)
-        self._texts.pop(file, None)
+        if isinstance(self.tree, KernelTree):
+            self.tree.definitions.forget()
         self._reviewed = {place for place in self._reviewed if place[1] != file}
         self._preambles = {hyp: p for hyp, p in self._preambles.items() if not _names(p.headers.includes, path)}
         for key, unit in list(self._units.items()):
@@ -127,19 +133,10 @@ class Resolver:
 
     def find(self, name: str, mode: str, file: str | None = None) -> tuple[TranslationUnit, Cursor]:
         """A function by name: in a file, or in the first that defines it."""
-        for candidate in [file] if file is not None else [*HOST, *HYP[mode], *NESTED]:
-            if file is None and not self._mentions(candidate, name):
-                continue
+        for candidate in [file] if file is not None else self._candidates(name, mode):
             unit = self.unit(candidate, mode)
             if name in unit.functions:
                 return unit, unit.functions[name]
-        if file is None:
-            for candidate in HYP[mode]:  # inline functions of the hyp headers
-                if not (self.tree.path / candidate).exists():
-                    continue
-                unit = self.unit(candidate, mode)
-                if name in unit.functions:
-                    return unit, unit.functions[name]
         raise NotDefinedError(file or KVM, 0, f"{name} is not defined")
 
     def defines(self, name: str, mode: str, file: str | None = None) -> bool:
@@ -149,13 +146,6 @@ class Resolver:
         except NotDefinedError:
             return False
         return True
-
-    def _mentions(self, file: str, name: str) -> bool:
-        if file not in self._texts:
-            path = self.tree.path / file
-            self._texts[file] = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        start = r"(?m)^(?:\w[^;\n{]*[ *])?" if file in NESTED else r"\b"
-        return re.search(rf"{start}{name}\s*\(", self._texts[file]) is not None
 
     def definition(self, callee: Cursor, cursor: Cursor, mode: str) -> Cursor | None:
         """The definition of a function that is called, or ``None``.
@@ -170,9 +160,9 @@ class Resolver:
             return None
         caller = clang.file_of(cursor)
         within = self._hyps.get(cursor.translation_unit)
-        for file in HYP["nvhe"] if within == "nvhe" else (*HOST, *HYP[mode if within is None else within], *NESTED):
-            if not self._mentions(file, callee.spelling):
-                continue
+        for file in self._candidates(callee.spelling, within or mode, inline=False):
+            if within == "nvhe" and self._hyp_of(file, within) != within:
+                continue  # the nVHE hypervisor is linked on its own
             found = self.unit(file, mode).functions.get(callee.spelling)
             if found is None or found.storage_class.name == "STATIC":
                 continue

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from formal.kernel.errors import TreeError
 
-_FOLDERS = ("include/", "virt/", "arch/arm64/")
+_FOLDERS = ("include/", "virt/", "arch/arm64/", "arch/arm/kvm/", "arch/arm/include/", "drivers/perf/",
+            "drivers/hwtracing/", "drivers/firmware/psci/")  # fmt: skip
 _BESIDES = ("arch/arm64/boot/", "arch/arm64/crypto/")
 _LINK = "120000"
 

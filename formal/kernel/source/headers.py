@@ -45,15 +45,15 @@ def _wrappers(tree: Path) -> dict[str, str]:
     return out
 
 
-def _tables(tree: Path) -> dict[str, str]:
+def _tables(tree: Path, notes: list[str] | None) -> dict[str, str]:
     """Headers that the architecture generates from tables of its own."""
     out: dict[str, str] = {}
     tools = tree / "arch/arm64/tools"
     if (tools / "gen-sysreg.awk").exists():
-        out["arch/asm/sysreg-defs.h"] = generated.sysreg_defs(tools / "sysreg")
+        out["arch/asm/sysreg-defs.h"] = generated.sysreg_defs(tools / "sysreg", notes)
     if (tools / "gen-cpucaps.awk").exists():
         separate = "cpucap-defs.h" in _kbuild(tree / _ASM / "Kbuild", "generated-y")  # v6.6
-        out["arch/asm/" + ("cpucap-defs.h" if separate else "cpucaps.h")] = generated.cpucaps(tools / "cpucaps")
+        out["arch/asm/" + ("cpucap-defs.h" if separate else "cpucaps.h")] = generated.cpucaps(tools / "cpucaps", notes)
     if (tools / "gen-kernel-hwcaps.sh").exists():  # v6.18
         hwcaps = re.findall(
             r"(?m)^#define (HWCAP(\d?)_([A-Z0-9_]+))", (tree / "arch/arm64/include/uapi/asm/hwcap.h").read_text()
@@ -69,8 +69,13 @@ def _tables(tree: Path) -> dict[str, str]:
     return out
 
 
-def stand_ins(tree: Path, version: tuple[int, int, int], autoconf: str) -> dict[str, str]:
-    """The generated headers of a tree: path below the stand-in directory, and text."""
+def stand_ins(
+    tree: Path, version: tuple[int, int, int], autoconf: str, notes: list[str] | None = None
+) -> dict[str, str]:
+    """The generated headers of a tree: path below the stand-in directory, and text.
+
+    ``notes`` is given what of the tree's tables could not be read.
+    """
     major, patchlevel, sublevel = version
     conversions = [("HZ", "MSEC"), ("MSEC", "HZ"), ("HZ", "USEC"), ("USEC", "HZ"), ("HZ", "NSEC"), ("NSEC", "HZ")]
     parts = ("MUL32", "ADJ32", "SHR32", "NUM", "DEN")
@@ -88,7 +93,7 @@ def stand_ins(tree: Path, version: tuple[int, int, int], autoconf: str) -> dict[
     }  # fmt: skip
     if not (tree / "include/linux/stdarg.h").exists():  # before v5.15 the compiler's own
         out["gen/stdarg.h"] = _VA_ARG
-    return {**_wrappers(tree), **_tables(tree), **out}
+    return {**_wrappers(tree), **_tables(tree, notes), **out}
 
 
 def flags(tree: Path, stand_in: Path) -> list[str]:

@@ -6,6 +6,7 @@ executed; what the build would generate goes to a private temporary directory th
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from functools import cached_property
@@ -13,17 +14,15 @@ from pathlib import Path
 from typing import Protocol
 
 from formal.kernel.errors import NotUnderstoodError, TreeError
-from formal.kernel.source import headers, kconfig
+from formal.kernel.source import headers, kconfig, makefiles
+from formal.kernel.source.definitions import Definitions
+from formal.kernel.source.makefiles import Build
 
 KVM = "arch/arm64/kvm"
-_NEEDED = (
-    "Kconfig",
-    "arch/arm64/include/asm/kvm_host.h",
-    "arch/arm64/include/asm/sysreg.h",
-    "include/linux/kvm_host.h",
-    *(f"{KVM}/{name}" for name in ("debug.c", "sys_regs.c", "arm.c")),
-)
-_DEFCONFIG = "arch/arm64/configs/defconfig"
+_NEEDED = ("arch/arm64/include/asm/kvm_host.h", "arch/arm64/include/asm/sysreg.h", "include/linux/kvm_host.h",
+           f"{KVM}/debug.c", f"{KVM}/sys_regs.c")  # fmt: skip
+_CONFIGS = "arch/arm64/configs"
+_LFS = "version https://git-lfs.github.com/spec/"
 
 
 class Sources(Protocol):
@@ -43,7 +42,7 @@ class KernelTree:
 
     Args:
         path: the root of the tree.
-        config: a ``.config``; without it the tree's arm64 defconfig.
+        config: a ``.config``; without it the tree's arm64 defconfig, else another of its configurations for arm64.
 
     Raises:
         TreeError: if the path or the configuration is not what it should be.
@@ -52,9 +51,13 @@ class KernelTree:
 
     def __init__(self, path: Path | str, config: Path | str | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
-        self.config = Path(config).expanduser().resolve() if config is not None else self.path / _DEFCONFIG
-        self.config_name = str(config) if config is not None else _DEFCONFIG
+        self.notes: list[str] = []  # what of the tree could not be read, and costs no more than what uses it
         self.version = self._check()
+        self.config = Path(config).expanduser().resolve() if config is not None else self._defconfig()
+        self.config_name = str(config) if config is not None else self.relative(str(self.config))
+        self._config_given = config is not None
+        if config is not None and not self.config.is_file():
+            raise TreeError(f"{self.config}: no such configuration file")
         self.kconfig_files: list[str] = []  # that were read
         self.searched = False  # for functions that write modelled state, and none found that is not known
         self.opened: set[str] = set()  # files of the tree that the compiler opened, by path
@@ -66,19 +69,37 @@ class KernelTree:
             raise TreeError(f"{self.path}: not a directory; give the root of a kernel source tree")
         makefile = self.path / "Makefile"
         text = makefile.read_text(encoding="utf-8", errors="replace") if makefile.is_file() else ""
-        found = [re.search(rf"(?m)^{name}\s*=\s*(\d+)", text) for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
-        numbers = [int(match.group(1)) for match in found if match]
-        if len(numbers) != 3 or not (self.path / "arch").is_dir():
-            raise TreeError(f"{self.path}: not a Linux source tree (no Makefile with VERSION, PATCHLEVEL and SUBLEVEL)")
+        stated = {m[1]: m[2] for m in re.finditer(r"(?m)^(VERSION|PATCHLEVEL|SUBLEVEL)[ \t]*=[ \t]*(\d*)", text)}
+        if not all(stated.get(name) for name in ("VERSION", "PATCHLEVEL")) or not (self.path / "arch").is_dir():
+            empty = " (an empty folder: a submodule that is not checked out?)" if not any(self.path.iterdir()) else ""
+            raise TreeError(f"{self.path}: not a Linux source tree (no Makefile with VERSION and PATCHLEVEL){empty}")
         if not (self.path / KVM).is_dir():
-            older = " (before v5.7 KVM/arm64 lay in two places)" if (self.path / "virt/kvm/arm").is_dir() else ""
-            raise TreeError(f"{self.path}: a Linux tree without {KVM}{older}")
+            raise NotUnderstoodError(KVM, 0, f"missing from the tree{self._why_missing()}")
         for needed in _NEEDED:
             if not (self.path / needed).is_file():
-                raise NotUnderstoodError(needed, 0, "missing from the tree")
-        if not self.config.is_file():
-            raise TreeError(f"{self.config}: no such configuration file")
-        return numbers[0], numbers[1], numbers[2]
+                raise NotUnderstoodError(needed, 0, f"missing from the tree{self._why_missing()}")
+            if self.read(needed).startswith(_LFS):
+                raise NotUnderstoodError(needed, 0, "is a pointer to a file that git-lfs keeps; run: git lfs pull")
+        return int(stated["VERSION"]), int(stated["PATCHLEVEL"]), int(stated.get("SUBLEVEL") or 0)
+
+    def _why_missing(self) -> str:
+        """What to do about files that are missing, where that can be told."""
+        git = self.path / ".git"
+        if git.is_file():
+            named = re.match(r"gitdir: (.*)", git.read_text(encoding="utf-8", errors="replace"))
+            git = self.path / named[1].strip() if named else git
+        if (git / "info/sparse-checkout").is_file():
+            wanted = "arch/arm64 arch/arm/kvm arch/arm/include include virt scripts drivers/perf drivers/hwtracing"
+            return f": it is a sparse checkout; run: git sparse-checkout add {wanted}"
+        return ""
+
+    def _defconfig(self) -> Path:
+        folder = self.path / _CONFIGS
+        names = [folder / "defconfig", folder / "gki_defconfig", *sorted(folder.glob("*defconfig"))]
+        found = next((path for path in names if path.is_file()), Path(os.devnull))
+        if found == Path(os.devnull):
+            self.notes.append(f"{_CONFIGS} has no defconfig: every option is taken at its default")
+        return found
 
     @property
     def release(self) -> str:
@@ -88,11 +109,23 @@ class KernelTree:
     @cached_property
     def autoconf(self) -> str:
         """``generated/autoconf.h`` for the configuration."""
-        return kconfig.autoconf(self.path, self.config, self.kconfig_files)
+        forced = not self._config_given
+        return kconfig.autoconf(self.path, self.config, self.kconfig_files, self.notes, forced=forced)
+
+    @cached_property
+    def build(self) -> Build:
+        """The files that KVM is built from in this configuration."""
+        enabled = set(re.findall(r"(?m)^#define CONFIG_(\w+?)(?:_MODULE)? 1$", self.autoconf))
+        return makefiles.build(self.path, enabled.__contains__)
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """Where its functions are defined."""
+        return Definitions(self.path, self.build)
 
     @cached_property
     def _directory(self) -> tempfile.TemporaryDirectory[str]:
-        texts = headers.stand_ins(self.path, self.version, self.autoconf)
+        texts = headers.stand_ins(self.path, self.version, self.autoconf, self.notes)
         directory = tempfile.TemporaryDirectory(prefix="kernel-headers-")
         for name, text in texts.items():
             target = Path(directory.name, name)

@@ -58,7 +58,7 @@ def run(line: str, folder: Path) -> tuple[int, list[str]]:
 )
 def test_all_stored_runs_on_the_compiled_functions(version: str, mode: str, tmp_path: Path) -> None:
     tree, c = tree_of(version), Configuration(EPOCHS[version], mode)
-    program = load(tree, files_for(side_of(Mode(mode))))
+    program = load(tree, files_for(tree, side_of(Mode(mode))))
     report = compare(program, Binding(flags_of(tree)), read(tree), Mode(mode), Questions(None))
     assert report.system is not None
     replay, calls, steps = Replay(report.system), list[Execution](), 0

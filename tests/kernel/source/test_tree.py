@@ -42,11 +42,53 @@ def test_a_directory_that_is_no_kernel(tmp_path: Path, makefile: str) -> None:
 def test_a_tree_without_kvm(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(MAKEFILE)
     (tmp_path / "arch").mkdir()
-    with pytest.raises(TreeError, match=r"without arch/arm64/kvm$"):
+    with pytest.raises(NotUnderstoodError, match=r"^arch/arm64/kvm: missing from the tree$"):
         KernelTree(tmp_path)
-    (tmp_path / "virt/kvm/arm").mkdir(parents=True)
-    with pytest.raises(TreeError, match=r"before v5.7"):
+
+
+def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(TreeError, match="a submodule that is not checked out"):
         KernelTree(tmp_path)
+    pointer = linked_copy(tree_path("6.1"), tmp_path, f"{KVM}/sys_regs.c")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(NotUnderstoodError, match=r"sys_regs.c: is a pointer .* run: git lfs pull"):
+        KernelTree(tmp_path)
+    pointer.unlink()
+    (tmp_path / ".git/info").mkdir(parents=True)
+    (tmp_path / ".git/info/sparse-checkout").write_text("/*\n")
+    with pytest.raises(NotUnderstoodError, match=r"sys_regs.c: missing .* sparse checkout; run: git sparse-checkout"):
+        KernelTree(tmp_path)
+
+
+def test_an_empty_sublevel(tmp_path: Path) -> None:
+    linked_copy(tree_path("6.1"), tmp_path, "Makefile").write_text(
+        "VERSION = 5\nPATCHLEVEL = 17\nSUBLEVEL =\nEXTRAVERSION =\nNAME = Longhorn\n"
+    )
+    assert KernelTree(tmp_path).release == "5.17.0"
+
+
+def test_a_configuration_is_found_without_a_defconfig_and_kvm_is_switched_on(tmp_path: Path) -> None:
+    configs = linked_copy(tree_path("6.1"), tmp_path, "arch/arm64/configs/defconfig").parent
+    (configs / "defconfig").unlink()
+    (configs / "gki_defconfig").write_text("CONFIG_PREEMPT=y\n# CONFIG_VIRTUALIZATION is not set\n")
+    tree = KernelTree(tmp_path)
+    assert tree.config_name == "arch/arm64/configs/gki_defconfig"
+    assert {"#define CONFIG_KVM 1", "#define CONFIG_PREEMPT 1"} <= set(tree.autoconf.splitlines())
+    assert ["has no KVM; it is switched on" in note for note in tree.notes] == [True]
+    for path in configs.iterdir():
+        path.unlink()
+    tree = KernelTree(tmp_path)
+    assert "#define CONFIG_KVM 1" in tree.autoconf
+    assert "has no defconfig" in tree.notes[0]
+
+
+def test_kconfig_files_that_are_missing_or_not_understood_cost_their_options_only(tmp_path: Path) -> None:
+    kconfig = linked_copy(tree_path("6.1"), tmp_path, "drivers/Kconfig")
+    kconfig.write_text('source "vendor/none/Kconfig"\nconfig OWN\n\tdef_bool y\n\tno such thing\n\n')
+    tree = KernelTree(tmp_path)
+    assert {"#define CONFIG_KVM 1", "#define CONFIG_OWN 1"} <= set(tree.autoconf.splitlines())
+    assert re.search(r"drivers/Kconfig:4: .*: the line is left out", tree.notes[0])
+    assert "Kconfig: vendor/none/Kconfig missing" in tree.notes[1]
 
 
 def test_a_tree_without_debug_c(tmp_path: Path) -> None:
