@@ -68,6 +68,8 @@ def check(setting: str, value: int) -> None:
     register, _, field = setting.partition(".")
     if register == "MDCR_EL2":
         raise ValueError(f"{setting}: MDCR_EL2 is the value to decode, it cannot be set beside it")
+    if register.endswith("_EL3"):
+        raise ValueError(f"{setting}: EL3's controls are out of scope; EL3 is taken to be absent, or to trap nothing")
     if register not in SETTABLE:
         raise ValueError(f"no control register {register}{_near(register, SETTABLE)}")
     fields = SETTABLE[register].fields

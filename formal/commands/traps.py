@@ -10,102 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from formal.arch import aarch32
 from formal.arch import features as feat
-from formal.arch.holes import HOLES, is_hole
-from formal.arch.registers import MDCR_EL2
+from formal.arch import names as naming
 from formal.arch.settings import check, controls
-from formal.arch.sysregs import GROUPS, SYSTEM_REGISTERS, SystemRegister
-from formal.arch.traps import Access, Controls, Outcome, decide
-
-SCHEMA_VERSION = 1
-_MANY = 30  # registers that the table names before it says "and more"
-_SAYS = {Outcome.EL2: "trapped to EL2", Outcome.EXECUTED: "executed", Outcome.EL1: "taken to EL1"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One access and what becomes of it."""
-
-    register: SystemRegister
-    index: int | None
-    el: int
-    write: bool
-    outcome: Outcome
-    decided_by: str
-
-    def as_json(self) -> dict[str, object]:
-        """The row with the names that ``--json`` promises."""
-        op0, op1, crn, crm, op2 = self.register.encoding(self.index)
-        return {
-            "register": self.register.name,
-            "index": self.index,
-            "op0": op0,
-            "op1": op1,
-            "crn": crn,
-            "crm": crm,
-            "op2": op2,
-            "el": self.el,
-            "access": "write" if self.write else "read",
-            "outcome": self.outcome.name.lower(),
-            "decided_by": self.decided_by,
-            "group": self.register.group,
-        }
-
-
-def rows(c: Controls) -> Iterator[Row]:
-    """Every encoding, from EL1 and EL0, read and written; where two registers share one, each has its direction."""
-    for reg in SYSTEM_REGISTERS:
-        for index in reg.instances():
-            for el in (1, 0):
-                for write in (False, True):
-                    if not _belongs_to_a_twin(reg, write):
-                        outcome, why = decide(Access(reg.name, write, el, index), c)
-                        yield Row(reg, index, el, write, outcome, why)
-
-
-def rows32(c: Controls) -> Iterator[dict[str, object]]:
-    """The AArch32 accesses below an AArch32 EL1, and those of an AArch32 EL0 below an AArch64 one."""
-    for reg in aarch32.REGISTERS32:
-        for index in reg.acts_as.instances():
-            opc1, crn, crm, opc2 = reg.encoding(index)
-            for el, el1 in ((1, "a32"), (0, "a32"), (0, "a64")):
-                for write in (False, True):
-                    if (reg.name == "DBGDTRRXint" and write) or (reg.name == "DBGDTRTXint" and not write):
-                        continue
-                    outcome, why = aarch32.decide(aarch32.Access32(reg, write, el, index, el1 == "a32"), c)
-                    yield {
-                        "state": "a32",
-                        "el1": el1,
-                        "register": reg.name,
-                        "index": index,
-                        "form": reg.form,
-                        "coproc": reg.coprocessor,
-                        "opc1": opc1,
-                        "crn": crn,
-                        "crm": crm,
-                        "opc2": opc2,
-                        "el": el,
-                        "access": "write" if write else "read",
-                        "outcome": outcome.name.lower(),
-                        "decided_by": why,
-                        "exception_class": reg.exception_class,
-                    }
-
-
-def _belongs_to_a_twin(reg: SystemRegister, write: bool) -> bool:
-    """Reading the encoding of DBGDTRTX_EL0 reads DBGDTRRX_EL0, and the other way round."""
-    return (reg.name, write) in {("DBGDTRRX_EL0", True), ("DBGDTRTX_EL0", False)}
-
+from formal.commands import trap_query
+from formal.commands.trap_tables import SCHEMA_VERSION, print_aarch32, print_json, print_tables, rows, rows32
+from formal.common.options import UsageError
 
 # ---- the command line
 
@@ -158,7 +75,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Without --feature, the PE has every modelled feature that can exist without FEAT_FGT, so that MDCR_EL2 "
         "and CPTR_EL2 decide alone. Features: " + ", ".join(feat.FEATURES) + ".",
     )
-    p.add_argument("value", help="the value of MDCR_EL2: 0x84e66, 544358, 0x8_4e66")
+    p.add_argument(
+        "query",
+        nargs="?",
+        metavar="VALUE|ACCESS",
+        help="a value of MDCR_EL2 (0x84e66, 544358, 0x8_4e66); a register (PMCR_EL0, DBGBVR3_EL1, DBGDSCRext); or an "
+        "instruction ('mrs x0, pmuserenr_el0', 'mrc p14, 0, r0, c0, c2, 2')",
+    )
+    p.add_argument("--esr", metavar="VALUE", help="the access that this ESR_EL2 value reports")
+    p.add_argument("--encoding", metavar="op0,op1,CRn,CRm,op2", help="a register by its encoding, as in 3,3,9,12,0")
+    p.add_argument("--kernel", metavar="TREE", type=Path, help="with an access: the function that emulates it there")
     p.add_argument(
         "--feature",
         action="append",
@@ -186,161 +112,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        value, settings, features = _mdcr(args.value), _settings(args.set), _features(args.feature)
-        c = controls(value, settings, features)
-        more = list(rows32(c)) if args.aarch32 else []
-    except ValueError as e:
+        found = _access(args)
+        say = _decoded(args) if found is None else partial(_say, list(_answer(args, *found)))
+    except (ValueError, UsageError) as e:
         parser.error(str(e))
     try:
-        if args.json:
-            _print_json(value, settings, features, [*(row.as_json() for row in rows(c)), *more])
-        else:
-            _print_tables(value, features, list(rows(c)))
-            if args.aarch32:
-                _print_aarch32(more)
+        say()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; keep the interpreter from flushing into nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-# ---- output
+def _decoded(args: argparse.Namespace) -> Callable[[], None]:
+    """Prints what a value of MDCR_EL2 traps, once it is known to be one."""
+    value, settings, features = _mdcr(args.query), _settings(args.set), _features(args.feature)
+    c = controls(value, settings, features)
+    more = list(rows32(c)) if args.aarch32 else []
+
+    def say() -> None:
+        if args.json:
+            print_json(value, settings, features, [*(row.as_json() for row in rows(c)), *more])
+            return
+        print_tables(value, settings, features, list(rows(c)))
+        if args.aarch32:
+            print_aarch32(more)
+
+    return say
 
 
-def _print_json(value: int, settings: dict[str, int], features: frozenset[str], found: list[dict[str, object]]) -> None:
-    fields = {name: (value & f.mask) >> f.lo for name, f in MDCR_EL2.fields.items()}
-    head = {
-        "schema_version": SCHEMA_VERSION,
-        "mdcr_el2": f"{value:#x}",
-        "fields": fields,
-        "res0_bits_set": _res0(value),
-        "features": sorted(features),
-        "settings": settings,
-    }
-    sys.stdout.write(json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n  ')
-    sys.stdout.write(",\n  ".join(json.dumps(row) for row in found) + "\n ]\n}\n")
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
-def _res0(value: int) -> list[int]:
-    rest = value & ~MDCR_EL2.mask()
-    return [n for n in range(64) if rest >> n & 1]
+def _access(args: argparse.Namespace) -> tuple[list[naming.Named], naming.Syndrome | None] | None:
+    """The access that is asked for; None if a value of MDCR_EL2 is."""
+    asked = [option for option in (args.query, args.esr, args.encoding) if option is not None]
+    if len(asked) != 1:
+        raise ValueError("give one of: a value of MDCR_EL2, a register, an instruction, --esr, --encoding")
+    if args.query is not None and re.match(r"[-+]?[0-9]", args.query):
+        if args.kernel is not None:
+            raise ValueError("--kernel goes with an access, not with a value of MDCR_EL2")
+        return None
+    if other := [o for o in ("feature", "set", "aarch32") if getattr(args, o)]:
+        raise ValueError(f"--{other[0]} goes with a value of MDCR_EL2: of one access, every control is shown")
+    if args.esr is not None:
+        seen = naming.syndrome(_number(args.esr))
+        return list(seen.names), seen
+    if args.encoding is not None:
+        code = naming.encoding(args.encoding)
+        if not (found := naming.by_encoding(code)):
+            raise ValueError(f"--encoding {args.encoding}: no debug, PMU, profiling or trace register has it")
+        return found, None
+    return naming.named(args.query), None
 
 
-def _notes(value: int, features: frozenset[str]) -> Iterator[str]:
-    """What is reserved about the value, and what acts otherwise than it reads."""
-    field = {name: (value & f.mask) >> f.lo for name, f in MDCR_EL2.fields.items()}
-    if extra := _res0(value):
-        yield f"RES0 bits that are set: {', '.join(map(str, extra))}"
-    missing = [name for name, needs in feat.MDCR_EL2_FIELDS.items() if field[name] and needs not in features]
-    if missing:
-        yield f"set, but RES0 without the feature: {', '.join(missing)}"
-    for name in ("E2PB", "E2TB"):
-        if field[name] == 0b01 and name not in missing:
-            yield f"{name} = 0b01 is reserved; the traps test its low bit only"
-    if field["HPMN"] == 0 and "FEAT_PMUv3" in features and "FEAT_HPMN0" not in features:
-        yield "HPMN = 0 is reserved without FEAT_HPMN0: the number of counters the guest may use is UNKNOWN"
-    if field["TDE"]:
-        yield "TDE is set: TDRA, TDOSA and TDA act as 1"
-
-
-def _print_tables(value: int, features: frozenset[str], found: list[Row]) -> None:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=120, no_color=True, highlight=False)
-    console.print(f"MDCR_EL2 = {value:#x}", style="bold")
-    console.print(_field_table(value, features))
-    for note in _notes(value, features):
-        console.print(Text(note, style="bold"))
-    console.print()
-    console.print(_group_table(found, features))
-    console.print()
-    absent = [r.name for r in SYSTEM_REGISTERS if not feat.present(r.features, features)]
-    if absent:
-        console.print(Text("UNDEFINED, not implemented: " + " ".join(absent)))
-    console.print(Text("What is missing above is UNDEFINED: no access from EL0, or none in that direction."))
-
-
-def _print_aarch32(found: list[dict[str, object]]) -> None:
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=120, no_color=True, highlight=False)
-    kinds: dict[tuple[object, ...], dict[str, None]] = {}
-    for row in found:
-        key = (row["el1"], row["el"], row["outcome"], row["decided_by"])
-        name = f"{row['register']}{' (' + str(row['form']) + ')' if row['form'] != 'mcr' else ''}"
-        kinds.setdefault(key, {})[f"{name} ({row['access']}s)"] = None
-    says = {o.name.lower(): text for o, text in _SAYS.items()}
-    table = _table("AArch32", "EL", "outcome", "decided by", "accesses")
-    for (el1, el, outcome, why), names in kinds.items():
-        if outcome in says:
-            where = "below AArch32 EL1" if (el1, el) == ("a32", 0) else "EL1" if el else "below AArch64 EL1"
-            table.add_row(where, f"EL{el}", says[str(outcome)], Text(str(why)), Text(", ".join(names)))
-    console.print()
-    console.print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            column, overflow="fold", no_wrap=column in ("field", "bits", "value", "group", "EL", "outcome")
-        )
-    return table
-
-
-def _field_table(value: int, features: frozenset[str]) -> Table:
-    table = _table("field", "bits", "value", "meaning")
-    for name, f in MDCR_EL2.fields.items():
-        part = (value & f.mask) >> f.lo
-        bits = str(f.hi) if f.single else f"{f.hi}:{f.lo}"
-        shown = str(part) if f.single or name == "HPMN" else f"0b{part:0{f.hi - f.lo + 1}b}"
-        needs = feat.MDCR_EL2_FIELDS.get(name)
-        res0 = f" [RES0 without {needs}]" if needs and needs not in features else ""
-        table.add_row(name, bits, shown, Text(f.says + res0), style="" if part else "dim")
-    return table
-
-
-def _group_table(found: list[Row], features: frozenset[str]) -> Table:
-    table = _table("group", "EL", "outcome", "decided by", "accesses")
-    for group in GROUPS:
-        for el in (1, 0):
-            for outcome, says in _SAYS.items():
-                part = [r for r in found if (r.register.group, r.el, r.outcome) == (group, el, outcome)]
-                for reasons, accesses in _by_reason(part, features):
-                    table.add_row(group, f"EL{el}", says, Text(reasons), Text(accesses))
-    return table
-
-
-def _by_reason(part: list[Row], features: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Text for the reasons, and for the registers; what executes is told apart by why nothing traps it."""
-    kinds: dict[str, list[Row]] = {}
-    for row in part:
-        is_explained = row.outcome is Outcome.EXECUTED and is_hole(row.register, features)
-        kinds.setdefault(HOLES[row.register.name].reason if is_explained else "", []).append(row)
-    for reason, rows_of_kind in kinds.items():
-        names = list(_names(rows_of_kind))
-        more = [f"and {len(names) - _MANY} more (--json lists all)"] if len(names) > _MANY + 1 else []
-        reasons = dict.fromkeys(row.decided_by for row in rows_of_kind)
-        yield reason or ", ".join(reasons), ", ".join(names[: _MANY + 1 - len(more)] + more)
-
-
-def _names(part: list[Row]) -> Iterator[str]:
-    """The registers of the rows: with their indices if not all are there, with the direction if only one of two is."""
-    for reg in dict.fromkeys(r.register for r in part):
-        mine = [r for r in part if r.register is reg]
-        name = reg.name
-        indices = sorted({r.index for r in mine if r.index is not None})
-        if len(indices) < len(reg.indices):
-            name += f" (n = {_ranges(indices)})"
-        directions = {r.write for r in mine}
-        both = reg.read.lowest_el is not None and reg.write.lowest_el is not None
-        if both and len(directions) == 1:
-            name += " (writes)" if True in directions else " (reads)"
-        yield name
-
-
-def _ranges(numbers: list[int]) -> str:
-    """1, 2, 3, 7 as 1-3, 7."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][-1] + 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+def _answer(args: argparse.Namespace, found: list[naming.Named], seen: naming.Syndrome | None) -> Iterator[str]:
+    answers = trap_query.answers(found)
+    if args.json:
+        head = {"schema_version": SCHEMA_VERSION, "exception_class": None if seen is None else seen.ec}
+        yield json.dumps({**head, "answers": [a.as_json() for a in answers]}, indent=1)
+        return
+    if seen is not None:
+        yield from trap_query.explain_syndrome(seen)
+    yield from trap_query.text(answers, args.kernel)

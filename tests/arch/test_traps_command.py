@@ -110,7 +110,8 @@ def test_res0_bits_in_json(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["zz"], "'zz' is no number; write 0x84e66, 544358 or 0x8_4e66"),
+        (["zz"], "no register zz in the table"),
+        (["9z"], "'9z' is no number; write 0x84e66, 544358 or 0x8_4e66"),
         (["0x"], "'0x' is no number"),
         (["-1"], "-1 does not fit in MDCR_EL2, which has 64 bits"),
         (["0x10000000000000000"], "does not fit in MDCR_EL2, which has 64 bits"),
@@ -123,7 +124,7 @@ def test_res0_bits_in_json(capsys):
         (["0", "--set", "CPTR_EL2=1"], "CPTR_EL2 has no field (none given)"),
         (["0", "--set", "CPTR_EL2.TTA=x"], "'x' is no number"),
         (["0", "--set", "MDCR_EL2.TDE=1"], "MDCR_EL2 is the value to decode"),
-        ([], "required: value"),
+        ([], "give one of: a value of MDCR_EL2"),
     ],
 )
 def test_misuse(capsys, argv, message):
