@@ -1,17 +1,20 @@
-"""Kernel releases as sets of named behaviours. The only file that knows releases.
+"""Kernel releases as sets of named behaviours; ``releases.py`` has the data. No other file knows releases.
 
-A ``Kernel`` says which of the behaviours that ever differed a kernel has; an epoch is a preset for a range of releases.
-Transitions ask for behaviours, never for a release, because a real tree may be a hybrid (Debian's 5.10 is E4 with two
-later fixes): ``formal.kernel`` resolves a tree to behaviours from its source. Taking a fix away again re-introduces the
-bug it fixed (``formal/scope/bugs.py``). Commit ids are those of mainline.
+A ``Kernel`` says which behaviours a kernel has; an ``Epoch`` is a preset for neighbouring releases, or a stable series,
+that have the same: computed from the rows. Transitions ask for behaviours, never for a release, because a real tree may
+be a hybrid: ``formal.kernel`` resolves a tree to behaviours from its source. Taking a fix away again re-introduces the
+bug that it fixed (``scope/bugs.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Self, TypeVar
+
+from formal.releases import CHANGES, FIRST, RELEASES, Change, Release, release
 
 Step = TypeVar("Step", bound=Callable[..., object])
 
@@ -29,53 +32,54 @@ HOSTS = (Mode.VHE, Mode.NVHE)  # what is booted, and what a tree is read for unl
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a kernel does where kernels differ."""
+    """What a kernel does where kernels differ: ``CHANGES`` says of each behaviour since when."""
 
     mode: Mode
     # initialisation
-    vhe_reads_boot_mdcr: bool = True  # da5a3ce66b8b (v4.20): kvm_arm_init_debug runs under VHE too
-    first_run_init: bool = True  # 263d6287da14 (v5.13): mdcr_el2 is computed before the first vcpu_load
-    mdcr_el2_bits: int = 64  # d6c850dd6ce9 (v5.15): MDCR_EL2 was kept in 32 bits before
+    vhe_reads_boot_mdcr: bool = True
+    first_run_init: bool = True
+    mdcr_el2_bits: int = 64
     preserved_mdscr_bits: int = 32  # guest_debug_preserved.mdscr_el1 is u32 up to v6.13
     # what traps
-    keeps_hpmn: bool = True  # since v4.3; off only to break it
-    traps_profiling: bool = True  # f85279b4bd48 (v4.10): TPMS; and the profiling buffer goes back at every exit
-    traps_trace_filter: bool = True  # a354a64d91ee (v5.13): TTRF
-    traps_debug_for_use_hw: bool = True  # since v4.3; off only to break it
-    emulates_os_lock: bool = True  # 7dabf02f43a1, e2ffceaae508 (v5.18)
+    keeps_hpmn: bool = True
+    traps_profiling: bool = True
+    traps_trace_filter: bool = True
+    traps_debug_for_use_hw: bool = True
+    emulates_os_lock: bool = True
     # load and put, entry and exit
-    vhe_traps_at_load: bool = True  # v4.17: VHE activates the traps at vcpu_load, not at every entry
-    vhe_writes_changed_mdcr: bool = True  # 4942dc6638b0 (v5.6): setup_debug writes MDCR_EL2 under VHE when it changed
-    saves_host_mdcr: bool = True  # 1460b4b25fde (v5.15): the host's MDCR_EL2 is saved, not rebuilt from the guest's
-    returns_trace_buffer: bool = False  # a1319260bf62 (v5.13 to v5.14): nVHE gives EL1 the trace buffer at every exit
-    sets_pmuserenr: bool = True  # d692b8ad6ec4 (v4.6): PMUSERENR_EL0 lets EL0 accesses of the PMU trap to EL2
-    saves_host_pmuserenr: bool = True  # 6.1: the host's PMUSERENR_EL0 is saved, not zeroed
-    guards_pmuserenr: bool = False  # 8681f7175948 (v6.5): perf leaves PMUSERENR_EL0 alone while a vCPU is loaded
+    vhe_traps_at_load: bool = True
+    vhe_writes_changed_mdcr: bool = True
+    saves_host_mdcr: bool = True
+    returns_trace_buffer: bool = False
+    sets_pmuserenr: bool = True
+    saves_host_pmuserenr: bool = True
+    guards_pmuserenr: bool = False
     # who has the debug registers
-    tracks_debug_owner: bool = False  # v6.14: debug_owner, decided at vcpu_load, not DEBUG_DIRTY at each entry
-    vhe_saves_host_mdcr_first: bool = True  # da2e743419cb (v6.17): before the guest's is written; lost in v6.14
+    tracks_debug_owner: bool = False
+    vhe_saves_host_mdcr_first: bool = True
+    reads_pmuv3p8_counters: bool = True
     # the host's single-step
-    preserves_pstate_ss: bool = True  # 34fbdee086cf (v6.1)
-    keeps_step_pending: bool = True  # 370531d1e95b (v6.1): DBG_SS_ACTIVE_PENDING
-    skip_advances_step: bool = True  # bd7d95cafb49 (v4.20): skipping an instruction clears PSTATE.SS
-    fakes_step_exit: bool = False  # 696673d192d8 (v4.16) to v4.19: a step is reported after any handled exit
-    defers_pc_adjustment: bool = True  # cdb5e02ed133 (v5.11): __kvm_adjust_pc at the next entry
+    preserves_pstate_ss: bool = True
+    keeps_step_pending: bool = True
+    skip_advances_step: bool = True
+    fakes_step_exit: bool = False
+    defers_pc_adjustment: bool = True
     # emulation of trapped accesses
-    indexes_trapped_banks: bool = True  # cb853ded1d25 (v5.13), broken by 03fdfb269009 (v5.4)
-    restores_debug_ptr: bool = True  # since v4.3; off only to break it
+    indexes_trapped_banks: bool = True
+    restores_debug_ptr: bool = True
     # protected mode, whose hypervisor has a copy of the vCPU (before v6.14 the copy leaves nothing of debug state out)
-    hands_over_debug_owner: bool = True  # 0f1a6c5c9784 (v6.14-rc2): with the registers of the owner
-    hands_over_external_mdscr: bool = True  # by v7.3 (E11): and with MDSCR_EL1 as KVM needs it
+    hands_over_debug_owner: bool = True
+    hands_over_external_mdscr: bool = True
     # guests that are hypervisors themselves
-    nested_virtualization: bool = False  # 3af1105c4fa3 (v6.18): as from there on; what was before is not modelled
-    applies_hypervisor_traps: bool = True  # 3af1105c4fa3 (v6.18): MDCR_EL2 of the guest hypervisor traps its guests
-    forwards_debug_exceptions: bool = True  # b0ee51033ae3 (v6.14): to the guest hypervisor that asked for them
-    forwards_debug_accesses: bool = True  # v6.6, emulate-nested.c: accesses that the guest hypervisor traps
-    resets_virtual_hpmn: bool = True  # c8823e51b534 (v6.16): the guest hypervisor's HPMN is all counters at reset
-    traps_redirected_mdscr: bool = True  # e0b5a7967dec (v6.18), and TDA before: FEAT_NV2 sends its writes to memory
+    nested_virtualization: bool = False
+    applies_hypervisor_traps: bool = True
+    forwards_debug_exceptions: bool = True
+    forwards_debug_accesses: bool = True
+    resets_virtual_hpmn: bool = True
+    traps_redirected_mdscr: bool = True
     # what the kernel's comments promise
-    documents_trace_traps: bool = True  # from v5.13: comment on kvm_arm_setup_mdcr_el2
-    documents_os_lock: bool = True  # from v5.18: comments on the OS lock
+    documents_trace_traps: bool = True
+    documents_os_lock: bool = True
     # size
     breakpoints: int = 16  # break- and watchpoints in a bank; a power of two up to 16
 
@@ -100,8 +104,7 @@ class Kernel:
         return self.vhe and self.vhe_traps_at_load
 
     def doing(self, function: str, by_hand: Step) -> Step:
-        """A step of an operation: as the specification has it (a tree may bring its own,
-        formal/kernel/compare/ownership.py)."""
+        """A step of an operation: as the specification has it (a tree may bring its own)."""
         return by_hand
 
     def but(self, **changes: Any) -> Self:
@@ -109,85 +112,137 @@ class Kernel:
         return replace(self, **changes)
 
 
+# ---- behaviours by release
+
+ALWAYS = ("keeps_hpmn", "traps_debug_for_use_hw", "restores_debug_ptr")  # since v4.3; off only to break them
+_SIZES = {"mdcr_el2_bits": (32, 64)}  # of behaviours that are a number: without the change, and with it
+_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Kernel) if f.name != "mode"}
+
+
+def behaviours(has: Callable[[Change], bool]) -> dict[str, Any]:
+    """The behaviours of kernels for which ``has`` says which changes they have."""
+    there = {c.behaviour for c in CHANGES if has(c)}
+    found = {}
+    for c in CHANGES:
+        if not c.within or c.within in there:
+            found[c.behaviour] = _SIZES.get(c.behaviour, (False, True))[c.behaviour in there]
+    return found
+
+
+def without(behaviour: str) -> Any:
+    """What a kernel is that does not have it."""
+    return _SIZES.get(behaviour, (False, True))[0]
+
+
+# ---- epochs
+
+# An epoch's name for good, by its first release or its stable series.
+_NAMES = {
+    "v4.3": "E0", "v4.6": "E1", "v4.10": "E2", "v4.16": "E2b", "v4.17": "E3a", "v4.20": "E3b", "v5.4": "E3c",
+    "v5.6": "E4", "v5.10.y": "E4s", "v5.13": "E5", "v5.15": "E6", "v5.18": "E7", "v6.1": "E8", "v6.1.y": "E8s",
+    "v6.4": "E8b", "v6.14": "E9", "v6.17": "E10", "v6.18": "E11", "v7.1": "E12", "v7.3": "E13",
+}  # fmt: skip
+# Releases without a preset: the PC is adjusted at the next entry, but not before KVM_RUN returns (26778aaa134a, v5.13).
+_LEFT_OUT = (release("v5.11"), release("v5.12"))
+_OLDEST = "the first that debug guests; nVHE only, PMUSERENR_EL0 is the host's"
+
+
 @dataclass(frozen=True)
 class Epoch:
-    """A range of releases whose debug-trap code behaves alike."""
+    """Releases whose debug-trap code behaves alike."""
 
     name: str
     releases: str
     says: str
     lacks: dict[str, Any]
     modes: tuple[Mode, ...] = HOSTS
+    first: Release = FIRST
+    last: Release = FIRST
 
     def kernel(self, mode: Mode) -> Kernel:
         """The behaviours of these releases, in one host mode."""
         return Kernel(mode, **self.lacks)
 
 
-_E7: dict[str, Any] = {"preserves_pstate_ss": False, "keeps_step_pending": False, "saves_host_pmuserenr": False}
-_E6: dict[str, Any] = {**_E7, "emulates_os_lock": False, "documents_os_lock": False}
-_E5: dict[str, Any] = {**_E6, "saves_host_mdcr": False, "mdcr_el2_bits": 32, "returns_trace_buffer": True}
-_E4: dict[str, Any] = {
-    **_E5,
-    "returns_trace_buffer": False,
-    "first_run_init": False,
-    "traps_trace_filter": False,
-    "documents_trace_traps": False,
-    "defers_pc_adjustment": False,
-    "indexes_trapped_banks": False,
-}
-_E4S: dict[str, Any] = {
-    **{k: v for k, v in _E4.items() if k not in ("first_run_init", "indexes_trapped_banks")},
-    "traps_trace_filter": True,
-    "documents_trace_traps": True,
-}
-_E3B: dict[str, Any] = {**_E4, "vhe_writes_changed_mdcr": False}
-_E3A: dict[str, Any] = {
-    **_E3B,
-    "vhe_reads_boot_mdcr": False,
-    "skip_advances_step": False,
-    "fakes_step_exit": True,
-    "indexes_trapped_banks": True,
-}
+def _modes(first: Release, has: dict[str, Any]) -> tuple[Mode, ...]:
+    # VHE came with v4.6. Until v6.13 protected mode is as nVHE for debug state: v6.1 runs the host's own vCPU, and
+    # later the copy gets all of it at each entry, debug_ptr to the host's registers included.
+    if first < release("v4.6"):
+        return (Mode.NVHE,)
+    return tuple(Mode) if has["tracks_debug_owner"] else HOSTS
 
-_E2B: dict[str, Any] = {**_E3A, "vhe_traps_at_load": False}
-_E2: dict[str, Any] = {**_E2B, "fakes_step_exit": False}
-_E1: dict[str, Any] = {**_E2, "traps_profiling": False}
-_E0: dict[str, Any] = {**_E1, "sets_pmuserenr": False}
 
-# From v6.14 debug_owner takes the place of DEBUG_DIRTY, debug_ptr and the preserved copies; HPMN is PMCR_EL0.N.
-_E10: dict[str, Any] = {"tracks_debug_owner": True, "guards_pmuserenr": True, "hands_over_external_mdscr": False}
-_E11: dict[str, Any] = {**_E10, "nested_virtualization": True, "hands_over_external_mdscr": True}
-_E9: dict[str, Any] = {**_E10, "vhe_saves_host_mdcr_first": False}
+def _says(before: Release, first: Release, stable: str, has: dict[str, Any]) -> str:
+    """What begins with these releases, and what ends, since the modelled ones before."""
+    shown = [c for c in CHANGES if (not c.within or has[c.within]) and not c.behaviour.startswith("documents_")]
+    if stable:
+        return f"{first} with later fixes: " + "; ".join(c.says for c in shown if stable in c.stable)
+    if first == FIRST:
+        return _OLDEST
+    begins = [c for c in shown if c.covers(first) and not c.covers(before)]
+    ends = [f"no longer: {c.says}" for c in shown if c.covers(before) and not c.covers(first)]
+    owners = {c.behaviour for c in begins}  # what came with these releases, without what later belongs to it
+    missing = [c.lacking for c in shown if c.within in owners and c.bug and not c.covers(first)]
+    return "; ".join([*(c.says for c in begins), *ends, *(f"but {text}" for text in missing)])
 
-_NVHE = (Mode.NVHE,)  # VHE came with v4.6
-# Until v6.13 protected mode is as nVHE for debug state: v6.1 runs the host's own vCPU, and later the copy gets all of
-# it at each entry, debug_ptr to the host's registers included.
-_ALL = tuple(Mode)
 
-EPOCHS: dict[str, Epoch] = {
-    e.name: e
-    for e in (
-        Epoch("E0", "v4.3 to v4.5", "the first that debug guests; nVHE only, PMUSERENR_EL0 is the host's", _E0, _NVHE),
-        Epoch("E1", "v4.6 to v4.9", "VHE and nVHE write MDCR_EL2 at every entry; no profiling", _E1),
-        Epoch("E2", "v4.10 to v4.15", "statistical profiling trapped", _E2),
-        Epoch("E2b", "v4.16", "a step is reported after any exit that KVM has handled", _E2B),
-        Epoch("E3a", "v4.17 to v4.19", "VHE writes MDCR_EL2 at vcpu_load, from a copy that stays 0", _E3A),
-        Epoch("E3b", "v4.20 to v5.5", "VHE reads the boot value too", _E3B),
-        Epoch("E4", "v5.6 to v5.12-rc", "VHE also writes MDCR_EL2 when setup changed it", _E4),
-        Epoch("E4s", "v5.10.y", "E4 with the fixes of the trace filter, the first load and the breakpoint index", _E4S),
-        Epoch("E5", "v5.13 and v5.14", "trace filter trapped, value computed before the first load", _E5),
-        Epoch("E6", "v5.15 to v5.17", "the host's MDCR_EL2 saved, not rebuilt; 64 bits", _E6),
-        Epoch("E7", "v5.18 to v6.0", "OS lock emulated", _E7),
-        Epoch("E8", "v6.1 to v6.13", "OS lock emulated, host value saved, PSTATE.SS and pending steps kept", {}),
-        Epoch(
-            "E9",
-            "v6.14 to v6.17-rc",
-            "debug_owner decides, at load; VHE saves the host's MDCR_EL2 late",
-            _E9,
-            _ALL,
-        ),
-        Epoch("E10", "v6.17", "VHE saves the host's MDCR_EL2 before it writes the guest's", _E10, _ALL),
-        Epoch("E11", "v6.18 to v7.3", "a guest hypervisor's MDCR_EL2 traps what its own guests do", _E11, _ALL),
+def _span(first: Release, last: Release) -> str:
+    numbers = RELEASES.index(last) - RELEASES.index(first)
+    return str(first) if not numbers else f"{first} {'and' if numbers == 1 else 'to'} {last}"
+
+
+def _epoch(before: Release, first: Release, last: Release, stable: str = "") -> Epoch:
+    has = behaviours(lambda c: c.covers(first) or stable in c.stable)
+    lacks = {name: value for name, value in has.items() if value != _DEFAULTS[name]}
+    name = _NAMES[stable or str(first)]
+    return Epoch(
+        name, stable or _span(first, last), _says(before, first, stable, has), lacks, _modes(first, has), first, last
     )
-}
+
+
+def _computed() -> Iterator[Epoch]:
+    """The presets, oldest first, stable series after the release that they come from."""
+    modelled = [r for r in RELEASES if r not in _LEFT_OUT]
+    has = [behaviours(lambda c, r=r: c.covers(r)) for r in modelled]  # type: ignore[misc]
+    alike = [(h, _modes(r, h)) for r, h in zip(modelled, has, strict=True)]
+    starts = [0, *(n for n in range(1, len(modelled)) if alike[n] != alike[n - 1])]
+    for n, after in zip(starts, [*starts[1:], len(modelled)], strict=True):
+        yield _epoch(modelled[max(n - 1, 0)], modelled[n], modelled[after - 1])
+        for series in sorted({s for c in CHANGES for s in c.stable}):
+            if modelled[n] <= (base := release(series)) <= modelled[after - 1]:
+                yield _epoch(base, base, base, series)
+
+
+EPOCHS: dict[str, Epoch] = {e.name: e for e in _computed()}
+
+
+class NoEpochError(ValueError):
+    """No preset has that name or release; the message says why, and what may have been meant."""
+
+
+def epoch_of(text: str) -> Epoch:
+    """The preset by its name (E8), a release of it (v6.1, 6.1.20) or its stable series (v5.10.y).
+
+    Raises:
+        NoEpochError: if there is none.
+    """
+    by_name = {name.lower(): e for name, e in EPOCHS.items()} | {e.releases: e for e in EPOCHS.values()}
+    if found := by_name.get(text.lower()) or by_name.get(f"v{text.lower()}"):
+        return found
+    asked = Release.parse(text)
+    if asked is None:
+        names = [*EPOCHS, *map(str, RELEASES)]
+        like = get_close_matches(text, names, 1)
+        meant = f"did you mean {like[0]}?" if like else f"there are {', '.join(EPOCHS)}"
+        raise NoEpochError(f"no epoch {text}; {meant}")
+    if asked < FIRST:
+        raise NoEpochError(f"no epoch {text}: {FIRST} is the first release that debugs guests; did you mean {FIRST}?")
+    if asked > RELEASES[-1]:
+        raise NoEpochError(
+            f"no epoch {text}: {RELEASES[-1]} is the last that is modelled; did you mean {RELEASES[-1]}?"
+        )
+    if asked not in RELEASES or asked in _LEFT_OUT:
+        near = max(r for r in RELEASES if r < asked and r not in _LEFT_OUT)
+        why = "is not modelled" if asked in _LEFT_OUT else "was never released"
+        raise NoEpochError(f"no epoch {text}: {asked} {why}; did you mean {near}?")
+    return next(e for e in EPOCHS.values() if e.first <= asked <= e.last and not e.releases.endswith(".y"))

@@ -12,7 +12,7 @@ from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.epochs import Kernel
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
-from formal.ownership import setup_mdcr_el2_by_owner
+from formal.ownership import looks_like_pmuv3, setup_mdcr_el2_by_owner
 from formal.state import DebugOwner, Exit, Phase, State
 from formal.transitions import setup_mdcr_el2, tweaks_guest
 from formal.vocabulary import (
@@ -29,6 +29,7 @@ from formal.vocabulary import (
     PERF_KEEPS_OFF,
     STEPPED_WITHOUT_ERET,
     STEPPING_ENDS_WITH_DEBUGGING,
+    UP_TO_PMUV3P7,
     Lemma,
     event_counters_seen,
     host_has_cpu,
@@ -505,17 +506,19 @@ def entered_from_load(s: State, k: Kernel) -> Term:
 
 @lemma(_by_owner)
 def counters_are_read(s: State, k: Kernel) -> Term:
-    """The per-CPU number of event counters is this CPU's."""
-    return Implies(s.kvm_ready, Eq(s.nr_event_counters, t.zero_extend(event_counters_seen(s, k), 32)))
+    """The per-CPU number of event counters is this CPU's, if KVM sees that it has any; else it stays 0."""
+    seen, number = looks_like_pmuv3(s, k), t.zero_extend(event_counters_seen(s, k), 32)
+    kept = Implies(And(s.kvm_ready, seen), Eq(s.nr_event_counters, number))
+    return And(kept, Implies(Not(seen), Eq(s.nr_event_counters, t.const(0, 32))))
 
 
 @lemma(lambda k: _by_owner(k) and k.vhe)
 def hpmn_is_boots_or_all(s: State, k: Kernel) -> Term:
     """Under VHE HPMN is what the boot code chose, or all counters; so is the copy for the host."""
-    boot, counters = s.boot_mdcr_el2.HPMN, s.event_counters
+    boot, counters, seen = s.boot_mdcr_el2.HPMN, s.event_counters, looks_like_pmuv3(s, k)
     return And(
         *(
-            Implies(when, Or(Eq(m.HPMN, boot), Eq(m.HPMN, counters)))
+            Implies(And(seen, when), Or(Eq(m.HPMN, boot), Eq(m.HPMN, counters)))
             for when, m in ((TRUE, s.hw_mdcr_el2), (s.here, s.mdcr_el2_host))
         )
     )
@@ -523,12 +526,19 @@ def hpmn_is_boots_or_all(s: State, k: Kernel) -> Term:
 
 @lemma(_by_owner, given=(BOOT_GIVES_ALL_COUNTERS,))
 def boot_gave_all(s: State, k: Kernel) -> Term:
-    """If the boot code gives all counters, HPMN is never anything else."""
+    """If the boot code gives all counters, HPMN is never anything else on a CPU whose counters KVM sees."""
+    saved = And(s.here if k.traps_at_load else s.in_guest, looks_like_pmuv3(s, k))
     return And(
         Eq(s.boot_mdcr_el2.HPMN, s.event_counters),
-        s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"),
-        Implies(s.here if k.traps_at_load else s.in_guest, s.mdcr_el2_host.same(s.boot_mdcr_el2, "HPMN")),
+        Implies(looks_like_pmuv3(s, k), s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN")),
+        Implies(saved, s.mdcr_el2_host.same(s.boot_mdcr_el2, "HPMN")),
     )
+
+
+@lemma(lambda k: _by_owner(k) and not k.reads_pmuv3p8_counters, given=(UP_TO_PMUV3P7,))
+def no_cpu_has_pmuv3p8(s: State, k: Kernel) -> Term:
+    """If no CPU has PMUv3p8, this one has not."""
+    return Not(s.pmuv3p8)
 
 
 @lemma(_by_owner)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1
 from formal.epochs import Kernel
 from formal.logic import terms as t
-from formal.logic.terms import And, If, Not, Or, Term
+from formal.logic.terms import TRUE, And, If, Not, Or, Term
 from formal.state import DebugOwner, State
 
 
@@ -20,9 +20,17 @@ def readable_event_counters(s: State, k: Kernel) -> Term:
     return s.event_counters if k.vhe else s.hw_mdcr_el2.HPMN
 
 
+def looks_like_pmuv3(s: State, k: Kernel) -> Term:
+    """Whether KVM sees that this CPU has PMUv3."""
+    return TRUE if k.reads_pmuv3p8_counters else Not(s.pmuv3p8)
+
+
 def init_host_debug_data(s: State, k: Kernel) -> State:
     """debug.c, kvm_init_host_debug_data: how many event counters this CPU has, for HPMN."""
-    return s.but(nr_event_counters=t.zero_extend(readable_event_counters(s, k), 32))
+    # PMCR_EL0 is there with PMUv3 only, which every CPU here has. Until v7.0 PMUVer is compared as a signed field, so
+    # that from PMUv3p8 on it looks negative: the number stays what it was, 0.
+    number = t.zero_extend(readable_event_counters(s, k), 32)
+    return s.but(nr_event_counters=If(looks_like_pmuv3(s, k), number, s.nr_event_counters))
 
 
 def setup_mdcr_el2_by_owner(s: State, k: Kernel) -> State:

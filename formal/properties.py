@@ -33,6 +33,7 @@ from formal.vocabulary import (
     PERF_KEEPS_OFF,
     STEPPED_WITHOUT_ERET,
     STEPPING_ENDS_WITH_DEBUGGING,
+    UP_TO_PMUV3P7,
     UP_TO_PMUV3P8,
     Claim,
     Point,
@@ -872,7 +873,55 @@ _in_32_bits = _needless(lambda k: k.tracks_debug_owner)
 def _from_pmcr(k: Kernel) -> str | None:
     if not k.tracks_debug_owner:
         return "HPMN is read from MDCR_EL2 until v6.13"
+    if not k.reads_pmuv3p8_counters:
+        return "needs one more precondition" if k.vhe else "nVHE needs another precondition"
     return None if k.vhe else "the claim holds without it"
+
+
+def _misses_pmuv3p8(k: Kernel) -> str | None:
+    """HPMN is 0 on CPUs from PMUv3p8 on: v6.14 to v7.0."""
+    if not k.tracks_debug_owner:
+        return "HPMN is read from MDCR_EL2 until v6.13"
+    return "the claim holds without it" if k.reads_pmuv3p8_counters else None
+
+
+def _misses_pmuv3p8_at_el1(k: Kernel) -> str | None:
+    return _misses_pmuv3p8(k) or ("VHE needs one more precondition" if k.vhe else None)
+
+
+def _misses_pmuv3p8_at_el2(k: Kernel) -> str | None:
+    return _misses_pmuv3p8(k) or (None if k.vhe else "nVHE needs fewer preconditions")
+
+
+def _up_to_pmuv3p7(of: Claim, applies: Callable[[Kernel], str | None] = _misses_pmuv3p8) -> Claim:
+    says = f"As {of.name}, if no CPU has PMUv3p8 or later."
+    return variant(of, f"{of.name}_up_to_pmuv3p7", says, UP_TO_PMUV3P7, applies=applies)
+
+
+def _all_counters_up_to_pmuv3p7(of: Claim, applies: Callable[[Kernel], str | None]) -> Claim:
+    says = f"As {of.name}, if the boot code gives the guest every event counter, and no CPU has PMUv3p8 or later."
+    name = f"{of.name}_with_all_counters_up_to_pmuv3p7"
+    return variant(of, name, says, BOOT_GIVES_ALL_COUNTERS, UP_TO_PMUV3P7, applies=applies)
+
+
+event_counters_read_before_use_up_to_pmuv3p7 = _up_to_pmuv3p7(event_counters_read_before_use)
+entry_is_fresh_up_to_pmuv3p7 = _up_to_pmuv3p7(entry_is_fresh)
+only_named_fields_up_to_pmuv3p7 = _up_to_pmuv3p7(only_named_fields)
+hpmn_never_reserved_up_to_pmuv3p7 = _up_to_pmuv3p7(hpmn_never_reserved)
+hypervisor_sets_nothing_else_up_to_pmuv3p7 = _up_to_pmuv3p7(
+    hypervisor_sets_nothing_else, lambda k: _from_nested(k) or _misses_pmuv3p8(k)
+)
+hpmn_preserved_in_guest_up_to_pmuv3p7 = _up_to_pmuv3p7(hpmn_preserved_in_guest, _misses_pmuv3p8_at_el1)
+hpmn_preserved_always_up_to_pmuv3p7 = _up_to_pmuv3p7(hpmn_preserved_always, _misses_pmuv3p8_at_el1)
+hpmn_preserved_in_guest_with_all_counters_up_to_pmuv3p7 = _all_counters_up_to_pmuv3p7(
+    hpmn_preserved_in_guest, _misses_pmuv3p8_at_el2
+)
+hpmn_preserved_on_host_with_all_counters_up_to_pmuv3p7 = _all_counters_up_to_pmuv3p7(
+    hpmn_preserved_on_host, lambda k: _misses_pmuv3p8_at_el2(k) or _needless(lambda k: k.vhe_saves_host_mdcr_first)(k)
+)
+hpmn_preserved_always_with_all_counters_up_to_pmuv3p7 = _all_counters_up_to_pmuv3p7(
+    hpmn_preserved_always, _misses_pmuv3p8_at_el2
+)
 
 
 hpmn_preserved_in_guest_with_all_counters = variant(

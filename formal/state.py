@@ -251,6 +251,7 @@ class State:
     hw_pstate = _register("cpu", PSTATE, "PSTATE, while a guest runs")
     hw_pmuserenr_el0 = _register("cpu", PMUSERENR_EL0, "PMUSERENR_EL0")
     event_counters = _number("cpu", 5, "PMCR_EL0.N as EL2 reads it: implemented event counters")
+    pmuv3p8 = _flag("cpu", "ID_AA64DFR0_EL1.PMUVer is 8 (PMUv3p8) or more; never changes", exists=_by_owner)
     # ---- the CPU: kernel variables
     vcpu = _number("cpu", ID_BITS, "kvm_running_vcpu: which vCPU is loaded here, if busy")
     busy = _flag("cpu", "a vCPU is loaded here")

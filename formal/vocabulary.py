@@ -261,9 +261,7 @@ def _never_debugged(step: Applied, k: Kernel) -> Term:
 
 
 MDSCR_IN_32_BITS = Precondition(
-    "mdscr_in_32_bits",
-    "neither the guest nor user space sets a bit of MDSCR_EL1 above bit 31",
-    _high_half_clear,
+    "mdscr_in_32_bits", "neither the guest nor user space sets a bit of MDSCR_EL1 above bit 31", _high_half_clear
 )
 
 NO_RETURN_WITH_SKIP_PENDING = Precondition(
@@ -297,6 +295,10 @@ BOOT_GIVES_ALL_COUNTERS = Precondition(
     "boot_gives_all_counters",
     "the boot code gives the guest every event counter of the CPU (HPMN is PMCR_EL0.N), as the kernel's own does",
     initially=lambda s, k: Eq(s.boot_mdcr_el2.HPMN, s.event_counters),
+)
+
+UP_TO_PMUV3P7 = Precondition(
+    "up_to_pmuv3p7", "no CPU has PMUv3p8 or later (PMUVer is below 8)", initially=lambda s, k: Not(s.pmuv3p8)
 )
 
 MDSCR_LEFT_ALONE = Precondition(

@@ -18,6 +18,7 @@ from tests.conftest import PROOFS, ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.common", "formal.logic"),
     ("formal.arch",),
+    ("formal.releases",),
     ("formal.epochs",),
     ("formal.state",),
     ("formal.ownership", "formal.operations"),
@@ -46,7 +47,8 @@ ROOMS = {  # rooms with rooms inside, from the bottom up
 SPEC = tuple(
     f"formal.{name}"
     for name in (
-        "epochs state operations environment ownership worldswitch transitions system vocabulary lemmas properties"
+        "releases epochs state operations environment ownership worldswitch transitions system vocabulary lemmas "
+        "properties"
     ).split()
 )
 WITHOUT_SOLVER = ("formal.logic", "formal.evidence", "formal.explain")  # rooms; importlib names solvers only when asked

@@ -123,7 +123,7 @@ def test_a_system_has_the_operations_of_its_kernel() -> None:
     for c in EPOCH_CONFIGURATIONS:
         names = {op.name for op in System(c.kernel()).operations}
         assert names & nested == (nested if c.kernel().nests else set()), c
-    assert [str(c) for c in EPOCH_CONFIGURATIONS if c.kernel().nests] == ["E11 vhe"]
+    assert [str(c) for c in EPOCH_CONFIGURATIONS if c.kernel().nests] == ["E11 vhe", "E12 vhe", "E13 vhe"]
 
 
 # ---- protected mode
@@ -132,11 +132,11 @@ def test_a_system_has_the_operations_of_its_kernel() -> None:
 def test_the_modes_that_an_epoch_has() -> None:
     modes = {name: e.modes for name, e in EPOCHS.items()}
     assert modes["E0"] == (Mode.NVHE,), "VHE came with v4.6"
-    assert {name for name, found in modes.items() if Mode.PROTECTED in found} == {"E9", "E10", "E11"}
-    assert all(found == HOSTS for name, found in modes.items() if name not in ("E0", "E9", "E10", "E11"))
+    assert {name for name, found in modes.items() if Mode.PROTECTED in found} == {"E9", "E10", "E11", "E12", "E13"}
+    assert all(found == HOSTS for name, found in modes.items() if name not in ("E0", "E9", "E10", "E11", "E12", "E13"))
 
 
-@pytest.mark.parametrize(("epoch", "handed"), [("E9", False), ("E10", False), ("E11", True)])
+@pytest.mark.parametrize(("epoch", "handed"), [("E9", False), ("E11", False), ("E12", False), ("E13", True)])
 def test_what_the_copy_at_el2_is_handed(epoch: str, handed: bool) -> None:
     k = EPOCHS[epoch].kernel(Mode.PROTECTED)
     ss = MDSCR_EL1.mask("SS")

@@ -133,6 +133,15 @@ def test_an_el1_host_reads_hpmn_where_an_el2_host_reads_all_counters(mode: Mode,
     assert evaluate(ownership.init_host_debug_data(s, k).nr_event_counters, env) == read
 
 
+@pytest.mark.parametrize(
+    ("epoch", "late", "read"), [("E11", False, 9), ("E11", True, 0), ("E12", False, 9), ("E12", True, 9)]
+)
+def test_until_v7_0_the_counters_of_cpus_from_pmuv3p8_on_are_not_read(epoch: str, late: bool, read: int) -> None:
+    k = EPOCHS[epoch].kernel(Mode.VHE)
+    s, env = state_and(k, event_counters=9, hw_mdcr_el2=6, pmuv3p8=late)
+    assert evaluate(ownership.init_host_debug_data(s, k).nr_event_counters, env) == read
+
+
 def test_ownership_by_access_never_takes_from_kvm() -> None:
     k = E10.kernel(Mode.VHE)
     for owner, then in ((FREE, GUEST), (GUEST, GUEST), (HOST, HOST)):
@@ -237,7 +246,7 @@ def test_preemption_anywhere_is_preemption_before_or_after(epoch: str, mode: Mod
 
 @pytest.mark.parametrize("name", PARTS)
 def test_the_parts_of_a_handler_make_the_whole(name: str) -> None:
-    k = EPOCHS["E11"].kernel(Mode.VHE)
+    k = EPOCHS["E13"].kernel(Mode.VHE)
     s, i, solver = System(k).state(), Inputs(f"in.{name}", k.breakpoints), Z3Solver(Z3Terms())
     split = s
     for part in PARTS[name]:

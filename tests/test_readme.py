@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from formal.properties import CLAIMS
+from formal.report import notes
 from formal.scope.configuration import EPOCH_CONFIGURATIONS
 from formal.scope.manifest import Manifest
 
@@ -19,7 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 
 
-SHOWN = ("E4s", "E8", "E11")  # what Debian's kernels and the newest release are
+SHOWN = ("E4s", "E8s", "E13")  # what Debian's kernels and the newest release are
 
 
 def claim_table() -> str:
@@ -34,14 +36,24 @@ def claim_table() -> str:
     return "\n".join(rows)
 
 
+def epoch_list() -> str:
+    """All presets, wrapped."""
+    return "\n".join(textwrap.wrap(f"{notes.epochs()}.", 120))
+
+
+PARTS = {"claims": claim_table, "epochs": epoch_list}
+
+
 def _run(command: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable if w == ".venv/bin/python" else w for w in command.split()]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_claim_table_is_the_manifests() -> None:
-    shown = README.partition("<!-- claims -->")[2].partition("<!-- /claims -->")[0].strip()
-    assert shown == claim_table(), "regenerate with: python -m tests.test_readme"
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_computed_is_shown(name: str) -> None:
+    """The claim table is the manifest's, the list of epochs that of the presets."""
+    shown = README.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0].strip()
+    assert shown == PARTS[name](), "regenerate with: python -m tests.test_readme"
 
 
 def test_the_commands_are_the_known_ones() -> None:
@@ -104,8 +116,9 @@ def test_options_and_exit_codes_are_all_documented() -> None:
 
 
 if __name__ == "__main__":
-    start, end = "<!-- claims -->", "<!-- /claims -->"
-    before, _, rest = README.partition(start)
-    (ROOT / "README.md").write_text(
-        before + start + "\n" + claim_table() + "\n" + end + rest.partition(end)[2], encoding="utf-8"
-    )
+    text = README
+    for name, part in PARTS.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        text = before + start + "\n" + part() + "\n" + end + rest.partition(end)[2]
+    (ROOT / "README.md").write_text(text, encoding="utf-8")

@@ -11,12 +11,13 @@ from pathlib import Path
 from formal.commands import run_files
 from formal.common.options import Parser, UsageError
 from formal.common.places import PROOFS
-from formal.epochs import EPOCHS, Mode
+from formal.epochs import EPOCHS, Mode, NoEpochError, epoch_of
 from formal.properties import CLAIMS, NON_PROPERTIES
+from formal.releases import Release
 from formal.scope.bugs import BUGS
 
 OK, WORSE, USAGE, UNKNOWN, INTERNAL, NOT_UNDERSTOOD, INTERRUPTED = 0, 1, 2, 3, 4, 125, 130
-PARTS = ("kernel", "epoch", "mode", "bug", "claim", "explain", "list", "spec", "refresh")  # not with --gate
+PARTS = ("kernel", "epoch", "mode", "bug", "claim", "explain", "list", "notes", "spec", "refresh")  # not with --gate
 EPILOG = """exit codes: 0 all verdicts as expected; 1 a verdict differs (with --kernel: is worse); 2 usage;
 3 UNKNOWN or time-out; 4 internal error; 125 source not understood; 130 interrupted.
 With --bisect, UNKNOWN is 125, usage 128 and an internal error 129, as `git bisect run` wants."""
@@ -34,7 +35,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--epoch", metavar="E", help=f"one epoch only: {', '.join(EPOCHS)}")
+    p.add_argument("--epoch", metavar="E", help=f"one epoch only, or a release of it (v6.1): {', '.join(EPOCHS)}")
     p.add_argument("--mode", choices=[m.value for m in Mode], help="one host mode only")
     p.add_argument("--bug", metavar="B", help=f"a bug brought back into its fixed epoch: {', '.join(BUGS)}")
     p.add_argument("--claim", metavar="NAME", action="append", default=[], help="one claim only; repeatable")
@@ -49,6 +50,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("-j", dest="workers", metavar="N", type=int, help="parallel processes (default: all processors)")
     p.add_argument("--breakpoints", metavar="N", type=int, default=16, help=argparse.SUPPRESS)
     p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")
+    p.add_argument("--notes", metavar="A..B", help="what changed after release A up to B, in the C and in the verdicts")
     p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
     p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")
     p.add_argument("--pytest", metavar="FILE", type=Path, help="with --explain: the trace as a test that replays it")
@@ -59,7 +61,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--bisect", action="store_true", help="exit codes for `git bisect run`")
     p.add_argument("--proofs", metavar="DIR", type=Path, default=PROOFS, help=argparse.SUPPRESS)
     args = p.parse_args(argv)
-    _known("epoch", args.epoch, EPOCHS)
+    try:
+        args.epoch = args.epoch and epoch_of(args.epoch).name
+        args.notes = args.notes and _span(args.notes)
+    except NoEpochError as error:
+        raise UsageError(str(error)) from error
     _known("bug", args.bug, BUGS)
     for name in [*args.claim, *([args.explain] if args.explain else [])]:
         _known("claim", name, [c.name for c in (*CLAIMS, *NON_PROPERTIES)])
@@ -87,6 +93,17 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     if args.breakpoints not in (1, 2, 4, 8, 16):
         raise UsageError(f"--breakpoints takes 1, 2, 4, 8 or 16, got {args.breakpoints}")
     return args
+
+
+def _span(text: str) -> tuple[Release, Release]:
+    """The releases of A..B, in any order."""
+    ends = [Release.parse(part) for part in text.split("..")]
+    if len(ends) != 2 or None in ends:
+        raise UsageError(f"--notes takes two releases, such as v6.1..v6.14, not {text!r}")
+    older, newer = sorted(r for r in ends if r is not None)
+    for asked in (older, newer):
+        epoch_of(str(asked))
+    return older, newer
 
 
 def _known(what: str, name: str | None, names: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from formal.evidence.runs.traces import TraceError
 from formal.matrix import schedule
 from formal.matrix.configuration_run import Job, Report
 from formal.properties import CLAIMS, NON_PROPERTIES
-from formal.report import explanation, jsonfile, spec, text
+from formal.report import explanation, jsonfile, notes, spec, text
 from formal.report.grid import put
 from formal.scope.bugs import BUGS, OUT_OF_SCOPE
 from formal.scope.configuration import Configuration
@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
+    if args.notes:
+        older, newer = args.notes
+        put([*notes.markdown(older, newer, Manifest.read(args.proofs / "manifest.toml"))])
+        return OK
     check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
     if args.kernel and (args.epoch or args.bug or args.refresh):
         raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")

@@ -1,7 +1,8 @@
 """What every verdict takes for granted, and what is not modelled. Printed with each result."""
 
 ASSUMED: tuple[str, ...] = (
-    "Every CPU boots with MDCR_EL2.HPMN between 1 and PMCR_EL0.N, the same at each boot; CPUs may differ.",
+    "Every CPU boots with MDCR_EL2.HPMN between 1 and PMCR_EL0.N, the same at each boot; CPUs may differ. (The "
+    "kernel's own boot code leaves 0 on CPUs from PMUv3p8 on, in v6.8 and before; no longer in v6.12.)",
     "The host clears the OS lock of each CPU before KVM uses it; nobody attaches an external debugger.",
     "PMUv3 is implemented; a CPU without it answers PMU accesses with UNDEFINED and has HPMN 0.",
     "Interrupts stay off from kvm_arm_setup_debug to kvm_arm_clear_debug (from v6.14: from the last check before the "

@@ -214,7 +214,7 @@ FINDINGS: tuple[Finding, ...] = (
         lambda k: k.copies_vcpu and not k.hands_over_external_mdscr,
         "EL2 runs the guest with its own copy of external_mdscr_el1, which nobody hands to it: it stays 0, so that "
         "user space's breakpoints and steps do not work in protected mode.",
-        "flush_debug_state copies external_mdscr_el1 by v7.3",
+        "flush_debug_state copies external_mdscr_el1 (v7.3)",
     ),
     Finding(
         "flushed",
@@ -232,6 +232,23 @@ FINDINGS: tuple[Finding, ...] = (
         "load that arms the step anew: one more instruction runs before the step is reported. Without leaving EL2, "
         "the guest hypervisor's own SPSR_EL2.SS decides.",
         "none known",
+    ),
+    Finding(
+        "pmuver",
+        (
+            "event_counters_read_before_use",
+            "hpmn_never_reserved",
+            "only_named_fields",
+            "entry_is_fresh",
+            "hpmn_preserved_in_guest",
+            "hpmn_preserved_always",
+            "hpmn_preserved_on_host",
+            "hypervisor_sets_nothing_else",
+        ),
+        lambda k: k.tracks_debug_owner and not k.reads_pmuv3p8_counters,
+        "ID_AA64DFR0_EL1.PMUVer is compared as a signed field. From PMUv3p8 on (PMUVer 8) it looks negative, so that "
+        "PMCR_EL0.N is never read and HPMN is 0, which is reserved without FEAT_HPMN0: the guest has no event counter.",
+        "v7.1 asks pmuv3_implemented() with the field as it is",
     ),
     Finding(
         "B15",

@@ -26,12 +26,12 @@ HANDLE, ACCESS, LOCK = "kvm_handle_guest_debug", "trap_debug_regs", "trap_oslar_
 
 def faulty(says: str, name: str, after: After, *breaks: str) -> Mutant:
     """A fault in a kernel that nests."""
-    return mutant(says, name, after, *breaks, mode="vhe", epoch="E11")
+    return mutant(says, name, after, *breaks, mode="vhe", epoch="E13")
 
 
 def forgets(says: str, name: str, variables: str, *breaks: str) -> Mutant:
     """An operation that forgets to change some variables."""
-    return keeps(says, name, variables, *breaks, mode="vhe", epoch="E11")
+    return keeps(says, name, variables, *breaks, mode="vhe", epoch="E13")
 
 
 def _both(good: State, m: MDCR_EL2) -> State:
@@ -136,7 +136,7 @@ NESTED_MUTANTS: tuple[Mutant, ...] = (
             f"{name} emulates what a guest hypervisor traps",
             replace(BY_NAME[name], guard=_any_access(kind)),
             ("hypervisor_gets_what_it_traps",),
-            epoch="E11",
+            epoch="E13",
         )
         for name, kind in ((ACCESS, Exit.DEBUG_ACCESS), (LOCK, Exit.OS_ACCESS))
     ),
@@ -160,4 +160,4 @@ HARMLESS_OF_NESTED: tuple[Mutant, ...] = (
 
 
 if __name__ == "__main__":
-    search(NESTED_MUTANTS, (*BY_HAND, *checker_of(Configuration("E11", "vhe")).book.traces)).write(BOOK)
+    search(NESTED_MUTANTS, (*BY_HAND, *checker_of(Configuration("E13", "vhe")).book.traces)).write(BOOK)

@@ -83,16 +83,39 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "the number of event counters is not read",
         INIT,
         lambda b, g, k, i: g.but(nr_event_counters=0),
+        "event_counters_read_before_use_up_to_pmuv3p7",
+        "hpmn_preserved_in_guest_with_all_counters_up_to_pmuv3p7",
+        "hpmn_preserved_always_with_all_counters_up_to_pmuv3p7",
+        "only_named_fields_up_to_pmuv3p7",
+        "entry_is_fresh_up_to_pmuv3p7",
+        "hpmn_never_reserved_up_to_pmuv3p7",
+    ),
+    faulty(
+        "under nVHE the number of event counters is not read",
+        INIT,
+        lambda b, g, k, i: g.but(nr_event_counters=0),
+        "hpmn_preserved_in_guest_up_to_pmuv3p7",
+        "hpmn_preserved_always_up_to_pmuv3p7",
+        mode="nvhe",
+    ),
+    mutant(
+        "CPUs with PMUv3p8 are taken for CPUs without a PMU",
+        INIT,
+        lambda b, g, k, i: g.but(nr_event_counters=If(g.pmuv3p8, b.nr_event_counters, g.nr_event_counters)),
         "event_counters_read_before_use",
+        "hpmn_never_reserved",
+        "only_named_fields",
+        "entry_is_fresh",
+        "hypervisor_sets_nothing_else",
         "hpmn_preserved_in_guest_with_all_counters",
         "hpmn_preserved_always_with_all_counters",
-        "only_named_fields",
+        epoch="E13",
     ),
     Mutant(
         "a CPU is used before its counters are read",
         replace(BY_NAME[LOAD], guard=_not_ready),
         ("event_counters_read_before_use", "hpmn_never_reserved"),
-        epoch="E10",
+        epoch="E13",
     ),
     # kvm_vcpu_load_debug
     faulty("the OS lock takes nothing", LOAD, _ignores_lock, "host_owns_what_it_needs", "os_lock_blocks_guest_debug"),
@@ -202,7 +225,12 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "saved_before_modified",
     ),
     forgets(
-        "under nVHE the traps are not activated", ENTER, "hw_mdcr_el2", "entry_is_fresh", "os_registers", mode="nvhe"
+        "under nVHE the traps are not activated",
+        ENTER,
+        "hw_mdcr_el2",
+        "entry_is_fresh_up_to_pmuv3p7",
+        "os_registers",
+        mode="nvhe",
     ),
     # user space
     forgets(
@@ -214,7 +242,7 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
 )
 # Protected mode: the copy of the vCPU at EL2 (flush_hyp_vcpu, hyp-main.c), and the world switch that works on it.
 COPY_MUTANTS: tuple[Mutant, ...] = tuple(
-    keeps(says, ENTER, variables, *breaks, mode="protected", epoch="E11")
+    keeps(says, ENTER, variables, *breaks, mode="protected", epoch="E13")
     for says, variables, breaks in (
         ("EL2 keeps the owner of the entry before", "hyp_debug_owner", ("copy_at_el2_has_the_owner",)),
         (

@@ -44,7 +44,7 @@ def test_every_claim_that_the_rework_brought_is_killed_by_some_fault() -> None:
 
 
 def test_every_claim_about_the_copy_at_el2_is_killed_by_some_fault() -> None:
-    own, host = EPOCHS["E11"].kernel(Mode.PROTECTED), EPOCHS["E11"].kernel(Mode.NVHE)
+    own, host = EPOCHS["E13"].kernel(Mode.PROTECTED), EPOCHS["E13"].kernel(Mode.NVHE)
     brought = {c.name for c in CLAIMS if c.applies(host) is not None and c.applies(own) is None}
     killed = {name for one in COPY_MUTANTS for name in one.breaks}
     assert brought - {"protected_guest_keeps_its_traps"} <= killed  # which is false for every kernel
@@ -57,9 +57,9 @@ def test_traps_of_a_protected_guest_would_stay_if_the_entry_added_them() -> None
         return good.but(hw_mdcr_el2=good.hw_mdcr_el2.but(TDCC=Or(good.protected_vm, good.hw_mdcr_el2.TDCC)))
 
     claim = CLAIM["protected_guest_keeps_its_traps"]
-    mended = Checker(system(mutant("mended", ENTER, adds, mode="protected", epoch="E11")), lemmas=())
+    mended = Checker(system(mutant("mended", ENTER, adds, mode="protected", epoch="E13")), lemmas=())
     assert not mended.invariant().implies(claim), "nothing is known without lemmas"
-    fixed = checker_of(Configuration("E11", "protected"))
+    fixed = checker_of(Configuration("E13", "protected"))
     assert fixed.check(claim).verdict is Verdict.VIOLATED
     step = mended.system.apply(next(op for op in mended.system.operations if op.name == ENTER))
     facts, goal = fixed.invariant().facts(), claim.holds(step.after, mended.system.kernel)

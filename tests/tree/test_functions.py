@@ -135,7 +135,7 @@ def test_a_function_that_the_base_never_runs_is_compared_all_the_same(
 def test_releases_with_other_widths_are_compared() -> None:
     """v5.10 keeps MDCR_EL2 in 32 bits, v6.1 in 64: no crash, and the trap of the trace filter is won."""
     reports = []
-    for release, epoch in (("5.10", "E4s"), ("6.1", "E8")):
+    for release, epoch in (("5.10", "E4s"), ("6.1", "E8s")):
         found = report(load(KernelTree(tree_path(release))), ("kvm_arm_setup_debug", "kvm_arm_clear_debug"))
         kernel = EPOCHS[epoch].kernel(Mode.VHE)
         found.resolved, found.system = SimpleNamespace(kernel=kernel), System(kernel)  # type: ignore[assignment]

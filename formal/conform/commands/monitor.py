@@ -8,14 +8,14 @@ from pathlib import Path
 
 from formal.common.files import write_atomically
 from formal.conform.boot.boot import PROBES
-from formal.conform.commands.trace import TRACED
+from formal.conform.commands.trace import TRACED, epoch_option
 from formal.conform.monitor.monitor import bpftrace, dot, monitor
 from formal.epochs import EPOCHS, HOSTS, Mode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--epoch", choices=TRACED, default="E8", help="the release; default: E8")
+    parser.add_argument("--epoch", type=epoch_option, choices=TRACED, default="E8", help="the release; default: E8")
     parser.add_argument("--mode", choices=[m.value for m in HOSTS], default="vhe", help="the host mode; default: vhe")
     parser.add_argument("--dot", metavar="FILE", help="an automaton for the kernel's tools/verification (rv, dot2k)")
     parser.add_argument("--bpftrace", metavar="FILE", help="a bpftrace script; - is the standard output")

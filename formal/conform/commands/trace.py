@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from formal import epochs
 from formal.common.places import PROOFS
 from formal.conform.trace.check import Check, Result, TooManyRunsError, Unexplained, missing
 from formal.conform.trace.coverage import coverage, lines
@@ -16,8 +17,9 @@ from formal.conform.trace.groups import Grouping
 from formal.conform.trace.owner_groups import by_owner, grouping
 from formal.conform.trace.runs import FIELDS
 from formal.conform.trace.text import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
-from formal.epochs import EPOCHS, HOSTS, Mode
+from formal.epochs import EPOCHS, HOSTS, Mode, NoEpochError
 from formal.evidence.runs.traces import TraceBook, TraceError
+from formal.releases import RELEASES, Release
 from formal.scope.configuration import Configuration
 
 # No event says whether a guest has an EL2 of its own: guests that have none are those of E10 in later kernels, too.
@@ -44,7 +46,9 @@ class InconclusiveError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
-    parser.add_argument("--epoch", choices=TRACED, help="the release; default: every one that explains it")
+    parser.add_argument(
+        "--epoch", type=epoch_option, choices=TRACED, help="the release; default: every one that explains it"
+    )
     parser.add_argument("--mode", choices=[m.value for m in HOSTS], help="the host mode; default: both")
     parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
 
@@ -156,25 +160,26 @@ def _epochs(text: TraceText) -> list[str]:
     return [name for name in TRACED if EPOCHS[name].kernel(Mode.VHE).tracks_debug_owner == by_owner(text)]
 
 
-_RELEASES = (
-    ("E3a", (4, 17), (4, 19)),
-    ("E3b", (4, 20), (5, 5)),
-    ("E4s", (5, 10), (5, 10)),
-    ("E4", (5, 6), (5, 12)),
-    ("E5", (5, 13), (5, 14)),
-    ("E6", (5, 15), (5, 17)),
-    ("E7", (5, 18), (6, 0)),
-    ("E8", (6, 1), (6, 13)),
-    ("E9", (6, 14), (6, 16)),
-    ("E10", (6, 17), (99, 0)),
-)
-
-
 def epoch_of(release: str) -> str | None:
-    """The epoch that a release such as 6.1.0-56-cloud-arm64 belongs to, if it is modelled."""
-    match = re.match(r"(\d+)\.(\d+)", release)
-    version = (int(match[1]), int(match[2])) if match else (0, 0)
-    return next((name for name, first, last in _RELEASES if first <= version <= last), None)
+    """The epoch that a release such as 6.1.0-56-cloud-arm64 belongs to (a stable one first), if any is modelled."""
+    found = re.match(r"\d+\.\d+", release)
+    if found is None:
+        return None
+    try:
+        name = epochs.epoch_of(f"v{found[0]}.y").name
+    except NoEpochError:
+        newer = Release.parse(found[0])
+        name = TRACED[-1] if newer is not None and newer > RELEASES[-1] else ""
+        return name or None
+    return name if name in TRACED else TRACED[-1]
+
+
+def epoch_option(text: str) -> str:
+    """The epoch that an option names, by its name or a release of it."""
+    try:
+        return epochs.epoch_of(text).name
+    except NoEpochError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _warnings(text: TraceText) -> Iterator[str]:

@@ -10,7 +10,7 @@ from formal.arch.registers import MDCR_EL2
 from formal.epochs import EPOCHS, Epoch, Kernel, Mode
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.program import Lifted
-from formal.kernel.model.binding import Binding
+from formal.kernel.model.binding import ID_REGISTER, Binding
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.evaluation import evaluate, support
@@ -66,7 +66,7 @@ def _of_dirty(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dic
 
 def _of_owner(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool | int]:
     """What v6.14 left of the behaviours: the rest is as in the newest release, or compared with the C itself."""
-    setup, load, put = (lifted[name] for name in OF_OWNER[1:4])
+    init, setup, load, put = (lifted[name] for name in OF_OWNER[:4])
     width = binding.width(setup, "vcpu->arch.mdcr_el2")
     if width is None:
         raise NotUnderstoodError(setup.file, setup.line, "mdcr_el2 is not used here")
@@ -75,7 +75,17 @@ def _of_owner(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dic
         "traps_trace_filter": bool(_at_zero((setup,), "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
         "vhe_saves_host_mdcr_first": mode is not Mode.VHE or "mdcr_el2_host" in binding.stores(load)[0],
         "keeps_step_pending": "ss_active_pending" in binding.stores(put)[0],
+        "reads_pmuv3p8_counters": _counts_for(8, init),
     }
+
+
+def _counts_for(version: int, init: Lifted) -> bool:
+    """Whether a number of event counters is kept for a CPU with this PMUVer that has all of them."""
+    term = init.writes.get("percpu.kvm_host_data.nr_event_counters")
+    if term is None:
+        return False
+    env: dict[str, Value] = {name: init.reads[name].sort == BOOL and False for name in support(term)}
+    return bool(evaluate(term, env | {ID_REGISTER: version << 8, "hw.pmcr_el0": 31 << 11}))
 
 
 def _by_width(lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, int]:

@@ -100,12 +100,16 @@ def element_of(lvalue: str) -> tuple[str, int] | None:
     return None
 
 
-def _with_pmuv3(value: Term) -> Term:
-    """A value of ID_AA64DFR0_EL1 with PMUv3 implemented, of any version: where it says otherwise, of the first."""
+def _with_pmuv3(value: Term, s: State) -> Term:
+    """A value of ID_AA64DFR0_EL1 with PMUv3 of any version that the state allows: the first, where it has none."""
+    field, late = t.const(0xF << _PMUVER[1], 64), t.const(8 << _PMUVER[1], 64)
+    first = t.const(1 << _PMUVER[1], 64)
+    if "pmuv3p8" in s.values:
+        value = If(s.pmuv3p8, value | late, value & ~late)
+        first = If(s.pmuv3p8, late, first)
     version = t.extract(value, *_PMUVER)
     none = Or(Eq(version, t.const(0, 4)), Eq(version, t.const(0xF, 4)))
-    field = t.const(0xF << _PMUVER[1], 64)
-    return If(none, (value & ~field) | t.const(1 << _PMUVER[1], 64), value)
+    return If(none, (value & ~field) | first, value)
 
 
 def allowed(s: State) -> Term:
@@ -201,7 +205,7 @@ class Binding:
             assert isinstance(bank.sort, tuple)
             return t.select(bank, t.const(element[1], bank.sort[0]))
         if lvalue == ID_REGISTER:
-            return _with_pmuv3(variable | t.const(_ALL_BREAKPOINTS, 64))
+            return _with_pmuv3(variable | t.const(_ALL_BREAKPOINTS, 64), s)
         if lvalue == PMU_COUNTERS and s.may_nest:
             return t.zero_extend(s.nr_pmu_counters, t.width(variable))
         if lvalue in COUNTED:

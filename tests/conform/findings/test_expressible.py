@@ -23,7 +23,7 @@ from formal.system import System
 from tests.conform.cpu.test_command import errors
 from tests.conftest import PROOFS, ROOT
 
-KERNELS = [Configuration(e, m.value) for e in ("E4s", "E8", "E10") for m in HOSTS]
+KERNELS = [Configuration(e, m.value) for e in ("E4s", "E8s", "E10") for m in HOSTS]
 COMMANDS = {*re.findall(r"^#   (\w+)", SCENARIOS.read_text(), re.M), "wake", "join", "immediate"}
 E8 = Configuration("E8", "vhe")
 

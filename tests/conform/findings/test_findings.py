@@ -11,7 +11,7 @@ from formal.conform.boot.debian import Image
 from formal.conform.boot.marks import MissingMarkError, passages
 from formal.conform.commands import finding
 from formal.conform.commands.finding import Outcome, judge
-from formal.conform.findings.reproducers import REPRODUCERS, STATES, State, by_name
+from formal.conform.findings.reproducers import BY_SOURCE, REPRODUCERS, STATES, State, by_name
 from formal.conform.machine import emulator
 from formal.epochs import HOSTS, Mode
 from formal.properties import CLAIMS
@@ -21,8 +21,8 @@ from tests.conform.boot.test_boot import VM
 from tests.conform.cpu.test_command import errors
 from tests.conftest import ROOT
 
-EPOCH_OF = {"5.10": "E4s", "6.1": "E8", "6.12": "E8", "newest": "E10"}
-BOOTABLE = [Configuration(name, m.value) for name in ("E4s", "E8", "E10") for m in HOSTS]
+EPOCH_OF = {"5.10": "E4s", "6.1": "E8s", "6.12": "E8b", "newest": "E10"}
+BOOTABLE = [Configuration(name, m.value) for name in ("E4s", "E8s", "E8b", "E10") for m in HOSTS]
 
 
 def trace(name, *marks):
@@ -121,8 +121,17 @@ def test_every_finding_has_its_page(reproducer):
         assert row.count("confirmed") == len(reproducer.modes), row
 
 
+@pytest.mark.parametrize(("cause", "name"), BY_SOURCE.items())
+def test_a_page_of_what_cannot_be_run_says_so(cause, name):
+    page = (ROOT / "findings" / f"{name}.md").read_text()
+    assert STATES[cause][0] is State.NOT_EXPRESSIBLE
+    assert f"cause `{cause}`" in page and "Not run: " in page
+    for title in ("## Sequence", "## Releases", "## Cause", "Control:"):
+        assert title in page
+
+
 def test_no_page_without_a_finding():
-    assert {p.stem for p in (ROOT / "findings").glob("*.md")} == {r.name for r in REPRODUCERS}
+    assert {p.stem for p in (ROOT / "findings").glob("*.md")} == {r.name for r in REPRODUCERS} | {*BY_SOURCE.values()}
 
 
 def test_sequences_use_commands_and_programs_that_exist():

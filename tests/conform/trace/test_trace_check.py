@@ -23,9 +23,9 @@ from tests.conform.trace.recorder import Loop, OwnerRecorder, Recorder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDINGS = {
-    "6.1-vhe": ("E8", "vhe"),
-    "6.1-vhe-returns": ("E8", "vhe"),
-    "6.12-nvhe": ("E8", "nvhe"),
+    "6.1-vhe": ("E8s", "vhe"),
+    "6.1-vhe-returns": ("E8s", "vhe"),
+    "6.12-nvhe": ("E8b", "nvhe"),
     "5.10-nvhe": ("E4s", "nvhe"),
     "7.3-vhe": ("E10", "vhe"),
     "7.3-nvhe": ("E10", "nvhe"),

@@ -34,11 +34,11 @@ def trace(tmp_path):
 def test_a_run(capsys, trace):
     code, out, err = told(capsys, trace(text_of("6.12-nvhe")))
     assert (code, err) == (0, "")
-    assert "conforms to E8 nvhe (v6.1 to v6.13)" in out  # release and mode are in the markers
+    assert "conforms to E8b nvhe (v6.4 to v6.13)" in out  # release and mode are in the markers
     assert re.search(r"every event is explained: \d+ events, 316 values compared, \d+ steps of 3 vCPUs", out)
     assert "MDCR_EL2.HPMN: 6 on CPU 0, 6 on CPU 1" in out
     assert re.search(r"claims watched: 35, \d+ of them met", out)
-    assert "guest_mdscr_preserved; known: python -m formal.prove --epoch E8 --mode nvhe --explain" in out
+    assert "guest_mdscr_preserved; known: python -m formal.prove --epoch E8b --mode nvhe --explain" in out
     assert re.search(r"operations of the model taken: \d+ of 34", out)
     assert "situations of claims met: " in out
     assert "assumed" not in out
@@ -47,7 +47,7 @@ def test_a_run(capsys, trace):
 def test_a_trace_of_a_user_is_tried_as_every_kernel(capsys, trace):
     code, out, _ = told(capsys, trace(text_of("6.12-nvhe", markers=False)))
     assert code == 0
-    assert "conforms to E8 vhe (v6.1 to v6.13), E8 nvhe (v6.1 to v6.13)" in out
+    assert "E8b vhe (v6.4 to v6.13), E8b nvhe (v6.4 to v6.13)" in out
     assert "note: no event kvm_userspace_exit: not seen are when user space has the vCPU" in out
     assert re.search(r"assumed, since no event shows it: KVM_SET_ONE_REG \w+ \d+", out)
 
@@ -63,7 +63,7 @@ def test_a_wrong_bit(capsys, trace):
     line = text[: text.index("0x84866")].count("\n") + 1
     code, out, _ = told(capsys, trace(text))
     assert code == 1
-    assert "not a run of E8 vhe (v6.1 to v6.13)" in out
+    assert "not a run of E8s vhe (v6.1.y)" in out
     assert f"line {line}: kvm_arm_set_dreg32: MDCR_EL2: 0x84866\n" in out
     assert "  the model shows another value:\n  kvm_arm_set_dreg32: MDCR_EL2: 0x84c66\n" in out
     assert "  trace: TTRF TPMS TDRA TPM TPMCR HPMN=0x6\n  model: TTRF TPMS TDRA TDOSA TPM TPMCR HPMN=0x6\n" in out

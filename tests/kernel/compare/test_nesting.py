@@ -161,7 +161,7 @@ def nesting(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 def test_the_tree_nests(nesting: Copy) -> None:
     report = nesting.read(Mode.VHE)
-    assert (report.resolved.epoch.name, report.resolved.differs) == ("E11", ())
+    assert (report.resolved.epoch.name, report.resolved.differs) == ("E13", ())
     assert report.resolved.kernel.nests and all(c.equal for c in report.compared) and not report.misdescribed
 
 

@@ -105,7 +105,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
 @pytest.mark.parametrize("mode", (Mode.VHE, Mode.NVHE))
 def test_the_tree_is_as_described(copy: Copy, mode: Mode) -> None:
     report = copy.read(mode)
-    assert (report.resolved.epoch.name, report.resolved.differs) == ("E11", ())
+    assert (report.resolved.epoch.name, report.resolved.differs) == ("E13", ())
     assert report.resolved.kernel.tracks_debug_owner
     assert not report.misdescribed and not report.problems and not report.replaced
     assert all(c.equal for c in report.compared)

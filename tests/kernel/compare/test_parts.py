@@ -120,7 +120,7 @@ def test_a_call_from_another_place_is_no_missing_call(copy: Copy) -> None:
 
 
 @pytest.mark.parametrize("mode", (Mode.VHE, Mode.NVHE))
-@pytest.mark.parametrize("epoch", ("E8", "E11"))
+@pytest.mark.parametrize("epoch", ("E8", "E13"))
 def test_what_operations_are_made_of(epoch: str, mode: Mode) -> None:
     system = System(Configuration(epoch, mode).kernel())
     s, k = system.state(), system.kernel

@@ -101,7 +101,7 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 def test_protected_mode_is_as_described(protected: Copy) -> None:
     report = protected.read(Mode.PROTECTED, ("copy_at_el2_has_the_owner", "copy_at_el2_has_external_mdscr"))
-    assert (report.resolved.epoch.name, report.resolved.differs) == ("E11", ())
+    assert (report.resolved.epoch.name, report.resolved.differs) == ("E13", ())
     assert all(c.equal for c in report.compared) and not report.misdescribed
     assert "flush_debug_state" in {c.function for c in report.compared}
     assert {row.verdict for row in report.rows} == {"PROVED"}

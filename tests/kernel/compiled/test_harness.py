@@ -27,7 +27,7 @@ from formal.tree.verdicts import compare
 from tests.conftest import PROOFS
 
 QEMU = "qemu-aarch64"
-EPOCHS = {"5.10": "E4s", "6.1": "E8", "6.12": "E8", "7.3": "E11"}
+EPOCHS = {"5.10": "E4s", "6.1": "E8s", "6.12": "E8b", "7.3": "E13"}
 SWITCHES = {"__activate_traps", "__deactivate_traps", "__debug_switch_to_guest", "__debug_switch_to_host"}
 NO_FUNCTION = "no function of the tree that is lifted takes part in it"
 HANDLERS = {"kvm_arch_vcpu_ioctl_set_guest_debug", "kvm_handle_guest_debug", "trap_debug_regs"}

@@ -12,7 +12,7 @@ from formal.kernel.recognition.regions import MAIN, check
 from formal.kernel.source.tree import KVM, KernelTree
 from tests.kernel.conftest import tree_path
 
-NEWEST = EPOCHS["E11"].kernel(Mode.VHE)
+NEWEST = EPOCHS["E13"].kernel(Mode.VHE)
 DEBUG, SWITCH, RESET = f"{KVM}/debug.c", f"{KVM}/hyp/vhe/switch.c", f"{KVM}/reset.c"
 SETUP = "kvm_arm_setup_mdcr_el2() has write_sysreg, host_data_ptr within one region"
 # file, what is replaced (a pattern), by what, what is said
@@ -75,8 +75,8 @@ def test_what_is_torn_apart_is_told_with_its_place(name: str) -> None:
 @pytest.mark.parametrize(
     ("version", "kernel"),
     [
-        ("5.10", EPOCHS["E4"].kernel(Mode.VHE)), ("6.1", EPOCHS["E8"].kernel(Mode.VHE)),
-        ("6.12", EPOCHS["E8"].kernel(Mode.NVHE)), ("7.3", NEWEST), ("7.3", EPOCHS["E11"].kernel(Mode.NVHE)),
+        ("5.10", EPOCHS["E4"].kernel(Mode.VHE)), ("6.1", EPOCHS["E8s"].kernel(Mode.VHE)),
+        ("6.12", EPOCHS["E8b"].kernel(Mode.NVHE)), ("7.3", NEWEST), ("7.3", EPOCHS["E13"].kernel(Mode.NVHE)),
     ],
 )  # fmt: skip
 def test_real_kernels_keep_to_it(version: str, kernel: Kernel) -> None:

@@ -98,7 +98,7 @@ TABLES: dict[str, tuple[str, str, str, str]] = {
 def kernel_of(program: Program, mode: Mode) -> Kernel:
     """The behaviours that the rules depend on, which a test of the whole command resolves from the tree."""
     old = "PATCHLEVEL = 10" in program.tree.read("Makefile")
-    kernel = EPOCHS["E4s" if old else "E8"].kernel(mode)
+    kernel = EPOCHS["E4s" if old else "E8s"].kernel(mode)
     return kernel.but(guards_pmuserenr=program.defines("kvm_set_pmuserenr", mode.value, f"{KVM}/pmu.c"))
 
 
