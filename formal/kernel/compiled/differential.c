@@ -7,6 +7,7 @@ typedef unsigned char byte;
 struct harness_register { const char *name; word encoding; word value; };
 
 word harness_capability[1024], harness_user[3], harness_warned, harness_other, harness_vhe;
+word harness_stopped; /* 0: not; 1: by BUG; 2 + N: by assembly number N */
 word harness_guest[2], harness_midr, harness_mask, harness_counter;
 void *harness_back[5];
 static word harness_input[1 << 22], harness_output[1 << 22];
@@ -58,6 +59,12 @@ struct harness_register *harness_encoded(word encoding, const char *name)
 }
 
 void harness_bug(void) { __builtin_longjmp(harness_back, 1); }
+
+void harness_assembly(word number)
+{
+	harness_stopped = 2 + number;
+	__builtin_longjmp(harness_back, 1);
+}
 
 void harness_put(void *to, word size, word value)
 {

@@ -5,13 +5,14 @@
 typedef unsigned long long word;
 struct harness_register { const char *name; word encoding; word value; };
 extern struct harness_register harness_registers[];
-extern word harness_capability[], harness_user[3], harness_warned, harness_other, harness_vhe;
+extern word harness_capability[], harness_user[3], harness_warned, harness_other, harness_vhe, harness_stopped;
 extern word harness_guest[2], harness_midr, harness_mask, harness_counter;
 extern void *harness_back[];
 
 struct harness_register *harness_named(const char *name);
 struct harness_register *harness_encoded(word encoding, const char *name);
 void harness_bug(void) __attribute__((noreturn));
+void harness_assembly(word number) __attribute__((noreturn));
 void harness_put(void *to, word size, word value);
 word harness_get(const void *from, word size);
 void harness_clean(const void *region, word size);

@@ -23,6 +23,7 @@ from importlib import resources
 from pathlib import Path
 
 from formal.epochs import Mode
+from formal.kernel.compiled.assembly import without_assembly
 from formal.kernel.compiled.compiler import COMPILER, NOT_GCC, OPTIONS, HarnessError
 from formal.kernel.compiled.drivers import Cell, Driver, Subject, hides, symbol
 from formal.kernel.compiled.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
@@ -37,6 +38,7 @@ from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL
 
 QEMU = "qemu-aarch64"
+STOPPED = 2  # what a driver says instead of "reaches BUG" for assembly number 0
 _LINKING = ("-O", "-static", "-nostdlib", "-Wl,")
 
 
@@ -119,7 +121,11 @@ class Difference:
 
 
 class Bench:
-    """Compiled programs of a tree, one for each mode."""
+    """Compiled programs of a tree, one for each mode.
+
+    The compiled code has no assembly but base instructions (``assembly.py``). Where a function gets to other assembly,
+    it is not compared; ``not_compared`` says which functions, and the assembly.
+    """
 
     def __init__(self, program: Program, tree: KernelTree, chosen: Sequence[Subject], folder: Path) -> None:
         self.tree, self.folder, self.program = tree, folder, program
@@ -127,6 +133,8 @@ class Bench:
             raise HarnessError(f"running compiled functions needs {COMPILER}")
         self.drivers = [Driver(s, program, n) for n, s in enumerate(chosen)]
         self._objects: dict[str, Path] = {}
+        self.assembly: list[str] = []  # that ends a function, by its number
+        self.not_compared: dict[str, set[str]] = {}  # assembly that functions got to: not compared on such a state
         for name, text in overlay_texts().items():
             (folder / name.rpartition("/")[2]).write_text(text, encoding="utf-8")
         for name in ("differential.h", "differential.c"):
@@ -169,7 +177,7 @@ class Bench:
             file.write_text(text, encoding="utf-8")
 
     def _headers(self, hyp: Mode | None) -> str:
-        """The headers of a compilation, as a precompiled one; returns the name to include."""
+        """The headers of a compilation; returns the name to include."""
         name = f"headers_{hyp.value if hyp else 'host'}.h"
         if not (self.folder / name).exists():
             younger = (self.tree.path / "arch/arm64/include/asm/alternative-macros.h").exists()
@@ -179,7 +187,6 @@ class Bench:
             lines += [f'#include "{self.folder}/overlay_kvm.h"', AFTER_HEADERS]
             lines += [NESTED_GUEST] if self.program.nests else []
             (self.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self._run(*self._flags(hyp), "-x", "c-header", name, "-o", f"{name}.gch")
         return name
 
     def _object(self, file: str, hyp: Mode | None) -> Path:
@@ -198,8 +205,17 @@ class Bench:
             source = self.folder / f"{key}.c"
             source.write_text("\n".join(lines) + "\n", encoding="utf-8")
             self._objects[key] = source.with_suffix(".o")
-            self._run(*self._flags(hyp), "-c", source.name, "-o", f"{key}.o")
+            self._run(*self._flags(hyp), "-c", self._preprocessed(key, hyp), "-o", f"{key}.o")
         return self._objects[key]
+
+    def _preprocessed(self, key: str, hyp: Mode | None) -> str:
+        """A file with its drivers, without any other file and without assembly that not every machine has."""
+        source, output = f"{key}.c", self.folder / f"{key}.i"
+        paths = [f"-fmacro-prefix-map={self.tree.path}/=", f"-fmacro-prefix-map={self.folder}/="]
+        self._run(*self._flags(hyp), *paths, "-E", "-P", source, "-o", output.name)
+        text = output.read_text(encoding="utf-8")
+        output.write_text(without_assembly(text, self.assembly), encoding="utf-8")
+        return output.name
 
     def _outlined(self, mode: Mode) -> Iterator[tuple[str, tuple[str, ...]]]:
         """The functions that the lifter takes as nothing but these parts of them."""
@@ -324,7 +340,12 @@ class Bench:
         return list(struct.iter_unpack(f"<{driver.width[1]}Q", done.stdout))
 
     def compare(self, driver: Driver, count: int, seed: int = 0) -> tuple[int, list[Difference]]:
-        """Runs a function on ``count`` states, or as many of them as it is defined on: how many, and what differs."""
+        """Runs a function on ``count`` states, or as many of them as it is defined on.
+
+        Returns:
+            On how many it was compared, and what differs. States on which it gets to assembly without a stand-in do
+            not count.
+        """
         states = States(driver, seed)
         names = [c.name for c in driver.inputs]
         guess = straight([driver.undefined], [*names, *(c.name for c in driver.observed)])
@@ -336,10 +357,19 @@ class Bench:
             state = states.one()
             if not guess([*state, *blank])[0]:
                 chosen.append(state)
-        differences = []
+        done, differences = 0, []
         for state, got in zip(chosen, self.run(driver, chosen), strict=True):
+            if (stopped := self.stopped(driver, got)) is not None:
+                self.not_compared.setdefault(driver.subject.name, set()).add(stopped)
+                continue
+            done += 1
             differences += differing(driver, state, got)
-        return len(chosen), differences
+        return done, differences
+
+    def stopped(self, driver: Driver, got: Sequence[int]) -> str | None:
+        """The assembly without a stand-in that a compiled function got to; ``None`` if there was none."""
+        number = got[len(driver.observed)] - STOPPED
+        return self.assembly[number] if number >= 0 else None
 
 
 def differing(driver: Driver, state: Sequence[int], got: Sequence[int]) -> list[Difference]:

@@ -240,10 +240,10 @@ class Driver:
         for i, cell in enumerate(self.observed):
             yield f"\tout[{i}] = {cell.get};"
         at = len(self.observed)
-        yield f"\tout[{at}] = 1;\n\tif (!__builtin_setjmp(harness_back)) {{"
+        yield "\tharness_stopped = 1;\n\tif (!__builtin_setjmp(harness_back)) {"
         call = f"{f.name}({', '.join(arguments)})"
         yield f"\t\t{call};" if not self.result else f"\t\tout[{at + 3 + len(self.writes)}] = (word){call};"
-        yield f"\t\tout[{at}] = 0;\n\t}}\n\tout[{at + 1}] = harness_warned;"
+        yield f"\t\tharness_stopped = 0;\n\t}}\n\tout[{at}] = harness_stopped;\n\tout[{at + 1}] = harness_warned;"
         for i, lvalue in enumerate(self.writes):
             if (present := self._present(lvalue)) and lvalue in (names := [c.name for c in self.inputs]):
                 yield f"\tout[{at + 3 + i}] = in[{names.index(lvalue)}]; /* where it is not, it stays */"

@@ -254,7 +254,12 @@ class Rerun(Bench):
         ]  # fmt: skip
         start = _START.replace("{vhe}", str(int(self.mode is Mode.VHE))).replace("{success}", success)
         text = "\n".join([*head, main, known, stubs, _MAIN, *steps, self._table(), start])
-        return text, {f"{key}.c": self._preprocessed(key) for key in self._objects}
+        return text, {f"{key}.c": self._unit(key) for key in self._objects}
+
+    def _unit(self, key: str) -> str:
+        """A file of the tree with its drivers, as it was compiled."""
+        text = (self.folder / f"{key}.i").read_text(encoding="utf-8")
+        return UNIT_MARK + re.sub(r"\n{2,}", "\n", text)
 
     def _driver(self, call: Execution) -> Driver:
         return self.drivers[next(n for n, s in enumerate(self.used) if s is call.subject)]
@@ -265,6 +270,8 @@ class Rerun(Bench):
         for driver in self.drivers:
             calls = [n for n, call in enumerate(self.calls) if self._driver(call) is driver]
             rows = self.run(driver, [_inputs(driver, self.calls[n]) for n in calls])
+            for stopped in filter(None, (self.stopped(driver, row) for row in rows)):
+                raise HarnessError(f"{driver.subject.name}: no stand-in for assembly that is reached: {stopped}")
             found |= {n: row[: len(driver.observed)] for n, row in zip(calls, rows, strict=True)}
         return found
 
@@ -299,14 +306,6 @@ class Rerun(Bench):
                 f"harness_found_{n}, harness_wanted_{n}, harness_compared_{n}, harness_labels_{n} }},"
             )
         return "\n".join([*lines, "};"])
-
-    def _preprocessed(self, key: str) -> str:
-        """A file of the tree with its drivers, without any other file."""
-        hyp = self.mode if key.startswith(f"{self.mode.value}_") else None
-        output = f"{key}.txt"
-        paths = [f"-fmacro-prefix-map={self.tree.path}/=", f"-fmacro-prefix-map={self.folder}/="]
-        self._run(*self._flags(hyp), *paths, "-E", "-P", f"{key}.c", "-o", output)
-        return UNIT_MARK + re.sub(r"\n{2,}", "\n", (self.folder / output).read_text(encoding="utf-8"))
 
 
 def _inputs(driver: Driver, call: Execution) -> list[int]:

@@ -42,11 +42,11 @@ extern struct kvm harness_vm;
 #define read_cpuid_id() ((u32)harness_midr)
 #undef irqs_disabled
 #define irqs_disabled() arch_irqs_disabled_flags(harness_mask)
+#define arch_timer_read_cntpct_el0() harness_counter
 #define preempt_count() READ_ONCE(harness_task.thread_info.preempt.count)
 """
 # what is asked of a guest that may be a hypervisor, and what the lifter takes by its name besides
 NESTED_GUEST = """
-#define arch_timer_read_cntpct_el0() harness_counter
 #define kvm_make_request(request, vcpu) ((void)0)
 extern __typeof__(kvm_inject_nested_sync) kvm_inject_nested_sync __attribute__((weak));
 extern __typeof__(kvm_vcpu_apply_reg_masks) kvm_vcpu_apply_reg_masks __attribute__((weak));
