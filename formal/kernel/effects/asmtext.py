@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import clang.cindex as ci
 
-from formal.kernel.clang import Cursor
+from formal.kernel.parse.clang import Cursor
 
-_START = re.compile(r'\basm (?:volatile |goto |inline )*\(')
+_START = re.compile(r"\basm (?:volatile |goto |inline )*\(")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 

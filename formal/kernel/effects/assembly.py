@@ -10,13 +10,13 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 
-_OPERAND = re.compile(r"(?:\b|_)msr(?:_s)?\b[\s(]*(.*?)(?:\s*,\s*[^,]*)?$", re.I)
+_OPERAND = re.compile(r"\bmsr(?:_s)?\s+(.*?)(?:\s*,\s*[^,]*)?$", re.I)
 _GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
 _INST = re.compile(r"\.(?:inst|long|word)\s+(.*)$", re.I)
 _FIELDS = re.compile(r"sys_reg\(([^()]*)\)", re.I)
 _SUM = re.compile(r"[\s\d\w()<>|&+*~-]+")
 _NUMBER = re.compile(r"\b(0x[0-9a-f]+|\d+)[ul]*\b", re.I)
-_STORES = re.compile(r"\b(?:st\w+|swp\w*|cas\w*|ld(?:add|clr|set|eor)\w*|hvc|smc|dc\s+zva)\b", re.I)
+_STORES = re.compile(r"\b(?:st\w+|swp\w*|cas\w*|ld(?:add|clr|set|eor)\w*|dc\s+zva)\b", re.I)
 
 # op0, op1, CRn, CRm, op2 (Arm ARM, "System register encoding")
 ENCODED: dict[tuple[int, ...], str] = {
@@ -27,7 +27,11 @@ ENCODED: dict[tuple[int, ...], str] = {
     (3, 3, 9, 14, 0): "pmuserenr_el0",
     (3, 4, 4, 0, 0): "spsr_el2",
     (3, 4, 4, 0, 1): "elr_el2",
-    **{(2, 0, 0, n, 4 + i): f"dbg{bank}{n}_el1" for n in range(16) for i, bank in enumerate(("bvr", "bcr", "wvr", "wcr"))},
+    **{
+        (2, 0, 0, n, 4 + i): f"dbg{bank}{n}_el1"
+        for n in range(16)
+        for i, bank in enumerate(("bvr", "bcr", "wvr", "wcr"))
+    },
 }
 _BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.LShift: lambda a, b: a << (b & 63),
@@ -54,14 +58,14 @@ def registers(text: str) -> Iterator[str]:
                 yield name
         elif found := _INST.search(line):
             value = _evaluate(found.group(1).split(",")[0])
-            if value is not None and value >> 20 == 0xD51:
-                if name := ENCODED.get(_fields(value)):
-                    yield name
+            if value is not None and value >> 20 == 0xD51 and (name := ENCODED.get(_fields(value))):
+                yield name
 
 
 def register(operand: str) -> str | None:
     """The modelled register that an operand of ``msr`` names or may name."""
-    name = re.sub(r"[\s\"]", "", operand).lower().removeprefix("sys_")
+    name = re.sub(r"[\s\"]", "", operand).lower()
+    name = name if name.startswith("sys_reg(") else name.removeprefix("sys_")
     if name in _NAMES:
         return name
     if name.startswith("dbg") and (name.endswith("_el1")) and re.match(r"dbg[bw][cv]r", name):
@@ -76,11 +80,11 @@ def register(operand: str) -> str | None:
     value = _evaluate(name)
     if value is not None:
         return ENCODED.get(_fields(value))
-    return UNKNOWN if re.search(r"[%\\]", name) else None
+    return UNKNOWN if "%" in name else None  # of a parameter of a macro, the uses of the macro tell
 
 
 def may_store(text: str) -> bool:
-    """Whether a template has an instruction that writes memory, or calls another program."""
+    """Whether a template has an instruction that writes memory."""
     return _STORES.search(text) is not None
 
 
@@ -109,3 +113,23 @@ def _value(node: ast.expr) -> int:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
         return ~_value(node.operand)
     raise KeyError(type(node))
+
+
+def macros(text: str) -> dict[str, int]:
+    """The assembler macros of a text that write a register which a parameter names, and which parameter."""
+    found: dict[str, int] = {}
+    for body in re.finditer(r"(?ms)^\s*\.macro\s+(\w+)[\s,]*([^\n]*)\n(.*?)^\s*\.endm", text):
+        names = [re.split(r"[:=]", name)[0] for name in re.split(r"[\s,]+", body[2].strip()) if name]
+        for operand in re.findall(r"\bmsr(?:_s)?\s+\\(\w+)", body[3]):
+            if operand in names:
+                found[body[1]] = names.index(operand)
+    return found
+
+
+def used(line: str, known: dict[str, int]) -> Iterator[str]:
+    """The modelled registers that a line writes by using a macro."""
+    words = re.match(r"\s*(?:\w+:)?\s*(\w+)\s+(.*)", line)
+    if words and words[1] in known:
+        arguments = [a.strip() for a in words[2].split(",")]
+        if known[words[1]] < len(arguments) and (name := register(arguments[known[words[1]]])):
+            yield name

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.preamble import hyp_flags
-from formal.kernel.tree import KVM, KernelTree
+from formal.kernel.parse.preamble import hyp_flags
+from formal.kernel.source.tree import KVM, KernelTree
 
 GENERIC = ("virt/kvm",)
 REST = ("arch/arm64/kernel", "arch/arm64/mm", "drivers/perf", "drivers/hwtracing/coresight")
@@ -87,3 +87,17 @@ def flags(tree: KernelTree, side: str) -> list[str]:
         return [*tree.flags, *hyp_flags(tree, side)]
     except NotUnderstoodError:
         return list(tree.flags)
+
+
+def compiled(tree: KernelTree, file: str) -> bool:
+    """Whether a Makefile beside a file, above it, or KVM's own has it compiled in this configuration."""
+    stem = file.rpartition("/")[2].removesuffix(".c")
+    folders = [str(parent) for parent in Path(file).parents if str(parent).count("/") >= 1]
+    for folder in dict.fromkeys((*folders, KVM)):
+        for makefile in sorted((tree.path / folder).glob("Makefile*")):
+            text = makefile.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
+            for line in text.split("\n"):
+                if re.search(rf"(?:^|[\s/=]){re.escape(stem)}\.o\b", line.split("#")[0]):
+                    symbol = re.search(r"\$\((CONFIG_\w+)\)", line)
+                    return symbol is None or f"#define {symbol[1]} 1" in tree.autoconf
+    return False

@@ -1,4 +1,4 @@
-"""Where modelled state lies in the records of a tree: from the lvalues that stand for state variables, by clang's layout."""
+"""Where modelled state lies in the records of a tree: the lvalues of state variables, by clang's layout."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from formal.kernel.clang import Cursor, Type, TypeKind, bits, is_record
 from formal.kernel.effects.types import ALL, Range
+from formal.kernel.parse.clang import Cursor, Type, TypeKind, bits, is_record
 
 ROOTS = {"vcpu": "kvm_vcpu", "hyp_vcpu": "pkvm_hyp_vcpu"}  # the objects that lvalues start with, and their records
 _STEP = re.compile(r"(->|\.)(\w+)|\[(\w+)\]")
@@ -146,7 +146,10 @@ def overlapping(ranges: Iterable[Range], offset: int, size: int, bits_written: i
     for r in ranges:
         if offset < r.offset + r.size and r.offset < offset + size:
             shift = offset - r.offset
-            whole = bits_written == ALL
-            changed = ALL if whole else (bits_written << shift if shift >= 0 else bits_written >> -shift)
-            if changed & r.bits & ALL:
-                yield r.target, changed & r.bits & ALL
+            if bits_written == ALL:
+                changed = ALL if shift <= 0 and size >= r.size else (1 << min(size, 64)) - 1
+            else:
+                changed = bits_written & ((1 << min(size, 64)) - 1)
+            changed = changed << shift if shift >= 0 else changed if changed == ALL else changed >> -shift
+            if changed & r.bits & ALL or r.size > 64:
+                yield r.target, (changed & r.bits & ALL) or ALL

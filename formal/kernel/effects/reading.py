@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import clang.cindex as ci
 
-from formal.kernel.clang import Cursor, Kind, Type, children, preorder
 from formal.kernel.effects.body import Body
 from formal.kernel.effects.places import Lvalue, Places
 from formal.kernel.effects.types import Facts, Function, Summary
 from formal.kernel.effects.unit import Unit
+from formal.kernel.parse.clang import Cursor, Kind, Type, children
+from formal.kernel.source.tree import KVM
 
 HEADERS = ("linux/kvm_host.h", "linux/perf_event.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h",
            "asm/kvm_asm.h", "asm/kvm_nested.h", "linux/uaccess.h", "trace/events/kvm.h")  # fmt: skip
@@ -28,7 +30,8 @@ class Reader:
         self._root, self._side = root, side
         self._flags = [*flags, "-Wno-everything", "-ferror-limit=0"]
         self._places = Places(lvalues)
-        self._seen: set[str] = set()
+        self.seen: set[str] = set()  # the keys of the functions that were read
+        self._made = _constants(root)
         self._pch, self._stored = self._headers(scratch)
         self._types: tuple[dict[str, Type], dict[str, Type], dict[str, int]] = ({}, {}, {})
         if self._stored is not None:
@@ -64,23 +67,20 @@ class Reader:
     def _includes(self, handle: Cursor) -> frozenset[str]:
         return frozenset(os.path.normpath(str(found.include.name)) for found in handle.get_includes())
 
-    def read(self, file: str) -> Summary:
-        """The functions of a file, and those of its headers that were not read before."""
-        path = str(self._root / file)
-        arguments = [*self._flags, *(("-include-pch", self._pch) if self._pch else ()), "-I", path.rpartition("/")[0]]
-        unsaved = [(_FILE, "")]
-        try:
-            handle = ci.Index.create(excludeDecls=bool(self._pch)).parse(path, args=arguments, unsaved_files=unsaved)
-        except ci.TranslationUnitLoadError:
+    def read(self, file: str, text: str | None = None) -> Summary:
+        """The functions of a file (or of another text in its place), and those of its headers not read before."""
+        handle = self._parse(file, self._pch, text)
+        if self._pch and (handle is None or _errors(handle)):
+            handle = self._parse(file, "", text) or handle  # which wants its headers in another order
+        if handle is None:
             return Summary(errors=(f"{file}: libclang cannot read it",))
+        path = str(self._root / file)
         top = children(handle.cursor)
         self._learn(top)
         unit = Unit(str(self._root), self._side, self._places)
         summary = Summary(includes=self._includes(handle) | self._included | {path})
         summary.errors = tuple(
-            f"{unit.relative(str(d.location.file))}:{d.location.line}: {d.spelling}"
-            for d in handle.diagnostics
-            if d.severity >= ci.Diagnostic.Error
+            f"{unit.relative(str(d.location.file))}:{d.location.line}: {d.spelling}" for d in _errors(handle)
         )
         tables = Facts(Function(f"{TABLES} of {file}", file, 0, self._side))
         table = Body(unit, handle.cursor, tables, tables.function.name)
@@ -89,19 +89,41 @@ class Reader:
                 unit.wanted.setdefault(unit.key(c), c)
             elif c.kind == Kind.VAR_DECL and str(c.location.file) == path:
                 table.table(c)
+        needs: set[str] = set()
         while unit.wanted:
             key, definition = unit.wanted.popitem()
-            if key in self._seen:
+            needs.add(key)
+            if key in self.seen:
                 continue
-            self._seen.add(key)
+            self.seen.add(key)
             place = definition.location
             function = Function(definition.spelling, unit.relative(str(place.file)), place.line, self._side)
             facts = Facts(function, definition.linkage.name == "EXTERNAL", definition.type.get_canonical().spelling)
             Body(unit, definition, facts, key).read()
             summary.functions[key] = facts
         summary.functions[tables.function.name] = tables
+        summary.needs = frozenset(needs)
         summary.ranges = dict(self._places.ranges)
         return summary
 
+    def _parse(self, file: str, pch: str, text: str | None) -> Cursor | None:
+        path = str(self._root / file)
+        arguments = [*self._flags, *(("-include-pch", pch) if pch else ()), "-I", path.rpartition("/")[0]]
+        unsaved = [(_FILE, ""), *self._made, *([(path, text)] if text is not None else [])]
+        try:
+            return ci.Index.create(excludeDecls=bool(pch)).parse(path, args=arguments, unsaved_files=unsaved)
+        except ci.TranslationUnitLoadError:
+            return None
 
-__all__ = ["Reader", "preorder"]
+
+def _errors(handle: Cursor) -> list[Cursor]:
+    return [d for d in handle.diagnostics if d.severity >= ci.Diagnostic.Error]
+
+
+def _constants(root: Path) -> list[tuple[str, str]]:
+    """KVM's header of constants that the build works out; their values do not matter to who writes what."""
+    source = root / KVM / "hyp/hyp-constants.c"
+    if not source.is_file():
+        return []
+    names = re.findall(r"\bDEFINE\((\w+),", source.read_text(encoding="utf-8", errors="replace"))
+    return [(str(root / KVM / "hyp_constants.h"), "".join(f"#define {name} 64\n" for name in names))]

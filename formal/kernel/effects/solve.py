@@ -32,7 +32,7 @@ class Solver:
         self._taken: dict[str, set[str]] = defaultdict(set)  # by type
         for facts in functions.values():
             nvhe = facts.function.side == "nvhe"
-            for callee, kind in facts.taken:
+            for callee, kind, _ in facts.taken:
                 for key in self.meant(callee, nvhe):
                     self._taken[kind].add(key)
             for callee, numbers in facts.entries:
@@ -56,7 +56,7 @@ class Solver:
 
     def solve(self) -> Solved:
         """All effects."""
-        for key, facts in self._functions.items():
+        for facts in self._functions.values():
             for node, sources in facts.flows:
                 if node.kind == "r":
                     self._results[node.owner].append(sources)
@@ -160,7 +160,9 @@ class Solver:
             for caller, call in callers[key]:
                 if call.pointer:
                     continue
-                given = call.given[element.index.parameter] if element.index.parameter < len(call.given) else None
+                given = (
+                    call.given[element.chosen_by.parameter] if element.chosen_by.parameter < len(call.given) else None
+                )
                 how = write.how if " by " in write.how else f"{write.how} by {facts.function.name}()"
                 at = write._replace(line=call.line, file=call.file, how=how)
                 if given is None:
@@ -170,7 +172,7 @@ class Solver:
                 else:
                     moved = at._replace(
                         offset=at.offset + given.plus * element.stride,
-                        element=element._replace(index=Index(given.parameter, 0), owner=caller),
+                        element=element._replace(chosen_by=Index(given.parameter, 0), owner=caller),
                     )
                     open_.append((caller, moved))
         return {key: tuple(effects) for key, effects in found.items()}
@@ -197,7 +199,7 @@ class Solver:
         if write.record.startswith("hw."):
             found[Effect(facts.function, write.file, write.line, write.record, write.bits, write.how)] = None
             return
-        size = write.size if element is None else element.stride * element.count
+        size = write.size if element is None else element.stride * element.length
         bits = write.bits
         for target, changed in overlapping(self._ranges.get(write.record, ()), write.offset, size, bits):
             found[Effect(facts.function, write.file, write.line, target, changed, write.how)] = None
@@ -224,13 +226,13 @@ def _bound(source: Source, callee: str, result: Node) -> Source:
     element = source.element
     if element is None or element.owner != callee:
         return source
-    index = given[element.index.parameter] if element.index.parameter < len(given) else None
+    index = given[element.chosen_by.parameter] if element.chosen_by.parameter < len(given) else None
     if index is None:
-        return source._replace(size=element.stride * element.count, element=None)
+        return source._replace(size=element.stride * element.length, element=None)
     moved = source._replace(offset=source.offset + index.plus * element.stride)
     if index.parameter < 0:
         return moved._replace(element=None)
-    return moved._replace(element=element._replace(index=Index(index.parameter, 0), owner=result.name))
+    return moved._replace(element=element._replace(chosen_by=Index(index.parameter, 0), owner=result.name))
 
 
 def _composed(index: Index | None, given: tuple[Index | None, ...]) -> Index | None:

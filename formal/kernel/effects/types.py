@@ -47,9 +47,9 @@ class Index(NamedTuple):
 class Element(NamedTuple):
     """An element of an array, ``stride`` bits each, ``count`` of them, chosen by a parameter of a function."""
 
-    index: Index
+    chosen_by: Index
     stride: int
-    count: int
+    length: int
     owner: str  # the key of the function
 
 
@@ -124,7 +124,7 @@ class Facts:
     stores: list[Store] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     flows: list[tuple[Node, tuple[Source, ...]]] = field(default_factory=list)
-    taken: list[tuple[str, str]] = field(default_factory=list)  # functions whose address is taken: key, type
+    taken: list[tuple[str, str, bool]] = field(default_factory=list)  # addresses of functions: key, type, an argument
     hypercalls: list[str] = field(default_factory=list)
     entries: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)  # of tables: a function, enumerators
 
@@ -135,6 +135,7 @@ class Summary:
 
     functions: dict[str, Facts] = field(default_factory=dict)
     ranges: dict[str, tuple[Range, ...]] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()  # the keys of functions in headers that it calls
     includes: frozenset[str] = frozenset()
     errors: tuple[str, ...] = ()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from formal.kernel.clang import Cursor, Kind, Type, TypeKind, bits, children, is_pointer, is_record
 from formal.kernel.effects.places import Places, array, record_of
 from formal.kernel.effects.types import Node, Range
+from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, bits, children, is_pointer, is_record, is_signed
 
 _FILES = frozenset((Kind.TRANSLATION_UNIT,))
 _CHARACTERS = frozenset((TypeKind.VOID, TypeKind.CHAR_S, TypeKind.CHAR_U, TypeKind.UCHAR, TypeKind.SCHAR))
@@ -124,8 +124,8 @@ class Unit:
         """The types of the parameters of the function that is called."""
         declared = call.referenced
         if not pointer and declared is not None:
-            kind = declared.type.get_canonical()
-            return list(kind.argument_types()) if kind.kind == TypeKind.FUNCTIONPROTO else []
+            kind = declared.type
+            return list(kind.argument_types()) if kind.get_canonical().kind == TypeKind.FUNCTIONPROTO else []
         return []
 
     def may_fill(self, kinds: Sequence[Type], i: int, arguments: Sequence[Cursor]) -> bool:
@@ -158,4 +158,4 @@ def _is_function(kind: Type) -> bool:
 
 def _is_size(kind: Type) -> bool:
     whole = not is_record(kind) and not is_pointer(kind) and not array(kind)
-    return whole and bits(kind) >= 32 and kind.spelling not in _FLAGS_OF_ALLOCATORS
+    return whole and bits(kind) >= 32 and not is_signed(kind) and kind.spelling not in _FLAGS_OF_ALLOCATORS
