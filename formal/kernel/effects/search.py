@@ -148,7 +148,7 @@ def _solved(
     for task in wanted:
         functions.update(found[task].functions)
         ranges.update(found[task].ranges)
-        if found[task].errors and files.compiled(tree, task[1]):
+        if found[task].errors:
             unread.append(found[task].errors[0])
     solved = Solver(functions, ranges).solve()
     when = contexts(functions, solved.calls)
