@@ -51,7 +51,7 @@ def others(tree: KernelTree) -> Iterator[str]:
 
 
 def _wrappers(tree: KernelTree) -> set[str]:
-    """The macros and inline functions of arm64's headers whose text reaches a modelled register, by name or by another of them."""
+    """The macros and inline functions of arm64's headers that mention a modelled register, or another of them."""
     texts: dict[str, set[str]] = {}
     found: set[str] = set()
     for path in sources(tree.path / ASM, (".h",)):
