@@ -1,24 +1,20 @@
 """Calls: what the front end knows by name, and everything else by lifting the body of the function called.
 
-A function known by name (an intrinsic) is one that no body explains: a register access, a per-CPU pointer, a question
-about the CPU. If the tree defines it inline, its definition is first compared with the reviewed forms.
+A function known by name (an intrinsic) is one that no body explains: a per-CPU pointer, a lock, a message.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from formal.kernel.lift.statements import Statements
+from formal.kernel.lift.instructions import Instructions
 from formal.kernel.lift.values import Object, Pointer, Value, from_truth, pointer_to, truth
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
-from formal.kernel.parse.encodings import Registers
-from formal.kernel.text import forms
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
 
-NON_NESTED = "the guest has no EL2 (vcpu_has_nv() is false)"
 REQUESTS = "requests to a vCPU of kvm_make_request() change no state by being made"
 MASKS = "kvm_vcpu_apply_reg_masks() changes no bit: registers have no RES0 and RES1 bits"
 HAS_EL2, NESTED = "guest.has_nv", "guest.nested"  # the state's has_nv and nested, where the tree knows them
@@ -28,9 +24,6 @@ TRACE = "tracepoints do not change state"
 LOGGING = "log messages do not change state"
 USER_COPY_FAILS = "copy_from_user() fails"
 USER_COPY = "copy_from_user() copies what user space gives, or fails and leaves anything"
-_CAPABILITY = ("cpus_have_final_cap", "cpus_have_const_cap", "cpus_have_final_boot_cap", "cpus_have_cap",
-               "alternative_has_cap_likely", "alternative_has_cap_unlikely", "alternative_has_feature_likely",
-               "alternative_has_feature_unlikely")  # fmt: skip
 _COUNTING = (
     "ffs",
     "ffsl",
@@ -46,21 +39,13 @@ _COUNTING = (
     "popcountll",
 )
 _FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "offsetof", "types_compatible_p"))
-# outside KVM: taken by their names
-_LIBRARY = ("copy_from_user", "copy_to_user", "set_bit", "clear_bit", "read_cpuid_id", "arch_local_save_flags",
-            "arch_timer_read_cntpct_el0", "kvm_make_request")  # fmt: skip
 OUTLINE = "vcpu_load and vcpu_put change the debug state by the parts that they call for it, and by nothing else"
 VM_AT_EL2 = "the hypervisor's VM"
 PROTECTED = "what the hypervisor at EL2 has of a VM is an object of its own"
 
 
-class Calls(Statements):
+class Calls(Instructions):
     """Evaluates calls on the machine."""
-
-    vhe: bool
-    nests: bool  # the tree has nested virtualization as v6.18 has it, and the host runs at EL2
-    capabilities: Mapping[int, str]
-    registers: Registers
 
     @abstractmethod
     def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
@@ -69,10 +54,6 @@ class Calls(Statements):
     @abstractmethod
     def outlined(self, name: str) -> tuple[Cursor, ...]:
         """The parts that stand for a function that is not lifted whole: each takes its first argument."""
-
-    @abstractmethod
-    def reviewed(self, callee: Cursor) -> None:
-        """Refuses an inline definition of an intrinsic that nobody has read."""
 
     @abstractmethod
     def source(self, cursor: Cursor) -> tuple[str, int, str]:
@@ -93,12 +74,7 @@ class Calls(Statements):
             return self._folded(cursor, name)
         intrinsic = self._intrinsics().get(name) or (self._of_nested().get(name) if self.nests else None)
         if intrinsic is not None:
-            if not name.startswith("__") and name not in _LIBRARY:
-                self.reviewed(callee)
             return intrinsic(cursor, arguments)
-        if name in _CAPABILITY:
-            self.reviewed(callee)
-            return self._capability(cursor, arguments)
         values = [self._argument(argument) for argument in arguments]
         if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_")):
             self.notes[TRACE] = None
@@ -125,19 +101,11 @@ class Calls(Statements):
             "__builtin_expect": lambda c, a: self._first(a),
             "__builtin_unreachable": self._bug,
             "__lift_nothing": lambda c, a: None,
-            "__lift_host_is_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
             "__lift_static_key": self._static_key,
             "__lift_bug": self._bug,
             "__lift_bug_on": self._bug_on,
             "__lift_warn_on": self._warn_on,
             "__lift_this_cpu_ptr": self._this_cpu,
-            "__lift_read_register": lambda c, a: self._read_register(c, self._text(a[0])),
-            "__lift_write_register": lambda c, a: self._write_register(c, a[0], self._text(a[1])),
-            "__lift_read_encoded": lambda c, a: self._read_register(c, self._encoded(a[0], a[1])),
-            "__lift_write_encoded": lambda c, a: self._write_register(c, a[0], self._encoded(a[1], a[2])),
-            "has_vhe": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
-            "is_kernel_in_hyp_mode": lambda c, a: from_truth(t.boolean(self.vhe), clang.bits(c.type)),
-            "vcpu_has_nv": self._has_nv,
             "kvm_vcpu_apply_reg_masks": self._masked,  # its text: formal/kernel/recognition/reviewed.py
             "read_sanitised_ftr_reg": self._sanitised,
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
@@ -158,6 +126,7 @@ class Calls(Statements):
     def _of_nested(self) -> dict[str, Callable[[Cursor, list[Cursor]], Value | None]]:
         """What is asked of a guest that may be a hypervisor."""
         return {
+            "vcpu_has_nv": lambda c, a: self._asked(c, a, t.var(HAS_EL2, BOOL)),
             "is_hyp_ctxt": lambda c, a: self._asked(c, a, And(t.var(HAS_EL2, BOOL), Not(t.var(NESTED, BOOL)))),
             "is_nested_ctxt": lambda c, a: self._asked(c, a, t.var(NESTED, BOOL)),
             "kvm_inject_nested_sync": self._injects,
@@ -166,16 +135,16 @@ class Calls(Statements):
 
     def _folded(self, cursor: Cursor, name: str) -> Term:
         number = clang.constant(cursor)
+        if name == "__builtin_constant_p" and not number:  # true as well of what inlining makes constant
+            argument = next(iter(cursor.get_arguments()))
+            number = int(self.is_plain(argument) and is_const(self._value_of_plain(argument)))
         if number is None:
-            if name != "__builtin_constant_p":
-                raise self.refusal(cursor, f"{name} of something that is not constant")
-            number = 0
+            raise self.refusal(cursor, f"{name} of something that is not constant")
         return t.const(number, clang.bits(cursor.type))
 
-    def assembly(self, cursor: Cursor) -> None:
-        """Refuses an assembly statement, unless it is known to do nothing that is modelled."""
-        file, line, text = self.source(cursor)
-        forms.known().check("asm", text, file, line)
+    def _value_of_plain(self, cursor: Cursor) -> Term:
+        value = self.value(cursor)
+        return value if isinstance(value, Term) else t.var("not constant", 1)
 
     def _logging(self, cursor: Cursor, arguments: list[Cursor]) -> Value | None:
         for argument in arguments:
@@ -204,11 +173,8 @@ class Calls(Statements):
         return pointer_to(Object(VM_AT_EL2, "pointee", cursor.type.get_canonical().get_pointee()))
 
     def _static_key(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
-        pointer = self.pointer(arguments[0])
-        if len(pointer.choices) != 1 or pointer.choices[0][1] is None:
-            raise self.refusal(cursor, "a static key chosen at run time")
-        name = self.layout.name(pointer.choices[0][1], max(1, clang.bits(cursor.type) // 8))
-        return from_truth(t.var(f"key.{name}", BOOL), clang.bits(cursor.type))
+        size = max(1, clang.bits(cursor.type) // 8)
+        return from_truth(self.static_key(self.pointer(arguments[0]), size, cursor), clang.bits(cursor.type))
 
     def _first(self, arguments: list[Cursor]) -> Value:
         return self._argument(arguments[0])
@@ -230,28 +196,7 @@ class Calls(Statements):
         self.require(truth(value), "warn", "the condition of a warning holds", cursor)
         return value
 
-    # ---- registers and per-CPU memory
-
-    def _text(self, cursor: Cursor) -> str:
-        literals = [c for c in clang.preorder(cursor) if c.kind == Kind.STRING_LITERAL]
-        if not literals:
-            raise self.refusal(cursor, "a register name was expected")
-        return str(literals[0].spelling).strip('"').strip().lower()
-
-    def _encoded(self, encoding: Cursor, written: Cursor) -> str:
-        number = self.integer(encoding)
-        if not is_const(number):
-            raise self.refusal(encoding, "a register chosen at run time")
-        return self.registers.name(value_of(number), self._text(written).upper())
-
-    def _register(self, name: str) -> Pointer:
-        return pointer_to(Object(f"hw.{name}", "hardware"))
-
-    def _read_register(self, cursor: Cursor, name: str) -> Value:
-        return self.load(self._register(name), cursor.type, cursor)
-
-    def _write_register(self, cursor: Cursor, value: Cursor, name: str) -> None:
-        self.store(self._register(name), value.type, self.integer(value), cursor)
+    # ---- per-CPU memory
 
     def _this_cpu(self, cursor: Cursor, arguments: list[Cursor]) -> Pointer:
         pointer = self.pointer(arguments[0])
@@ -265,28 +210,10 @@ class Calls(Statements):
 
     # ---- questions about the CPU and the guest
 
-    def _capability(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
-        number = self.integer(arguments[0])
-        if not is_const(number):
-            raise self.refusal(cursor, "a capability chosen at run time")
-        name = self.capabilities.get(value_of(number))
-        if name is None:
-            raise self.refusal(cursor, f"capability {value_of(number)} has no name")
-        if name == "ARM64_HAS_VIRT_HOST_EXTN":
-            return from_truth(t.boolean(self.vhe), clang.bits(cursor.type))
-        return from_truth(t.var(f"cap.{name}", BOOL), clang.bits(cursor.type))
-
     def _asked(self, cursor: Cursor, arguments: list[Cursor], answer: Term) -> Value:
         if self._argument(arguments[0]) != Pointer(((TRUE, self.address("vcpu")),)):
             raise self.refusal(cursor, "asked of another vCPU")
         return from_truth(answer, clang.bits(cursor.type))
-
-    def _has_nv(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
-        if self.nests:
-            return self._asked(cursor, arguments, t.var(HAS_EL2, BOOL))
-        self._argument(arguments[0])
-        self.notes[NON_NESTED] = None
-        return t.const(0, clang.bits(cursor.type))
 
     def _masked(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
         """What a register is taken to hold: what was written to it."""
@@ -304,7 +231,7 @@ class Calls(Statements):
         for argument in arguments:
             self._argument(argument)
         one = t.const(1, clang.bits(cursor.type))
-        self.store(self._register(INJECTED.removeprefix("hw.")), cursor.type, one, cursor)
+        self.store(self.register(INJECTED.removeprefix("hw.")), cursor.type, one, cursor)
         return one
 
     def _sanitised(self, cursor: Cursor, arguments: list[Cursor]) -> Value:

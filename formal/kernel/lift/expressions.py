@@ -57,6 +57,10 @@ class Expressions(Machine):
     def copy(self, target: Pointer, source: Pointer, kind: Type, cursor: Cursor) -> None:
         """Copies an object part by part."""
 
+    @abstractmethod
+    def assembly(self, cursor: Cursor) -> None:
+        """Executes an assembly statement."""
+
     # ---- places
 
     def place(self, cursor: Cursor) -> Pointer:
@@ -162,6 +166,9 @@ class Expressions(Machine):
             return t.const(cursor.referenced.enum_value, clang.bits(cursor.type))
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.FUNCTION_DECL:
             return pointer_to(Object(cursor.referenced.spelling, "text"))  # stored and passed on; never called
+        if kind == Kind.ARRAY_SUBSCRIPT_EXPR and _stands_for_assembly(parts[0]):
+            self.assembly(cursor)
+            return t.const(0, 8)
         if kind in (Kind.DECL_REF_EXPR, Kind.MEMBER_REF_EXPR, Kind.ARRAY_SUBSCRIPT_EXPR):
             return self.read(cursor)
         if kind == Kind.UNARY_OPERATOR:
@@ -217,6 +224,17 @@ class Expressions(Machine):
             return a if b is None else b
         return choose(condition, a, b)
 
+    def is_plain(self, cursor: Cursor) -> bool:
+        """Whether an expression has no effect, and calls nothing."""
+        inside = clang.preorder(cursor)
+        effects = (Kind.CALL_EXPR, Kind.StmtExpr, Kind.COMPOUND_ASSIGNMENT_OPERATOR)
+        return not any(
+            c.kind in effects
+            or (c.kind == Kind.BINARY_OPERATOR and clang.binary_operator(c) == "=")
+            or (c.kind == Kind.UNARY_OPERATOR and clang.unary_operator(c) in ("++", "--", "p++", "p--"))
+            for c in inside
+        )
+
     # ---- conversions
 
     def _cast(self, cursor: Cursor, operand: Cursor) -> Value | None:
@@ -260,3 +278,8 @@ class Expressions(Machine):
         if clang.is_bool(target):
             return from_truth(truth(value), clang.bits(target))
         return resized(value, IntType.of(source), clang.bits(target))
+
+
+def _stands_for_assembly(array: Cursor) -> bool:
+    """Whether an array is the one that ``overlay_asm.h`` indexes by an assembly statement."""
+    return bool(clang.strip_casts(array).spelling == "__lift_asm")

@@ -6,6 +6,7 @@ over the values that the function found. Whatever the machine cannot give a mean
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,9 +15,11 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.layout import Layout
 from formal.kernel.lift.values import (
     NULL,
+    UNKNOWN,
     Address,
     Object,
     Pointer,
+    Unknown,
     Value,
     choose,
     from_truth,
@@ -120,6 +123,7 @@ class Machine:
         self.obligations: list[Obligation] = []
         self.events: list[Event] = []
         self.notes: dict[str, None] = {}
+        self.unknowns: dict[str, Unknown] = {}
         self._spans: dict[Object, list[Cell]] = {}
         self._serial = 0
 
@@ -143,6 +147,26 @@ class Machine:
     def _own_place(self, cursor: Cursor) -> tuple[str, int]:
         inside = [s.frame for s in self.scopes if s.frame.file == self.scopes[0].frame.file]
         return (inside[-1].file, inside[-1].line) if inside else (file_of(cursor), cursor.location.line)
+
+    def unknown(self, cursor: Cursor, kind: Type, reason: str) -> Value:
+        """A fresh variable for what a place of the source gives: a Boolean as 0 or 1 where ``kind`` is ``None``."""
+        file, line, text = self.source(cursor)
+        via = " < ".join(f"{s.frame.function}:{s.frame.line}" for s in reversed(self.scopes)) or "no function"
+        name = f"{UNKNOWN}{file}:{line}#{self.serial()}"
+        self.unknowns[name] = Unknown(name, file, line, " ".join(text.split())[:80], f"{reason} (in {via})")
+        if kind is not None and is_pointer(kind):
+            self.unknowns[f"{name} != NULL"] = self.unknowns[name]
+            present = t.var(f"{name} != NULL", BOOL)
+            return guarded([(present, Address(Object(name, "wild"), 0)), (Not(present), None)])
+        if kind is None or is_bool(kind):
+            return from_truth(t.var(name, BOOL), 8)
+        if not is_integer(kind):
+            raise self.refusal(cursor, f"{reason}: {kind.spelling}")
+        return t.var(name, bits(kind))
+
+    @abstractmethod
+    def source(self, cursor: Cursor) -> tuple[str, int, str]:
+        """File (below the tree), line and text of a piece of source."""
 
     def serial(self) -> int:
         """A number not used before."""

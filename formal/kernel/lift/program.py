@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +29,7 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import Calls
 from formal.kernel.lift.layout import Layout
 from formal.kernel.lift.machine import Cell, Event, Frame, Obligation, PointerRule
-from formal.kernel.lift.values import NULL, Object, Pointer, Value, from_truth, pointer_to
+from formal.kernel.lift.values import NULL, Object, Pointer, Unknown, Value, from_truth, is_unknown, pointer_to
 from formal.kernel.parse import clang, encodings
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.resolve import NESTED, Resolver
@@ -97,6 +97,11 @@ class Lifted:
     events: tuple[Event, ...]
     notes: tuple[str, ...]  # assumptions of the lifting
     functions: frozenset[str]  # those whose bodies were executed
+    unknowns: Mapping[str, Unknown] = field(default_factory=dict)  # variable: the place that it stands for
+
+    def unknowns_in(self, term: Term) -> tuple[Unknown, ...]:
+        """The places that are not understood on which a term depends."""
+        return tuple(self.unknowns[name] for name in sorted(support(term)) if name in self.unknowns)
 
 
 class _Lifter(Calls):
@@ -127,11 +132,14 @@ class _Lifter(Calls):
         parts = OUTLINED.get(name, {}).get(self.mode, ())
         return tuple(self.program.resolver.find(part, self.mode)[1] for part in parts)
 
-    def reviewed(self, callee: Cursor) -> None:
-        self.program.resolver.reviewed(callee)
-
     def source(self, cursor: Cursor) -> tuple[str, int, str]:
         return self.program.resolver.source(cursor)
+
+    def at_el2(self, cursor: Cursor) -> bool:
+        return self.vhe or self.program.resolver.hyp_at(cursor) == "nvhe"
+
+    def spelled(self, cursor: Cursor) -> str:
+        return self.program.resolver.spelled(cursor)
 
     def is_tracepoint(self, name: str) -> bool:
         return self.program.resolver.is_tracepoint(name)
@@ -218,6 +226,7 @@ class Program:
         arguments: Mapping[str, Argument] | None = None,
         rules: Mapping[str, PointerRule] | None = None,
         memory: Mapping[str, int | str | Term] | None = None,
+        unknowns: bool = False,
     ) -> Lifted:
         """What a function does.
 
@@ -229,12 +238,14 @@ class Program:
                 ``None`` for NULL. A parameter that is not given is unknown; a pointer then has an object of its own.
             memory: values that lvalues are known to have at the start, such as ``{"r->reg": "MDSCR_EL1"}``.
             rules: what pointers in memory may point to; ``POINTERS`` if not given.
+            unknowns: what is not understood may be a variable of its own (``Lifted.unknowns``); else it is refused
+                wherever what the function writes or returns, or whether something bad happens, depends on it.
 
         Raises:
             NotUnderstoodError: with file, line and reason.
         """
-        key = ("lift", name, mode, file, *(tuple((x or {}).items()) for x in (arguments, rules, memory)))
-        make = partial(self._lift, name, mode, file, arguments, rules, memory)
+        key = ("lift", name, mode, file, *(tuple((x or {}).items()) for x in (arguments, rules, memory)), unknowns)
+        make = partial(self._lift, name, mode, file, arguments, rules, memory, unknowns)
         return self.keep(key, make, lambda lifted: lifted.functions)
 
     def _lift(
@@ -245,6 +256,7 @@ class Program:
         arguments: Mapping[str, Argument] | None,
         rules: Mapping[str, PointerRule] | None,
         memory: Mapping[str, int | str | Term] | None,
+        unknowns: bool,
     ) -> Lifted:
         unit, function = self.resolver.find(name, mode, file)
         presets = {lvalue: _preset(unit, value) for lvalue, value in (memory or {}).items()}
@@ -254,7 +266,7 @@ class Program:
             result = machine.enter(function, values)
         except NotUnderstoodError as error:
             raise NotUnderstoodError(self.tree.relative(error.file), error.line, error.reason) from error
-        return _collected(self.tree, machine, function, mode, result)
+        return _collected(self.tree, machine, function, mode, result, unknowns)
 
 
 def _preset(unit: TranslationUnit, value: int | str | Term) -> Term:
@@ -287,7 +299,9 @@ def _parameter(machine: _Lifter, unit: TranslationUnit, parameter: Cursor, given
     return t.var(name, clang.bits(kind))
 
 
-def _collected(tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, result: Value | None) -> Lifted:
+def _collected(
+    tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, result: Value | None, unknowns: bool
+) -> Lifted:
     file, line = tree.relative(clang.file_of(function)), function.location.line
     lasting = [key for key in machine.initial if key[0].place not in ("local", "text")]
     stored = [key for key in lasting if machine.state.memory.get(key, machine.initial[key]) is not machine.initial[key]]
@@ -298,11 +312,20 @@ def _collected(tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, re
     pointers = {machine.names[key]: _targets(machine, key, v) for key, v in final.items() if isinstance(v, Pointer)}
     value = result if isinstance(result, Term) else None
     ours = [term for lvalue, term in writes.items() if not TIMERS.match(lvalue)]
-    checked = [*ours, *(o.condition for o in machine.obligations), *([value] if value is not None else [])]
+    returned = [value, machine.state.live] if value is not None else [machine.state.live]
+    checked = [*ours, *(o.condition for o in machine.obligations), *returned]
+    missing: dict[str, Unknown] = {}
     for term in checked:
         for name in support(term):
             if name.startswith("undefined "):
                 raise NotUnderstoodError(file, line, f"{name.split('#')[0].split()[-1]} may be used before it is set")
+            if is_unknown(name):
+                missing[name] = machine.unknowns[name]
+    if missing and not unknowns:
+        first = next(iter(missing.values()))
+        raise NotUnderstoodError(first.file, first.line, first.reason)
+    later = (term for e in machine.events for term in (e.guard, e.value))
+    missing |= {name: machine.unknowns[name] for term in later for name in support(term) if is_unknown(name)}
     return Lifted(
         name=function.spelling, file=file, line=line, mode=mode,
         reads={machine.names[key]: machine.exported(key, machine.initial[key]) for key in lasting},
@@ -313,7 +336,7 @@ def _collected(tree: Sources, machine: _Lifter, function: Cursor, mode: Mode, re
         events=tuple(
             Event(e.guard, e.lvalue, e.value, tuple(_relative(tree, f) for f in e.stack)) for e in machine.events
         ),
-        notes=tuple(machine.notes), functions=frozenset(machine.entered),
+        notes=tuple(machine.notes), functions=frozenset(machine.entered), unknowns=missing,
     )  # fmt: skip
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from formal.kernel.lift.machine import Frame, Scope, State
 from formal.kernel.lift.operators import Operators
 from formal.kernel.lift.values import NULL, IntType, Object, Pointer, Value, moved, pointer_to
@@ -12,6 +10,7 @@ from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, And, Eq, Not, Term
 
+_HARMLESS = (Kind.UNEXPOSED_ATTR, Kind.ALIGNED_ATTR)  # unused, and others that change no value
 _DEPTH = 24  # calls inside calls
 
 
@@ -19,10 +18,6 @@ class Statements(Operators):
     """Executes statements on the machine."""
 
     breaks: list[list[State]]  # per switch or loop being executed, innermost last
-
-    @abstractmethod
-    def assembly(self, cursor: Cursor) -> None:
-        """Refuses an assembly statement, unless it is known to do nothing that is modelled."""
 
     # ---- functions
 
@@ -142,8 +137,8 @@ class Statements(Operators):
             return
         if declaration.storage_class.name not in ("NONE", "AUTO"):
             raise self.refusal(declaration, f"{declaration.spelling} is static")
-        attributes = [c for c in children(declaration) if c.kind.is_attribute() and c.kind != Kind.UNEXPOSED_ATTR]
-        if attributes or any(c.kind == Kind.UNEXPOSED_ATTR and not _is_unused(c) for c in children(declaration)):
+        attributes = [c for c in children(declaration) if c.kind.is_attribute()]
+        if any(c.kind not in _HARMLESS or _cleans_up(c) for c in attributes):
             raise self.refusal(declaration, f"{declaration.spelling} has an attribute")
         start = clang.initialiser(declaration)
         if start is not None and start.kind == Kind.INIT_LIST_EXPR:
@@ -253,8 +248,8 @@ class Statements(Operators):
         self._flatten(parts[-1], subject, kind, steps)
 
 
-def _is_unused(attribute: Cursor) -> bool:
-    return any(token.spelling in ("__unused__", "unused", "__maybe_unused") for token in attribute.get_tokens())
+def _cleans_up(attribute: Cursor) -> bool:
+    return any("cleanup" in token.spelling for token in attribute.get_tokens())
 
 
 def _only_attributes(cursor: Cursor) -> bool:

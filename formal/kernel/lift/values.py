@@ -42,6 +42,30 @@ class Pointer:
     choices: tuple[tuple[Term, Address | None], ...]
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """A variable that stands for what a place of the source gives, which is not understood."""
+
+    name: str  # starts with UNKNOWN
+    file: str
+    line: int
+    text: str  # what the source says there, on one line
+    reason: str
+
+    @property
+    def where(self) -> str:
+        """The place, as messages show it."""
+        return f"{self.file}:{self.line}: {self.text} ({self.reason})"
+
+
+UNKNOWN = "?"
+
+
+def is_unknown(name: str) -> bool:
+    """Whether a variable stands for something that is not understood."""
+    return name.startswith(UNKNOWN)
+
+
 Value = Term | Pointer
 NULL = Pointer(((TRUE, None),))
 

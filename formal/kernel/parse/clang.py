@@ -129,6 +129,13 @@ def strip_casts(cursor: Cursor) -> Cursor:
     return cursor
 
 
+def spelling_place(cursor: Cursor) -> tuple[str, int]:
+    """File and byte offset where the first token of a cursor is spelled: in the macro, if it comes from one."""
+    file, offset = ci.c_object_p(), ctypes.c_uint()
+    _library().clang_getSpellingLocation(cursor.extent.start, ctypes.byref(file), None, None, ctypes.byref(offset))
+    return (str(ci.File(file).name), int(offset.value)) if file else ("", 0)
+
+
 def file_of(cursor: Cursor) -> str:
     """The file of a cursor; where a macro was expanded, the place of the expansion."""
     file = cursor.location.file

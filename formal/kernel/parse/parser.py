@@ -1,5 +1,5 @@
 """One C file of the tree, parsed by libclang after the preamble, with what makes the overlays sound checked at its end:
-each replaced macro is still the overlay's, and each macro below a replaced one is still a reviewed one.
+each replaced macro is still the overlay's.
 """
 
 from __future__ import annotations
@@ -12,16 +12,12 @@ import clang.cindex as ci
 
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.parse.clang import Cursor
-from formal.kernel.parse.preamble import Preamble, check_form, place_of
+from formal.kernel.parse.preamble import Preamble, place_of
 from formal.kernel.parse.units import TranslationUnit, collect, included
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text import forms
 
 _DRIVER = "/front-end/driver.c"
-# Macros that the replaced ones are made of; reviewed with them, not replaced.
-_RELIED = ("__mrs_s", "__msr_s", "read_sysreg_elx", "write_sysreg_elx", "raw_cpu_ptr", "raw_cpu_read", "raw_cpu_write",
-           "SHIFT_PERCPU_PTR", "__READ_ONCE", "__WRITE_ONCE", "KVM_HOST_SMCCC_FUNC", "DO_ONCE_LITE_IF",
-           "read_sysreg_par")  # fmt: skip
 # Warnings that say that the text does not mean what it seems to; refused in KVM's own files, ignored elsewhere.
 _WARNINGS = ("uninitialized", "sometimes-uninitialized", "implicit-int", "int-conversion",
              "incompatible-pointer-types", "return-type", "shift-count-overflow", "shift-count-negative",
@@ -33,7 +29,6 @@ class _Driver:
     """The text that is compiled, and the lines of it where a warning is an answer."""
 
     text: str
-    relied: dict[int, str]  # lines that redefine a macro on which the overlays rely
     closing: int  # from this line on, the overlays' macros are redefined
 
 
@@ -42,14 +37,10 @@ def _driver(path: str, macros: Iterable[str], constants: Iterable[str]) -> _Driv
     for name in constants:
         declaration = f"static const unsigned long long __lift_constant_{name} = (unsigned long long)({name});"
         lines.extend([f"#ifdef {name}", declaration, "#endif"])
-    relied: dict[int, str] = {}
-    for name in _RELIED:
-        lines.extend([f"#ifdef {name}", f"#define {name} __lift_closing_check", "#endif"])
-        relied[len(lines) - 1] = name
     closing = len(lines)
     for name in macros:
         lines.extend([f"#ifdef {name}", f"#define {name} __lift_closing_check", "#endif"])
-    return _Driver("\n".join([*lines, ""]), relied, closing)
+    return _Driver("\n".join([*lines, ""]), closing)
 
 
 def parse(tree: KernelTree, preamble: Preamble, file: str, constants: Iterable[str] = ()) -> TranslationUnit:
@@ -104,9 +95,6 @@ def _check_diagnostics(tree: KernelTree, file: str, handle: Cursor, preamble: Pr
             shown = tree.relative(where) if where and where != _DRIVER else file
             raise NotUnderstoodError(shown, line if where != _DRIVER else 0, f"does not parse: {diagnostic.spelling}")
         if diagnostic.option == "-Wmacro-redefined":
-            if where == _DRIVER and line in driver.relied:
-                check_form(tree, driver.relied[line], *previous)
-                continue
             if where == _DRIVER and line > driver.closing and previous in macros:
                 intact.add(macros[previous])
                 continue

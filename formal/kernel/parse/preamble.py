@@ -1,7 +1,6 @@
 """KVM's headers with the overlays, parsed once for each set of compiler flags and shared by the files.
 
-The overlays spell macros of assembly as calls that the lifter knows. Every macro that they replace is compared here
-with its reviewed forms: clang reports each redefinition together with the place of the tree's own definition.
+The overlays spell macros of what lies below C as calls that the lifter knows, and keep the text of assembly.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ import clang.cindex as ci
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.units import TranslationUnit, collect, included
-from formal.kernel.source.tree import KVM, KernelTree
-from formal.kernel.text import forms
+from formal.kernel.source.tree import KernelTree
 
 _FILE = "/front-end/preamble.h"
-_BASE, _KVM = "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
+_ASM, _BASE, _KVM = "/front-end/overlay_asm.h", "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
 BASE_HEADERS = (
     "linux/kernel.h",
     "linux/bug.h",
@@ -33,7 +31,7 @@ BASE_HEADERS = (
     "asm/barrier.h",
 )
 KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
-_OPTIONAL = ("tsb_csync", "host_data_ptr", "write_sysreg_hcr")  # replaced macros that are younger than some trees
+_GOTO = ("asm_goto_output", "asm_volatile_goto")  # spelled with one qualifier, as overlay_asm.h wants it
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Preamble:
 def overlay_texts() -> dict[str, str]:
     """The overlays that come with this package, by the name under which the driver includes them."""
     package = resources.files("formal.kernel.parse")
-    return {path: package.joinpath(path.rsplit("/", 1)[1]).read_text(encoding="utf-8") for path in (_BASE, _KVM)}
+    return {path: package.joinpath(path.rsplit("/", 1)[1]).read_text(encoding="utf-8") for path in (_ASM, _BASE, _KVM)}
 
 
 def replaced_macros(text: str) -> dict[int, str]:
@@ -60,29 +58,26 @@ def replaced_macros(text: str) -> dict[int, str]:
     return {n: match.group(1) for n, match in found if match and not match.group(1).startswith("__LIFT")}
 
 
-def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
-    """The macros that the Makefile of a mode's hypervisor defines for each of its files; none if there is none."""
-    return tree.build.flags.get(mode, ())
-
-
 def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preamble:
-    """Parses the headers and checks what the overlays replace.
+    """Parses the headers.
 
     Args:
-        extra_flags: more compiler arguments (``hyp_flags`` for the hypervisor's files).
+        extra_flags: more compiler arguments (the macros of ``Build.flags`` for the hypervisor's files).
 
     Raises:
-        NotUnderstoodError: at the first error, or at a replaced macro that is not as known.
+        NotUnderstoodError: at the first error, or where a replaced macro is defined anew.
     """
     overlays = overlay_texts()
-    macros = {(name, line): macro for name, text in overlays.items() for line, macro in replaced_macros(text).items()}
-    lines = [*(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{_BASE}"']
+    replacing = [(name, text) for name, text in overlays.items() if name != _ASM]
+    macros = {(name, line): macro for name, text in replacing for line, macro in replaced_macros(text).items()}
+    lines = [line for name in _GOTO for line in (f"#undef {name}", f"#define {name}(x...) asm goto(x)")]
+    lines += [*(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{_BASE}"']
     lines += [*(f"#include <{h}>" for h in KVM_HEADERS), f'#include "{_KVM}"', ""]
     unsaved = ((_FILE, "\n".join(lines)), *overlays.items())
-    flags = (*tree.flags, *extra_flags, "-Wno-everything", "-Wmacro-redefined")
+    flags = ("-include", _ASM, *tree.flags, *extra_flags, "-Wno-everything", "-Wmacro-redefined")
     options = ci.TranslationUnit.PARSE_INCOMPLETE
     handle = ci.Index.create().parse(_FILE, args=[*flags, "-x", "c-header"], unsaved_files=unsaved, options=options)
-    replaced = _check(tree, handle, macros)
+    replaced = _replaced(tree, handle, macros)
     descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=tree.scratch)
     os.close(descriptor)
     handle.save(pch)
@@ -91,21 +86,16 @@ def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preambl
     return Preamble(pch, collect("", stored, includes), flags, macros, replaced, unsaved)
 
 
-def _check(tree: KernelTree, handle: Cursor, macros: dict[tuple[str, int], str]) -> frozenset[str]:
-    originals: dict[str, tuple[str, int]] = {}
+def _replaced(tree: KernelTree, handle: Cursor, macros: dict[tuple[str, int], str]) -> frozenset[str]:
+    originals: set[str] = set()
     for diagnostic in handle.diagnostics:
         file, line, previous = place_of(diagnostic)
         if diagnostic.severity >= ci.Diagnostic.Error:
             raise NotUnderstoodError(tree.relative(file), line, f"does not parse: {diagnostic.spelling}")
         if (file, line) in macros:
-            originals[macros[file, line]] = previous
+            originals.add(macros[file, line])
         elif previous in macros:
             raise NotUnderstoodError(tree.relative(file), line, f"redefines {macros[previous]}, which is replaced")
-    for macro in macros.values():
-        if macro in originals:
-            check_form(tree, macro, *originals[macro])
-        elif macro not in _OPTIONAL:
-            raise NotUnderstoodError(KVM, 0, f"{macro} is no macro of this tree, or is defined after it is used")
     return frozenset(originals)
 
 
@@ -115,9 +105,3 @@ def place_of(diagnostic: Cursor) -> tuple[str, int, tuple[str, int]]:
     notes = [n.location for n in diagnostic.children if n.location.file and "previous definition" in n.spelling]
     previous = (str(notes[-1].file.name), int(notes[-1].line)) if notes else ("", 0)
     return (str(place.file.name) if place.file else ""), int(place.line), previous
-
-
-def check_form(tree: KernelTree, macro: str, file: str, line: int) -> None:
-    """Refuses the definition of a macro at a place, unless it has been reviewed."""
-    name = tree.relative(file)
-    forms.known().check(macro, forms.macro_text(tree.read(name), line), name, line)

@@ -13,16 +13,14 @@ from weakref import WeakKeyDictionary
 
 from formal.kernel.errors import NotDefinedError, NotUnderstoodError
 from formal.kernel.parse import clang
-from formal.kernel.parse.clang import Cursor, Kind
+from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.parser import parse
-from formal.kernel.parse.preamble import Preamble, hyp_flags, parse_preamble
+from formal.kernel.parse.preamble import Preamble, parse_preamble
 from formal.kernel.parse.units import TranslationUnit
 from formal.kernel.source.tree import KVM, KernelTree, Sources
 from formal.kernel.text import forms
 
 KEPT = 12  # files kept parsed: each takes 30 MB or more; others are parsed again when they are needed
-LOGGING = ("print_sys_reg_msg",)  # what they print does not matter
-READ = ("kvm_inject_nested",)  # by its calls (nesting.py)
 _HOST = "debug sys_regs handle_exit guest arm reset inject_fault aarch32 arch_timer".split()
 _HYP = "debug-sr sysreg-sr switch".split()
 _SHARED = (f"{KVM}/hyp/exception.c", f"{KVM}/hyp/aarch32.c")  # compiled once into each hypervisor
@@ -51,7 +49,6 @@ class Resolver:
         self._tracepoints: dict[tuple[str, str | None], set[str]] = {}  # declared in a file and its headers
         self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
-        self._reviewed: set[tuple[str, str, int]] = set()
 
     def unit(self, file: str, mode: str = "vhe") -> TranslationUnit:
         """A file of the tree, parsed as for a mode (which matters only to files that both hypervisors compile)."""
@@ -100,7 +97,7 @@ class Resolver:
             own = self._locks.setdefault(("", hyp), Lock())
         with own:
             if hyp not in self._preambles:
-                self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
+                self._preambles[hyp] = parse_preamble(tree, tree.build.flags.get(hyp or "", ()))
         return self._preambles[hyp]
 
     def is_tracepoint(self, name: str) -> bool:
@@ -113,7 +110,6 @@ class Resolver:
         path = str(self.tree.path / file)
         if isinstance(self.tree, KernelTree):
             self.tree.definitions.forget()
-        self._reviewed = {place for place in self._reviewed if place[1] != file}
         self._preambles = {hyp: p for hyp, p in self._preambles.items() if not _names(p.headers.includes, path)}
         for key, unit in list(self._units.items()):
             if key[0] == file or _names(unit.includes, path):
@@ -173,20 +169,20 @@ class Resolver:
             return found
         return None
 
-    def reviewed(self, callee: Cursor) -> None:
-        """Refuses an inline definition that is not among the reviewed forms."""
-        definition = callee.get_definition()
-        if definition is None:
-            return
-        file, line, text = self.source(definition)
-        if (callee.spelling, file, line) not in self._reviewed:
-            forms.known().check(callee.spelling, text, file, line)
-            self._reviewed.add((callee.spelling, file, line))
-            for inner in clang.preorder(definition) if callee.spelling not in LOGGING else ():
-                if inner.kind != Kind.CALL_EXPR or inner.referenced is None or inner.referenced == callee:
-                    continue
-                if inner.referenced.spelling not in READ:
-                    self.reviewed(inner.referenced)
+    def hyp_at(self, cursor: Cursor) -> str | None:
+        """The hypervisor for which the file of a cursor is compiled; ``None`` for the host."""
+        return self._hyps.get(cursor.translation_unit)
+
+    def spelled(self, cursor: Cursor) -> str:
+        """What stands between the parentheses of an assembly statement, as its source (or a macro's) spells it."""
+        name, offset = clang.spelling_place(cursor)
+        if not name:
+            return ""
+        whole = self.tree.read(self.tree.relative(name)).encode()
+        text = forms.without_comments(whole[offset:].decode(errors="replace"))
+        text = text[: text.find(";") + 1 or None].replace("\\\n", "\n")
+        start, end = text.find("("), text.rfind(")")
+        return text[start + 1 : end] if 0 <= start < end else ""
 
     def source(self, cursor: Cursor) -> tuple[str, int, str]:
         """File (below the tree), line and text of a piece of source."""

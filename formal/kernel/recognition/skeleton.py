@@ -123,6 +123,7 @@ class _Walker(_Lifter):
         self.escaped: set[Object] = set()
         self.loops: list[int] = []
         self.continued: list[State] = []
+        self.exact = 0  # inside functions that are executed with all that they call
 
     # ---- calls
 
@@ -130,8 +131,12 @@ class _Walker(_Lifter):
         callee = cursor.referenced
         known = callee is not None and callee.kind == Kind.FUNCTION_DECL
         name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
-        if name.startswith(("__lift_", "__builtin_")) or name in (*_EXACT, *_ACCESSORS):
-            return super().call(cursor)
+        if self.exact or name.startswith(("__lift_", "__builtin_")) or name in (*_EXACT, *_ACCESSORS):
+            self.exact += name in _EXACT
+            try:
+                return super().call(cursor)
+            finally:
+                self.exact -= name in _EXACT
         values = [self.value(argument) for argument in cursor.get_arguments()]
         self._escape(values)
         self._forget(self._reachable())
@@ -245,7 +250,11 @@ class _Walker(_Lifter):
         return self._anything(cursor.type, "unknown") if failed else result
 
     def assembly(self, cursor: Cursor) -> None:
-        self._forget(self._reachable())
+        """Executes what is understood; else anything may be different afterwards."""
+        try:
+            super().assembly(cursor)
+        except NotUnderstoodError:
+            self._forget(self._reachable())
 
     # ---- statements
 

@@ -115,17 +115,65 @@ def test_bug_on_ends_the_path() -> None:
     assert evaluate(lifted.returns, {"vcpu->w": 1}) is False
 
 
+REGISTERS = """
+#define read(r) ({ u64 v; asm volatile("mrs %0, " #r : "=r" (v)); v; })
+#define write(v, r) do { u64 w = (v); asm volatile("msr " #r ", %x0" : : "rZ" (w)); } while (0)
+#define write_s(v, r) do { u64 w = (v); asm volatile("msr_s " NAMED(r) ", %x0" : : "rZ" (w)); } while (0)
+#define NAMED(r) NAMED_1(r)
+#define NAMED_1(r) #r
+#define ALTERNATIVE(old, new, cap) "661: " old "\\n662:\\n.pushsection .altinstructions,\\"a\\"\\n" \\
+  ".word 661b - .\\n.word 663f - .\\n.hword " NAMED(cap) "\\n.byte 662b-661b\\n.byte 664f-663f\\n.popsection\\n" \\
+  ".subsection 1\\n663:" new "\\n664:.org . - (664b-663b) + (662b-661b)\\n.previous\\n"
+"""
+
+
 def test_registers_per_cpu_and_once() -> None:
-    lifted = lift("write_sysreg(read_sysreg(mdcr_el2) | 1, mdcr_el2); __this_cpu_write(mine, READ_ONCE(vcpu->x));",
-                  before="static u32 mine;")  # fmt: skip
+    lifted = lift("write(read(mdcr_el2) | 1, mdcr_el2); __this_cpu_write(mine, READ_ONCE(vcpu->x));",
+                  before=f"{REGISTERS}static u32 mine;")  # fmt: skip
     assert lifted.writes["hw.mdcr_el2"] is t.bvor(t.var("hw.mdcr_el2", 64), t.const(1, 64))
     assert lifted.writes["percpu.mine"].sort == 32
 
 
 def test_a_register_is_named_by_its_encoding() -> None:
-    encoding = 2 << 19 | 0 << 16 | 0 << 12 | 2 << 8 | 2 << 5  # MDSCR_EL1
-    lifted = lift("write_sysreg_s(vcpu->x, SYS_WRONG_NAME);", before=f"#define SYS_WRONG_NAME {encoding}\n")
+    encoding = "((2) << 19 | (0) << 16 | (0x0UL) << 12 | ((2) << 8) | (2) << 5)"  # MDSCR_EL1
+    lifted = lift("write_s(vcpu->x, SYS_WRONG_NAME);", before=f"{REGISTERS}#define SYS_WRONG_NAME {encoding}\n")
     assert list(lifted.writes) == ["hw.mdscr_el1"]
+
+
+def test_the_zero_register_is_written() -> None:
+    assert lift('asm volatile("msr mdscr_el1, xzr");').writes == {"hw.mdscr_el1": t.const(0, 64)}
+
+
+def test_an_alternative_is_chosen_by_its_capability() -> None:
+    body = 'asm volatile(ALTERNATIVE("mrs %0, mdcr_el2", "mrs %0, mdscr_el1", 7) : "=r" (vcpu->x));'
+    text = f"{TYPES}{REGISTERS}void f(struct kvm_vcpu *vcpu) {{ {body} }}"
+    lifted = snippet(text, {7: "ARM64_HAS_X"}).lift("f", "vhe")
+    assert lifted.writes["vcpu->x"] is t.If(
+        t.var("cap.ARM64_HAS_X", t.BOOL), t.var("hw.mdscr_el1", 64), t.var("hw.mdcr_el2", 64)
+    )
+
+
+def test_a_branch_that_a_capability_patches() -> None:
+    before = f"""{REGISTERS}static inline _Bool has(void) {{
+      asm goto(ALTERNATIVE("b %l[no]", "nop", %[cap]) : : [cap] "i" (7) : : no); return 1; no: return 0; }}"""
+    lifted = snippet(f"{TYPES}{before}void f(struct kvm_vcpu *vcpu) {{ if (has()) vcpu->x = 1; }}", {7: "ARM64_HAS_X"})
+    assert "cap.ARM64_HAS_X" in support(lifted.lift("f", "vhe").writes["vcpu->x"])
+
+
+def test_a_static_key_branches() -> None:
+    before = """struct key { int enabled; } a;
+    static inline _Bool jumps(struct key *key, _Bool branch) {
+      asm goto("1: nop\\n .pushsection __jump_table, \\"aw\\"\\n .align 3\\n .long 1b - ., %l[yes] - .\\n"
+               " .quad %c0 - .\\n"
+               ".popsection" : : "i" (&((char *)key)[branch]) : : yes); return 0; yes: return 1; }"""
+    for inverted, expected in ((0, True), (1, False)):
+        lifted = lift(f"vcpu->x = jumps(&a, {inverted});", before=before)
+        assert evaluate(lifted.writes["vcpu->x"], {"key.a": True}) == expected
+
+
+def test_what_assembly_computes_is_not_known() -> None:
+    with pytest.raises(NotUnderstoodError, match="what this assembly gives"):
+        lift('asm volatile("add %0, %1, #1" : "=r" (vcpu->x) : "r" (vcpu->y));')
 
 
 def test_a_member_of_an_anonymous_union_has_its_own_place() -> None:
@@ -141,7 +189,11 @@ def test_events_are_in_order_with_guards() -> None:
 
 
 REFUSED = {
-    'asm volatile("nop");': "asm is not defined as",
+    'asm volatile("hvc #0");': "the instruction hvc",
+    'asm volatile("msr mdcr_el2, x3");': "msr of x3",
+    'asm volatile("bl f");': "the instruction bl",
+    'asm volatile(".inst 0xd5110140");': "the instruction .inst",
+    'asm volatile("str %1, [%0]" : : "r" (vcpu), "r" (vcpu->x) : "memory");': "the instruction str",
     "while (vcpu->w) vcpu->w--;": "WHILE_STMT",
     "for (;;) ;": "FOR_STMT",
     "do { vcpu->w--; } while (vcpu->w);": "a loop",
