@@ -41,7 +41,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 ROOMS = {  # rooms with rooms inside, from the bottom up
     "formal.evidence": ("obligations", "runs", "certificates", "exchange", "check"),
-    "formal.kernel": ("errors", "source", "text", "parse", "lift", "model", "recognition", "compare", "compiled"),
+    "formal.kernel": (
+        "errors",
+        "source",
+        "text",
+        "parse",
+        "effects",
+        "lift",
+        "model",
+        "recognition",
+        "compare",
+        "compiled",
+    ),
     "formal.conform": ("machine", "boot", "cpu", "trace", "findings", "monitor", "commands", "__main__"),
 }
 SPEC = tuple(

@@ -157,7 +157,7 @@ def compare(
     by_hand = System(k, operations(k))
     outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
-    report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *notes])))
+    report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *tree.notes, *notes])))
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
     outside |= debug.init() if debug is not None else {}

@@ -29,7 +29,7 @@ from formal.kernel.compiled.drivers import Cell, Driver, Subject, hides, symbol
 from formal.kernel.compiled.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
 from formal.kernel.lift.calls import INJECTED, OUTLINE
 from formal.kernel.lift.program import OUTLINED, POINTERS, Program
-from formal.kernel.parse.preamble import BASE_HEADERS, KVM_HEADERS, overlay_texts
+from formal.kernel.parse.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
 from formal.kernel.parse.resolve import HOST, HYP, NESTED
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.logic import terms as t
@@ -156,7 +156,7 @@ class Bench:
             raise HarnessError(f"{COMPILER}: {(errors or done.stderr.splitlines() or ['failed'])[0]}")
 
     def _flags(self, hyp: Mode | None) -> list[str]:
-        more = self.tree.build.flags[hyp.value] if hyp is not None else ()
+        more = hyp_flags(self.tree, hyp.value) if hyp is not None else ()
         kept = [flag for flag in (*self.tree.flags, *more) if flag not in NOT_GCC]
         ours = (o for o in OPTIONS if not o.startswith(_LINKING))
         return [f"-I{self.folder / 'include'}", *kept, *ours, "-O1", "-fno-pie"]

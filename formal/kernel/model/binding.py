@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from formal.kernel.effects.places import Lvalue
+from formal.kernel.effects.types import ALL
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.lift.program import Lifted
@@ -88,6 +90,24 @@ LOADED = "SYSREGS_ON_CPU"  # the guest's registers of EL1 are on the CPU: VHE, w
 ON_CPU = "PMUSERENR_ON_CPU"  # the guest's PMUSERENR_EL0 is on the CPU, from v6.5
 UNMODELLED: dict[str, tuple[str, ...]] = {**PENDING, ON_CPU: (ON_CPU,)}
 SYSREGS: dict[str, tuple[str, ...]] = {LOADED: (LOADED,)}
+
+
+_MOVED = {"vcpu->arch.ctxt.regs.pstate": ("vcpu->arch.ctxt.gp_regs.regs.pstate",)}  # before v5.9
+# Of PSTATE the bits that KVM is answerable for: SS and D. The guest moves between exception levels by itself.
+_BITS = {"vcpu->arch.ctxt.regs.pstate": 1 << 21 | 1 << 9}
+
+
+def modelled(flags: Mapping[str, Flag]) -> tuple[Lvalue, ...]:
+    """Every lvalue in memory that is modelled, for the search for who writes it (``formal.kernel.effects``).
+
+    Args:
+        flags: the flags of the tree, ``UNMODELLED`` ones included.
+    """
+    named = [lvalue for lvalues in (*REGISTERS.values(), *BANKS.values()) for lvalue in lvalues]
+    named += [DEBUG_PTR, PMU_COUNTERS, *OWNERS]
+    found = [Lvalue(path, name, _BITS.get(name, ALL)) for name in named for path in (name, *_MOVED.get(name, ()))]
+    found += [Lvalue(flag.lvalue, f"{flag.lvalue}#{name}", 1 << flag.bit) for name, flag in flags.items()]
+    return tuple(lvalue for lvalue in found if not lvalue.path.startswith("hw."))
 
 
 def element_of(lvalue: str) -> tuple[str, int] | None:

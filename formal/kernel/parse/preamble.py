@@ -58,11 +58,16 @@ def replaced_macros(text: str) -> dict[int, str]:
     return {n: match.group(1) for n, match in found if match and not match.group(1).startswith("__LIFT")}
 
 
+def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
+    """The macros that the Makefile of a mode's hypervisor defines for each of its files; none if there is none."""
+    return tree.build.flags.get(mode, ())
+
+
 def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preamble:
     """Parses the headers.
 
     Args:
-        extra_flags: more compiler arguments (the macros of ``Build.flags`` for the hypervisor's files).
+        extra_flags: more compiler arguments (``hyp_flags`` for the hypervisor's files).
 
     Raises:
         NotUnderstoodError: at the first error, or where a replaced macro is defined anew.

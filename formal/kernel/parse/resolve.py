@@ -15,7 +15,7 @@ from formal.kernel.errors import NotDefinedError, NotUnderstoodError
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.parser import parse
-from formal.kernel.parse.preamble import Preamble, parse_preamble
+from formal.kernel.parse.preamble import Preamble, hyp_flags, parse_preamble
 from formal.kernel.parse.units import TranslationUnit
 from formal.kernel.source.tree import KVM, KernelTree, Sources
 from formal.kernel.text import forms
@@ -97,7 +97,7 @@ class Resolver:
             own = self._locks.setdefault(("", hyp), Lock())
         with own:
             if hyp not in self._preambles:
-                self._preambles[hyp] = parse_preamble(tree, tree.build.flags.get(hyp or "", ()))
+                self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
         return self._preambles[hyp]
 
     def is_tracepoint(self, name: str) -> bool:

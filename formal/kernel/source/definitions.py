@@ -78,6 +78,10 @@ class Definitions:
         hyp_first = sorted((f for f in mine if f in through), key=lambda f: self._build.hyp_of(f, mode) is None)
         return list(dict.fromkeys((*own, *hyp_first)))
 
+    def places(self, name: str) -> list[str]:
+        """The files in whose text a function is defined, in any mode, headers last."""
+        return [*(file for _, file in self._sources.get(name, ())), *self._inline.get(name, ())]
+
     def _through(self, headers: Iterable[str]) -> set[str]:
         reached, todo = set(headers), list(headers)
         while todo:

@@ -8,6 +8,7 @@ configuration, tables of registers and capabilities, version numbers. Constants 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from formal.kernel.source import generated
@@ -96,12 +97,11 @@ def stand_ins(
     return {**_wrappers(tree), **_tables(tree, notes), **out}
 
 
-def flags(tree: Path, stand_in: Path) -> list[str]:
-    """The compiler's arguments for a tree and its stand-in headers."""
+def flags(tree: Path, stand_in: Path, own: Iterable[str]) -> list[str]:
+    """The compiler's arguments for a tree, its stand-in headers and the folders that KVM's Makefiles name."""
     arch = tree / "arch/arm64/include"
     folders = [arch, stand_in / "arch", stand_in / "gen", tree / "include", arch / "uapi", stand_in / "arch/uapi",
-               tree / "include/uapi", stand_in / "gen/uapi", tree / "arch/arm64/kvm",
-               tree / "arch/arm64/kvm/hyp/include",               tree]  # fmt: skip
+               tree / "include/uapi", stand_in / "gen/uapi", *(tree / name for name in own), tree]  # fmt: skip
     forced = [tree / "include/linux" / name for name in ("compiler-version.h", "kconfig.h", "compiler_types.h")]
     return [
         "-target", "aarch64-linux-gnu", "-nostdinc", "-D__KERNEL__", "-std=gnu11", "-fshort-wchar", "-mlittle-endian",

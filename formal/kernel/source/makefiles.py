@@ -26,6 +26,7 @@ class Makefile:
     objects: list[str] = field(default_factory=list)  # without their suffix
     folders: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)  # -D...
+    includes: list[str] = field(default_factory=list)  # the folders of -I...
 
 
 def read(tree: Path, folder: str, enabled: Callable[[str], bool] = lambda name: True) -> Makefile:
@@ -46,6 +47,7 @@ def read(tree: Path, folder: str, enabled: Callable[[str], bool] = lambda name: 
             variables[name] = f"{variables.get(name, '')} {value}" if how == "+" else value
         if name in ("ccflags-y", "subdir-ccflags-y"):
             found.flags += [word for word in value.split() if word.startswith("-D")]
+            found.includes += [posixpath.normpath(name.lstrip("/")) for name in re.findall(r"-I\s*([\w/.-]+)", value)]
         condition = re.fullmatch(r"(.*)-(?:y|objs|\$\(CONFIG_(\w+)\))", name)
         if condition is None or (condition[2] and not enabled(condition[2])):
             continue
@@ -84,6 +86,7 @@ class Build:
     hyp: dict[str, tuple[str, ...]]
     flags: dict[str, tuple[str, ...]]
     assembly: tuple[str, ...]  # .S files
+    includes: tuple[str, ...]  # folders in which headers are looked for, besides those of the whole kernel
 
     def files(self, mode: str) -> tuple[str, ...]:
         """The files that run in a mode: the host's, then its hypervisor's."""
@@ -103,6 +106,7 @@ def build(tree: Path, enabled: Callable[[str], bool] = lambda name: True) -> Bui
     hyp: dict[str, tuple[str, ...]] = {}
     flags: dict[str, tuple[str, ...]] = {}
     assembly: dict[str, None] = {}
+    includes: dict[str, None] = {}
     folders = [KVM]
     for folder in folders:
         made = read(tree, folder, enabled)
@@ -111,9 +115,10 @@ def build(tree: Path, enabled: Callable[[str], bool] = lambda name: True) -> Bui
         folders += [name for name in made.folders if name not in folders]
         sources = [f"{name}.c" for name in dict.fromkeys(made.objects) if (tree / f"{name}.c").is_file()]
         assembly |= {f"{name}.S": None for name in made.objects if (tree / f"{name}.S").is_file()}
+        includes |= dict.fromkeys(name for name in made.includes if (tree / name).is_dir())
         own = next((mode for mode, macro in HYPERVISORS.items() if macro in made.flags), None)
         if own is None:
             host |= dict.fromkeys(sources)
         else:
             hyp[own], flags[own] = tuple(sources), tuple(made.flags)
-    return Build(tuple(host), hyp, flags, tuple(assembly))
+    return Build(tuple(host), hyp, flags, tuple(assembly), tuple(includes))

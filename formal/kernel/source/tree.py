@@ -149,7 +149,7 @@ class KernelTree:
     @cached_property
     def flags(self) -> list[str]:
         """The compiler's arguments for a file of this tree."""
-        return headers.flags(self.path, Path(self._directory.name))
+        return headers.flags(self.path, Path(self._directory.name), self.build.includes)
 
     def generated(self, name: str) -> str:
         """The text of a stand-in header of the architecture; empty if this tree needs none."""

@@ -53,28 +53,32 @@ class _Reader:
     def __init__(self, tree: KernelTree) -> None:
         self.tree = tree
 
-    def function(self, files: tuple[str, ...], name: str) -> tuple[str, str, int]:
-        """File, body and line of a function.
+    def function(self, files: tuple[str, ...], *names: str) -> tuple[str, str, int]:
+        """File, body and line of the first of some functions that there is: in one of the files, or elsewhere.
 
         Raises:
-            NotUnderstoodError: if none of the files defines it.
+            NotUnderstoodError: if there is none.
         """
-        for file in files:
-            text = source(self.tree, file)
-            found = body(text, name) if text is not None else None
-            if found:
-                return file, found[0], found[1]
-        raise NotUnderstoodError(files[0], 0, f"{name}() is not defined here, and the model needs it")
+        for name in names:
+            for file in (*files, *self.tree.definitions.places(name)):
+                text = source(self.tree, file)
+                found = body(text, name) if text is not None else None
+                if found:
+                    return file, found[0], found[1]
+        raise NotUnderstoodError(files[0], 0, f"{names[0]}() is not defined here, and the model needs it")
 
     def body(self, file: str, name: str) -> tuple[str, int] | None:
         """The body and line of a function, if the file defines it."""
         text = source(self.tree, file)
         return body(text, name) if text is not None else None
 
-    def defined(self, file: str, name: str) -> tuple[bool, int]:
-        """Whether a file defines a function, and where."""
-        found = self.body(file, name)
-        return found is not None, found[1] if found else 0
+    def defined(self, file: str, name: str) -> tuple[bool, str, int]:
+        """Whether a function is defined, in a file or elsewhere, and where."""
+        try:
+            found, _, line = self.function((file,), name)
+        except NotUnderstoodError:
+            return False, file, 0
+        return True, found, line
 
 
 def _field(tree: KernelTree, pattern: str) -> int | None:
@@ -110,17 +114,18 @@ def read(tree: KernelTree) -> tuple[Sign, ...]:
         signs.append(Sign(behaviour, any(re.search(token, body) for token in tokens), file, line))
 
     def exists(behaviour: str, file: str, function: str) -> None:
-        there, line = r.defined(file, function)
-        signs.append(Sign(behaviour, there, file, line))
+        there, found, line = r.defined(file, function)
+        signs.append(Sign(behaviour, there, found, line))
 
-    activate = ((_SWITCH,), "__activate_traps_common")
+    activate = ((_SWITCH,), "__activate_traps_common", "__activate_traps")  # the latter does it all before v4.17
     owner = _field(tree, r"\bdebug_owner;")
     signs.append(Sign("tracks_debug_owner", owner is not None, KVM_HOST, owner or 0))
     saves = (activate, ((f"{KVM}/hyp/nvhe/switch.c",), "__activate_traps")) if owner is not None else (activate,)
     places = [r.function(*place) for place in saves]
     saved = [p for p in places if re.search(r"read_sysreg\(mdcr_el2\)", p[1])] or places
     signs.append(Sign("saves_host_mdcr", saved is not places, saved[0][0], saved[0][2]))
-    contains("saves_host_pmuserenr", *activate, r"read_sysreg\(pmuserenr_el0\)")
+    file, text, line = r.function(*activate)
+    signs.append(Sign("saves_host_pmuserenr", "read_sysreg(pmuserenr_el0)" in text, file, line))
     exists("guards_pmuserenr", f"{KVM}/pmu.c", "kvm_set_pmuserenr")
     exists("defers_pc_adjustment", f"{KVM}/hyp/exception.c", "__kvm_adjust_pc")
     skip = (f"{KVM}/hyp/include/hyp/adjust_pc.h", "arch/arm64/include/asm/kvm_emulate.h")

@@ -12,7 +12,7 @@ from formal.kernel.source.makefiles import KVM
 from tests.kernel.conftest import tree_path
 
 BEFORE_5_7 = {
-    f"{KVM}/Makefile": "KVM=../../../virt/kvm\n"
+    f"{KVM}/Makefile": "KVM=../../../virt/kvm\nccflags-y += -I $(srctree)/$(src) -Ivirt/kvm/arm -Inowhere\n"
     "obj-$(CONFIG_KVM_ARM_HOST) += kvm.o\nobj-$(CONFIG_KVM_ARM_HOST) += hyp/\n"
     "kvm-$(CONFIG_KVM_ARM_HOST) += $(KVM)/kvm_main.o $(KVM)/arm/arm.o \\\n\tdebug.o # not.o\n"
     "kvm-$(CONFIG_OFF) += off.o\n",
@@ -41,6 +41,7 @@ def test_one_program_in_several_folders(tmp_path: Path) -> None:
     assert build.host == ("virt/kvm/kvm_main.c", "virt/kvm/arm/arm.c", f"{KVM}/debug.c", f"{KVM}/hyp/switch.c",
                           "virt/kvm/arm/hyp/timer-sr.c")  # fmt: skip
     assert build.assembly == (f"{KVM}/hyp/entry.S",)
+    assert build.includes == (KVM, "virt/kvm/arm")
     assert build.files("vhe") == build.files("nvhe") == build.host
     assert build.hyp_of(f"{KVM}/hyp/switch.c", "nvhe") is None
     places = Definitions(root, build)

@@ -1,0 +1,135 @@
+"""System registers that assembly writes: the template of a statement in C, or an assembler file.
+
+The operand of ``msr`` may be a name, a generic name (S3_4_C1_C1_1) or the kernel's encoding as an expression.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator
+
+_OPERAND = re.compile(r"\bmsr(?:_s)?\s+(.*?)(?:\s*,\s*[^,]*)?$", re.I)
+_GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
+_INST = re.compile(r"\.(?:inst|long|word)\s+(.*)$", re.I)
+_FIELDS = re.compile(r"sys_reg\(([^()]*)\)", re.I)
+_SUM = re.compile(r"[\s\d\w()<>|&+*~-]+")
+_NUMBER = re.compile(r"\b(0x[0-9a-f]+|\d+)[ul]*\b", re.I)
+_STORES = re.compile(r"\b(?:st\w+|swp\w*|cas\w*|ld(?:add|clr|set|eor)\w*|dc\s+zva)\b", re.I)
+
+# op0, op1, CRn, CRm, op2 (Arm ARM, "System register encoding")
+ENCODED: dict[tuple[int, ...], str] = {
+    (3, 4, 1, 1, 1): "mdcr_el2",
+    (2, 0, 0, 2, 2): "mdscr_el1",
+    (2, 0, 1, 0, 4): "oslar_el1",
+    (2, 0, 1, 3, 4): "osdlr_el1",
+    (3, 3, 9, 14, 0): "pmuserenr_el0",
+    (3, 4, 4, 0, 0): "spsr_el2",
+    (3, 4, 4, 0, 1): "elr_el2",
+    **{
+        (2, 0, 0, n, 4 + i): f"dbg{bank}{n}_el1"
+        for n in range(16)
+        for i, bank in enumerate(("bvr", "bcr", "wvr", "wcr"))
+    },
+}
+_BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.LShift: lambda a, b: a << (b & 63),
+    ast.RShift: lambda a, b: a >> (b & 63),
+    ast.BitOr: operator.or_,
+    ast.BitAnd: operator.and_,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+}
+_NAMES = frozenset(ENCODED.values())
+UNKNOWN = "*"
+
+
+def registers(text: str) -> Iterator[str]:
+    """The modelled registers that assembly writes, in small letters; ``*`` for a register that cannot be told."""
+    macro = False
+    for line in re.split(r"[\n;]", text):
+        macro = (macro or ".macro" in line) and ".endm" not in line
+        if macro or ".endm" in line:
+            continue
+        line = re.sub(r"//.*|/\*.*?\*/", "", line).strip()
+        if found := _OPERAND.search(line):
+            if name := register(found.group(1)):
+                yield name
+        elif found := _INST.search(line):
+            value = _evaluate(found.group(1).split(",")[0])
+            if value is not None and value >> 20 == 0xD51 and (name := ENCODED.get(_fields(value))):
+                yield name
+
+
+def register(operand: str) -> str | None:
+    """The modelled register that an operand of ``msr`` names or may name."""
+    name = re.sub(r"[\s\"]", "", operand).lower()
+    name = name if name.startswith("sys_reg(") else name.removeprefix("sys_")
+    if name in _NAMES:
+        return name
+    if name.startswith("dbg") and (name.endswith("_el1")) and re.match(r"dbg[bw][cv]r", name):
+        return name
+    if generic := _GENERIC.fullmatch(name):
+        return ENCODED.get(tuple(map(int, generic.groups())))
+    if fields := _FIELDS.fullmatch(name):
+        numbers = [_evaluate(n) for n in fields.group(1).split(",")]
+        return ENCODED.get(tuple(n for n in numbers if n is not None)) if None not in numbers else UNKNOWN
+    if re.fullmatch(r"[a-z_]\w*", name):
+        return None  # another register, by its name
+    value = _evaluate(name)
+    if value is not None:
+        return ENCODED.get(_fields(value))
+    return UNKNOWN if "%" in name else None  # of a parameter of a macro, the uses of the macro tell
+
+
+def may_store(text: str) -> bool:
+    """Whether a template has an instruction that writes memory."""
+    return _STORES.search(text) is not None
+
+
+def _fields(packed: int) -> tuple[int, ...]:
+    """op0 to op2 of an encoding as sys_reg() packs it, which is where MSR has them too (op0 is 2 or 3)."""
+    return (packed >> 19 & 3, packed >> 16 & 7, packed >> 12 & 15, packed >> 8 & 15, packed >> 5 & 7)
+
+
+def _evaluate(text: str) -> int | None:
+    """The value of a constant expression of numbers, shifts and masks."""
+    text = _NUMBER.sub(r"\1", text.replace("UL", "").replace("ul", ""))
+    if not _SUM.fullmatch(text) or re.search(r"[a-wyz_]", re.sub(r"0x[0-9a-f]+", "0", text, flags=re.I), re.I):
+        return None
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, KeyError, RecursionError):
+        return None
+
+
+def _value(node: ast.expr) -> int:
+    """The value of an expression of numbers and the operators in ``_BINARY``; ``KeyError`` at anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp):
+        return _BINARY[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        return ~_value(node.operand)
+    raise KeyError(type(node))
+
+
+def macros(text: str) -> dict[str, int]:
+    """The assembler macros of a text that write a register which a parameter names, and which parameter."""
+    found: dict[str, int] = {}
+    for body in re.finditer(r"(?ms)^\s*\.macro\s+(\w+)[\s,]*([^\n]*)\n(.*?)^\s*\.endm", text):
+        names = [re.split(r"[:=]", name)[0] for name in re.split(r"[\s,]+", body[2].strip()) if name]
+        for operand in re.findall(r"\bmsr(?:_s)?\s+\\(\w+)", body[3]):
+            if operand in names:
+                found[body[1]] = names.index(operand)
+    return found
+
+
+def used(line: str, known: dict[str, int]) -> Iterator[str]:
+    """The modelled registers that a line writes by using a macro."""
+    words = re.match(r"\s*(?:\w+:)?\s*(\w+)\s+(.*)", line)
+    if words and words[1] in known:
+        arguments = [a.strip() for a in words[2].split(",")]
+        if known[words[1]] < len(arguments) and (name := register(arguments[known[words[1]]])):
+            yield name

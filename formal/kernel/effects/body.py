@@ -1,0 +1,242 @@
+"""What one function does: its writes, its stores through pointers, its calls, and where pointers go."""
+
+from __future__ import annotations
+
+from formal.kernel.effects import assembly
+from formal.kernel.effects.asmtext import Statement, statements
+from formal.kernel.effects.expressions import LOCAL, TRANSPARENT, Expressions, Place
+from formal.kernel.effects.places import overlapping
+from formal.kernel.effects.types import ALL, Call, Facts, Node, Source, Store, Write
+from formal.kernel.effects.unit import Unit
+from formal.kernel.parse.clang import (
+    Cursor,
+    Kind,
+    Type,
+    binary_operator,
+    bits,
+    children,
+    initialiser,
+    is_pointer,
+    is_record,
+    unary_operator,
+)
+
+_NOT_EVALUATED = frozenset((Kind.TYPE_REF, Kind.CXX_UNARY_EXPR, Kind.INTEGER_LITERAL, Kind.STRING_LITERAL))
+
+_TELLING = frozenset(
+    kind.value
+    for kind in (
+        Kind.BINARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.UNARY_OPERATOR, Kind.VAR_DECL, Kind.CALL_EXPR,
+        Kind.ASM_STMT, Kind.RETURN_STMT, Kind.DECL_REF_EXPR, Kind.CSTYLE_CAST_EXPR, Kind.TYPE_REF, Kind.CXX_UNARY_EXPR,
+        Kind.INTEGER_LITERAL, Kind.STRING_LITERAL,
+    )
+)  # fmt: skip
+
+
+class Body(Expressions):
+    """Reads one function definition."""
+
+    def __init__(self, unit: Unit, definition: Cursor, facts: Facts, key: str) -> None:
+        super().__init__(unit, definition, key)
+        self._facts = facts
+        self._asm: list[Statement] | None = None
+        self._as_argument = False
+
+    def read(self) -> None:
+        """Fills in the facts."""
+        for child in children(self._definition):
+            if child.kind == Kind.COMPOUND_STMT:
+                self._visit(child)
+
+    def table(self, declared: Cursor) -> None:
+        """The functions that the initialiser of a variable names, and the enumerators beside each."""
+        value = initialiser(declared)
+        if value is not None:
+            self._visit(value)
+            self._entry(value)
+
+    def _entry(self, c: Cursor) -> tuple[list[str], list[int]]:
+        """Functions and enumerators in an initialiser; those of one record belong together."""
+        functions: list[str] = []
+        numbers: list[int] = []
+        if c.kind == Kind.DECL_REF_EXPR and c.referenced is not None:
+            if c.referenced.kind == Kind.FUNCTION_DECL:
+                return [self._unit.key_of(c.referenced)], []
+            if c.referenced.kind == Kind.ENUM_CONSTANT_DECL:
+                return [], [c.referenced.enum_value]
+        for part in children(c):
+            inner = self._entry(part)
+            functions += inner[0]
+            numbers += inner[1]
+        if c.kind == Kind.INIT_LIST_EXPR and is_record(c.type):
+            self._facts.entries += [(function, tuple(numbers)) for function in functions]
+            return [], []
+        return functions, numbers
+
+    # ---- statements and expressions
+
+    def _visit(self, c: Cursor) -> None:
+        if c._kind_id not in _TELLING:  # most of a function: looked at first, since each look costs
+            for child in children(c):
+                self._visit(child)
+            return
+        kind = c.kind
+        if kind == Kind.BINARY_OPERATOR:
+            if binary_operator(c) == "=":
+                left, right = children(c)[:2]
+                self._store(left, "=", right)
+                self._assign(left, right)
+        elif kind == Kind.COMPOUND_ASSIGNMENT_OPERATOR:
+            left, right = children(c)[:2]
+            self._store(left, binary_operator(c), right)
+        elif kind == Kind.UNARY_OPERATOR:
+            if unary_operator(c) in ("p++", "p--", "++", "--"):
+                self._store(children(c)[0], "+=", None)
+        elif kind == Kind.VAR_DECL:
+            value = initialiser(c)
+            if value is not None:
+                self._visit(value)
+                self._flow(self._variable(c), value, c.type)
+            return
+        elif kind == Kind.CALL_EXPR:
+            self._call(c)
+            return
+        elif kind == Kind.ASM_STMT:
+            self._assembly(c)
+        elif kind == Kind.RETURN_STMT:
+            for value in children(c):
+                self._flow(Node("r", self._key, ""), value, value.type)
+        elif kind == Kind.DECL_REF_EXPR:
+            self._mention(c)
+            return
+        elif kind == Kind.CSTYLE_CAST_EXPR:
+            self._cast(c)
+        elif kind in _NOT_EVALUATED:
+            return
+        for child in children(c):
+            self._visit(child)
+
+    def _mention(self, c: Cursor) -> None:
+        """A function whose address is taken; a hypercall, which is named by an enumerator."""
+        to = c.referenced
+        if to is None:
+            return
+        if to.kind == Kind.FUNCTION_DECL:
+            self._facts.taken.append((self._unit.key_of(to), to.type.get_canonical().spelling, self._as_argument))
+        elif to.kind == Kind.ENUM_CONSTANT_DECL and to.spelling.startswith("__KVM_HOST_SMCCC_FUNC_"):
+            self._facts.hypercalls.append(to.spelling.removeprefix("__KVM_HOST_SMCCC_FUNC_"))
+
+    def _cast(self, c: Cursor) -> None:
+        """A function whose address is taken as of another type."""
+        inner = c
+        while inner.kind in TRANSPARENT and children(inner):
+            inner = children(inner)[-1]
+        to = inner.referenced if inner.kind == Kind.DECL_REF_EXPR else None
+        if to is not None and to.kind == Kind.FUNCTION_DECL and is_pointer(c.type):
+            as_type = c.type.get_canonical().get_pointee().spelling
+            self._facts.taken.append((self._unit.key_of(to), str(as_type), self._as_argument))
+
+    def _assign(self, left: Cursor, right: Cursor) -> None:
+        target = left
+        while target.kind in TRANSPARENT:
+            target = children(target)[-1]
+        if target.kind == Kind.DECL_REF_EXPR and target.referenced is not None:
+            self._flow(self._variable(target.referenced), right, left.type)
+        elif target.kind == Kind.MEMBER_REF_EXPR and target.referenced is not None:
+            self._flow(self._unit.field_node(target.referenced), right, left.type)
+
+    def _flow(self, node: Node | None, value: Cursor, kind: Type) -> None:
+        if node is not None and self._carries(kind) and (sources := self._values(value)):
+            self._facts.flows.append((node, sources))
+
+    def _carries(self, kind: Type) -> bool:
+        """Whether a type can hold a pointer."""
+        return is_pointer(kind) or (not is_record(kind) and bits(kind) == 64)
+
+    # ---- stores
+
+    def _store(self, left: Cursor, operator: str, value: Cursor | None) -> None:
+        target = left
+        while target.kind == Kind.PAREN_EXPR:
+            target = children(target)[0]
+        declared = target.referenced if target.kind == Kind.DECL_REF_EXPR else None
+        if declared is not None and declared.kind in LOCAL and self._unit.is_local(declared):
+            return
+        place = self._place(target)
+        if place is None or place.own:
+            return
+        found: int | None = None
+        if place.record:
+            ranges = tuple(overlapping(self._unit.ranges[place.record], place.offset, place.span, ALL))
+            if not ranges:
+                return
+        elif not place.through:
+            return
+        if value is not None:
+            text = self._unit.text(target)
+            found = self._bits.changed(operator, value, lambda c: self._reads(c, place, text))
+        self._write(
+            place, ALL if found is None else found, left.location.line, "store" if bits(left.type) <= 64 else "whole"
+        )
+
+    def _reads(self, c: Cursor, place: Place, text: str) -> bool:
+        if c.kind not in (Kind.MEMBER_REF_EXPR, Kind.UNARY_OPERATOR, Kind.ARRAY_SUBSCRIPT_EXPR):
+            return False
+        return bool(text) and self._unit.text(c) == text and self._place(c) == place
+
+    def _write(self, place: Place, changed: int, line: int, how: str) -> None:
+        if not changed or place.own:
+            return
+        file = self._facts.function.file
+        if place.record:
+            if any(overlapping(self._unit.ranges[place.record], place.offset, place.span, changed)):
+                at = place.record, place.offset, place.size
+                self._facts.writes.append(Write(line, *at, changed, how, file, place.element))
+        elif place.through:
+            self._facts.stores.append(Store(line, place.through, place.offset, place.size, changed, how, file))
+
+    # ---- calls
+
+    def _call(self, c: Cursor) -> None:
+        parts = children(c)
+        callee, pointer = self._callee(c)
+        arguments = list(c.get_arguments())
+        if pointer:
+            for part in parts[: len(parts) - len(arguments)]:
+                self._visit(part)
+        sources = tuple(self._values(a) if self._carries(a.type) else () for a in arguments)
+        kinds = self._unit.parameters(c, pointer)
+        blobs = tuple(i for i, s in enumerate(sources) if s and self._unit.may_fill(kinds, i, arguments))
+        self._facts.calls.append(
+            Call(c.location.line, callee, pointer, sources, self._given(c, pointer), blobs, self._facts.function.file)
+        )
+        before, self._as_argument = self._as_argument, True
+        for argument in arguments:
+            self._visit(argument)
+        self._as_argument = before
+
+    # ---- assembly
+
+    def _assembly(self, c: Cursor) -> None:
+        if self._asm is None:
+            self._asm = statements(self._definition)
+        statement = self._asm.pop(0) if self._asm else Statement("", 0, True)
+        line, file = c.location.line, self._facts.function.file
+        for name in assembly.registers(statement.template):
+            self._facts.writes.append(Write(line, f"hw.{name}", 0, 64, ALL, "assembly", file))
+        operands = children(c)
+        outputs, inputs = operands[: statement.outputs], operands[statement.outputs :]
+        gathered: dict[Source, None] = {}
+        for operand in inputs:
+            if self._carries(operand.type):
+                self._gather(operand, gathered)
+        for operand in outputs:
+            self._store(operand, "=", None)
+            target = operand
+            while target.kind in TRANSPARENT:
+                target = children(target)[-1]
+            node = self._variable(target.referenced) if target.kind == Kind.DECL_REF_EXPR else None
+            if gathered and node is not None and self._carries(target.type):
+                self._facts.flows.append((node, tuple(gathered)))
+        if gathered and statement.memory and assembly.may_store(statement.template):
+            self._facts.stores.append(Store(line, tuple(gathered), 0, 0, ALL, "assembly", file))
