@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import sys
+from collections.abc import Sequence
 
-from formal.commands.check import main
+from formal.commands.door import start_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    from formal.commands import check
+
+    return check.main(argv)
+
 
 if __name__ == "__main__":
-    gc.set_threshold(100_000, 50, 100)  # as formal/prove.py
-    sys.exit(main())
+    start_command("check")

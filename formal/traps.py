@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 
-from formal.commands.traps import main
+from formal.commands.door import start_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    from formal.commands import traps
+
+    return traps.main(argv)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start_command("traps")

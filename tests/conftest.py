@@ -16,6 +16,7 @@ from formal.matrix.configuration_run import book_path
 from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.scope.manifest import Manifest
 from formal.system import System
+from tests.installed import installed as installed  # a fixture
 
 # The same examples in every run: a failure is reproduced by running the test again. No deadline: machines differ.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=False)

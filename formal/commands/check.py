@@ -6,7 +6,6 @@ Checking imports neither Z3 nor a SAT solver. ``proofs/README.md`` says what is 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,12 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from formal.common.options import Parser, UsageError
+from formal.commands.shared import ONLY, add_configurations, chosen
+from formal.common.exit_codes import ExitCode
+from formal.common.files import check_folder
+from formal.common.options import Parser, Rule, UsageError, add_jobs, seconds
 from formal.common.places import PROOFS as PROOFS
+from formal.common.runner import Failures, run
 from formal.evidence.certificates.archive import ArchiveError, Entry, read_index
 from formal.evidence.certificates.export import export
 from formal.evidence.certificates.make import Made, make, write
@@ -25,9 +28,18 @@ from formal.evidence.runs.witnesses import witnessed
 from formal.scope.configuration import Configuration
 from formal.scope.manifest import ManifestError
 
-OK, WRONG, USAGE, UNKNOWN, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
-EPILOG = """exit codes: 0 all evidence is right; 1 something is wrong; 2 usage; 3 a solver of --cross gave up;
-4 internal error; 130 interrupted."""
+CODES = {
+    ExitCode.OK: "all evidence is right",
+    ExitCode.WRONG: "something is wrong",
+    ExitCode.UNKNOWN: "a solver of --cross gave up",
+}
+RULES = (
+    ONLY,
+    Rule("--timeout", "is for questions of --cross", needs="--cross"),
+    Rule("--make", "builds certificates", without=("--cross", "--export")),
+    Rule("--cross", "asks solvers", without=("--export",)),
+)
+FAILURES: Failures = {ArchiveError: (ExitCode.WRONG, ""), ManifestError: (ExitCode.WRONG, "")}
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -36,24 +48,18 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: with one line that says what is wrong.
     """
-    p = Parser(
-        prog="python -m formal.check",
-        description="Checks the evidence of every expected verdict in proofs/, without Z3 or a SAT solver.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    says = "Checks the evidence of every expected verdict in proofs/, without Z3 or a SAT solver."
+    p = Parser("check", says, CODES, RULES)
     p.add_argument("proofs", metavar="PROOFS", nargs="?", type=Path, default=PROOFS, help="default: proofs/")
-    p.add_argument("--only", metavar="E8-vhe", action="append", default=[], help="one configuration; repeatable")
-    p.add_argument("--jobs", metavar="N", type=int, default=os.cpu_count() or 1, help="processes (default: all CPUs)")
+    add_configurations(p)
+    add_jobs(p)
     p.add_argument("--drup", action="store_true", help="PyPI's drup checks every proof that is not too long for it")
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--make", action="store_true", help="build the certificates (needs python-sat), then check them")
-    what.add_argument("--cross", action="store_true", help="ask z3, cvc5 and bitwuzla about every obligation as well")
-    what.add_argument("--export", metavar="DIR", type=Path, help="write SMT-LIB, DIMACS, LRAT and DRUP files")
-    p.add_argument("--timeout", metavar="S", type=float, default=60.0, help="seconds per question of --cross (60)")
-    args = p.parse_args(argv)
-    if args.jobs < 1 or args.timeout <= 0:
-        raise UsageError("--jobs and --timeout must be positive")
+    p.add_argument("--make", action="store_true", help="build the certificates (needs python-sat), then check them")
+    p.add_argument("--cross", action="store_true", help="ask z3, cvc5 and bitwuzla about every obligation as well")
+    p.add_argument("--export", metavar="DIR", type=Path, help="write SMT-LIB, DIMACS, LRAT and DRUP files")
+    p.add_argument("--timeout", metavar="S", type=seconds, default=60.0, help="seconds per question of --cross (60)")
+    args = p.parse(argv)
+    args.only = chosen(args)
     if not args.proofs.is_dir():
         raise UsageError(f"{args.proofs} is no directory")
     for option, module, package in (("make", "pysat", "python-sat"), ("drup", "drup", "drup")):
@@ -66,30 +72,19 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    try:
-        return _run(arguments(sys.argv[1:] if argv is None else argv))
-    except UsageError as error:
-        print(f"formal.check: {error}", file=sys.stderr)
-        return USAGE
-    except (ArchiveError, ManifestError) as error:
-        print(f"formal.check: {error}", file=sys.stderr)
-        return WRONG
-    except KeyboardInterrupt:
-        print("formal.check: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:  # anything else is a mistake of ours, and must not look like a wrong certificate
-        print(f"formal.check: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        return INTERNAL
+    return run("formal.check", lambda: _run(arguments(sys.argv[1:] if argv is None else argv)), FAILURES)
 
 
 def _run(args: argparse.Namespace) -> int:
     goals = Goals.of(args.proofs, args.only)
+    if folder := goals.certificates if args.make else args.export:
+        check_folder(folder)
     if args.make and (code := _make(args, goals)):
         return code
     code = _check(args, goals)
-    if code == OK and args.cross:
+    if code == ExitCode.OK and args.cross:
         return _cross(args, goals, read_index(goals.certificates))
-    if code == OK and args.export:
+    if code == ExitCode.OK and args.export:
         return _export(args, goals, read_index(goals.certificates))
     return code
 
@@ -104,13 +99,13 @@ def _check(args: argparse.Namespace, goals: Goals) -> int:
         if not one.problems:
             print(line(one))
     if any(one.problems for one in found):
-        return WRONG
+        return ExitCode.WRONG
     print(f"{summary(found)}; {time.perf_counter() - started:.0f} s")
     if args.drup:
         outcomes = [one.certificates for one in found]
         confirmed, total = sum(o.confirmed for o in outcomes), sum(o.obligations for o in outcomes)
         print(f"PyPI's drup accepts {confirmed} of {total} proofs; the others are too long for it")
-    return OK
+    return ExitCode.OK
 
 
 def line(one: Checked) -> str:
@@ -134,9 +129,9 @@ def _make(args: argparse.Namespace, goals: Goals) -> int:
         print(f"made {len(made)} of {len(tasks)}: {done}", file=sys.stderr)
     if wrong := [m for m in made if m.problem]:
         print(f"formal.check: {wrong[0].configuration}: {wrong[0].problem}; nothing was written", file=sys.stderr)
-        return WRONG
+        return ExitCode.WRONG
     write(goals.certificates, made, whole=not args.only)
-    return OK
+    return ExitCode.OK
 
 
 def _ask(
@@ -155,20 +150,17 @@ def _cross(args: argparse.Namespace, goals: Goals, index: Mapping[str, Entry]) -
     for line in (*wrong, *unknown):
         print(f"formal.check: {line}", file=sys.stderr)
     if wrong:
-        return WRONG
+        return ExitCode.WRONG
     print(f"{', '.join(solvers)}: {sum(a.texts for a in answers)} texts, {len(unknown)} unknown, no disagreement")
     if skipped := sum(a.not_asked for a in answers):
         print(
             f"{skipped} texts that compare constant arrays were not put to {', '.join(crossing.CANNOT)}, which cannot"
         )
-    return UNKNOWN if unknown else OK
+    return ExitCode.UNKNOWN if unknown else ExitCode.OK
 
 
 def _export(args: argparse.Namespace, goals: Goals, index: Mapping[str, Entry]) -> int:
     folder, proved = goals.certificates, goals.proved.items()
-    try:
-        written = sum(export(c, table, index[c.stem], folder, args.export) for c, table in proved)
-    except OSError as error:
-        raise UsageError(f"--export {args.export}: {error.strerror}") from error
+    written = sum(export(c, table, index[c.stem], folder, args.export) for c, table in proved)
     print(f"{written} obligations written below {args.export}")
-    return OK
+    return ExitCode.OK

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from formal.common.options import Parser, UsageError
+from formal.commands.shared import ONLY, add_configurations, chosen
+from formal.common.exit_codes import ExitCode
+from formal.common.files import check_folder, write_file
+from formal.common.lifetime import Scratch
+from formal.common.options import Parser, Rule, UsageError, seconds
 from formal.common.places import PROOFS
+from formal.common.runner import Failures, run
 from formal.evidence.certificates.archive import ArchiveError, Entry, read_index
 from formal.evidence.certificates.catalogue import Catalogue, CatalogueError, proved
 from formal.evidence.check import Goals
@@ -28,9 +32,13 @@ from formal.scope.configuration import Configuration
 from formal.scope.manifest import ManifestError
 from formal.system import System
 
-OK, WRONG, USAGE, UNKNOWN, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 130
-EPILOG = """exit codes: 0 written, and no peer disagrees; 1 a peer disagrees; 2 usage; 3 a peer gave up;
-4 internal error; 130 interrupted."""
+CODES = {
+    ExitCode.OK: "written, and no peer disagrees",
+    ExitCode.WRONG: "a peer disagrees",
+    ExitCode.UNKNOWN: "a peer gave up",
+}
+RULES = (ONLY, Rule("--timeout", "is for peers", needs="--peers"))
+FAILURES: Failures = dict.fromkeys((ManifestError, ArchiveError, CatalogueError), (ExitCode.USAGE, ""))
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,20 +47,15 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: with one line that says what is wrong.
     """
-    p = Parser(
-        prog="python -m formal.export",
-        description="Writes the transition systems as BTOR2, AIGER and Verilog, with lemmas and claims.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    says = "Writes the transition systems as BTOR2, AIGER and Verilog, with lemmas and claims."
+    p = Parser("export", says, CODES, RULES)
     p.add_argument("folder", metavar="DIR", type=Path, help="where to write")
-    p.add_argument("--only", metavar="E8-vhe", action="append", default=[], help="one configuration; repeatable")
+    add_configurations(p)
     p.add_argument("--peers", action="store_true", help="ask yosys-smtbmc and Berkeley ABC what they say")
-    p.add_argument("--timeout", metavar="S", type=float, default=300.0, help="seconds for each peer (300)")
+    p.add_argument("--timeout", metavar="S", type=seconds, default=300.0, help="seconds for each peer (300)")
     p.add_argument("--proofs", metavar="DIR", type=Path, default=PROOFS, help=argparse.SUPPRESS)
-    args = p.parse_args(argv)
-    if args.timeout <= 0:
-        raise UsageError("--timeout must be positive")
+    args = p.parse(argv)
+    args.only = chosen(args)
     if args.peers and not peers.installed():
         raise UsageError(f"--peers needs one of {', '.join(peers.PEERS)} (Debian: yosys, berkeley-abc)")
     return args
@@ -60,26 +63,13 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
-    try:
-        return _run(arguments(sys.argv[1:] if argv is None else argv))
-    except (UsageError, ManifestError, ArchiveError, CatalogueError) as error:
-        print(f"formal.export: {error}", file=sys.stderr)
-        return USAGE
-    except OSError as error:
-        print(f"formal.export: {error.filename}: {error.strerror}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt:
-        print("formal.export: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        print(f"formal.export: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        return INTERNAL
+    return run("formal.export", lambda: _run(arguments(sys.argv[1:] if argv is None else argv)), FAILURES)
 
 
 def _run(args: argparse.Namespace) -> int:
     goals = Goals.of(args.proofs, args.only)
     index = read_index(goals.certificates)
-    args.folder.mkdir(parents=True, exist_ok=True)
+    check_folder(args.folder)
     wrong, unknown = 0, 0
     for c, table in goals.proved.items():
         if c.stem not in index:
@@ -92,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
             print(line, file=sys.stderr if said == peers.FAILS else sys.stdout)
             wrong += said == peers.FAILS
             unknown += said == peers.UNKNOWN
-    return WRONG if wrong else UNKNOWN if unknown else OK
+    return ExitCode.WRONG if wrong else ExitCode.UNKNOWN if unknown else ExitCode.OK
 
 
 def system(c: Configuration, expected: Mapping[str, str], entry: Entry) -> Flat:
@@ -108,17 +98,17 @@ def system(c: Configuration, expected: Mapping[str, str], entry: Entry) -> Flat:
 
 def write(model: Flat, folder: Path, stem: str) -> None:
     """Writes a system in every format."""
-    (folder / f"{stem}.btor2").write_text(btor2(model), encoding="utf-8")
-    (folder / f"{stem}.v").write_text(verilog(model), encoding="utf-8")
-    (folder / f"{stem}.aig").write_bytes(aiger(model))
-    (folder / f"{stem}-claims.aig").write_bytes(aiger(only(model, "claim"), together=True))
+    write_file(folder / f"{stem}.btor2", btor2(model), sync=False)
+    write_file(folder / f"{stem}.v", verilog(model), sync=False)
+    write_file(folder / f"{stem}.aig", aiger(model), sync=False)
+    write_file(folder / f"{stem}-claims.aig", aiger(only(model, "claim"), together=True), sync=False)
 
 
-def ask(name: str, model: Flat, where: str, seconds: float) -> tuple[str, str]:
+def ask(name: str, model: Flat, where: str, limit: float) -> tuple[str, str]:
     """What a peer says of a system, and a line about it: a disagreement names both."""
     peer, _, what = peers.PEERS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        answer = peer(model, Path(folder), seconds)
+    with Scratch("peer-") as folder:
+        answer = peer(model, folder, limit)
     if answer.says == peers.FAILS:
         return answer.says, f"formal.export: {where}: formal.check says that {what}, {name} says that it is not so"
     if answer.says == peers.UNKNOWN:

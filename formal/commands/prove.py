@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from formal.commands import run_files
-from formal.commands.arguments import INTERNAL, INTERRUPTED, NOT_UNDERSTOOD, OK, UNKNOWN, USAGE, WORSE, arguments
-from formal.common.files import check_writable, write_atomically
+from formal.commands.arguments import arguments
+from formal.common.exit_codes import ExitCode, for_bisect
+from formal.common.files import Outputs, check_folder
 from formal.common.options import UsageError
+from formal.common.runner import Failures, run
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import EPOCHS, HOSTS, Mode
@@ -35,36 +34,26 @@ if TYPE_CHECKING:  # loaded only where they are needed
     from formal.tree.verdicts import TreeJob
 
 
+WRITTEN = ("json", "junit", "sarif", "vcd", "pytest", "harness")  # options that name a file
+_IN_WORDS = {
+    ExitCode.OK: "as expected or better",
+    ExitCode.WRONG: "WORSE than expected",
+    ExitCode.UNKNOWN: "not all decided",
+}
+FAILURES: Failures = {
+    ManifestError: (ExitCode.USAGE, ""),
+    TraceError: (ExitCode.USAGE, ""),
+    run_files.RunFileError: (ExitCode.USAGE, ""),
+    SolverTimeoutError: (ExitCode.UNKNOWN, "the solver gave up: "),
+    ContradictionError: (ExitCode.INTERNAL, "internal error: "),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        code = _run(arguments(argv))
-    except (UsageError, ManifestError, TraceError, run_files.RunFileError) as error:
-        print(f"formal.prove: {error}", file=sys.stderr)
-        code = USAGE
-    except BrokenPipeError:  # whoever read the output has had enough
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # so that the exit flushes nothing
-        return OK
-    except OSError as error:
-        print(f"formal.prove: {error.filename}: {error.strerror}", file=sys.stderr)
-        code = USAGE
-    except SolverTimeoutError as error:
-        print(f"formal.prove: the solver gave up: {error}", file=sys.stderr)
-        code = UNKNOWN
-    except ContradictionError as error:
-        print(f"formal.prove: internal error: {error}", file=sys.stderr)
-        code = INTERNAL
-    except Exception as error:
-        traceback.print_exc()
-        print(f"formal.prove: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        code = INTERNAL
-    except KeyboardInterrupt:
-        print("formal.prove: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
-    if "--bisect" in argv:
-        return {UNKNOWN: NOT_UNDERSTOOD, USAGE: 128, INTERNAL: 129}.get(code, code)
-    return code
+    code = run("formal.prove", lambda: _run(arguments(argv)), FAILURES)
+    return for_bisect(code) if "--bisect" in argv else code
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -73,25 +62,33 @@ def _run(args: argparse.Namespace) -> int:
     if args.notes:
         older, newer = args.notes
         put([*notes.markdown(older, newer, Manifest.read(args.proofs / "manifest.toml"))])
-        return OK
-    check_writable(path for path in (args.json, args.junit, args.sarif) if path is not None)
-    if args.kernel and (args.epoch or args.bug or args.refresh):
-        raise UsageError("--kernel proves a tree: --epoch, --bug and --refresh do not go with it")
-    if args.kernel:
-        return _tree(args) if args.base is None else _compare(args)
-    return _audit(args) if args.gate else _gate(args)
+        return ExitCode.OK
+    outputs = Outputs({f"--{name}": getattr(args, name) for name in WRITTEN})
+    outputs.check()
+    if args.refresh:
+        check_folder(args.proofs / "traces")
+    with outputs.kept_apart(), ExitStack() as stack:
+        if args.kernel:
+            from formal.common.lifetime import read_once  # loads what only a tree needs
+
+            args.config = read_once(args.config, stack)
+            code = _tree(args, outputs) if args.base is None else _compare(args, outputs)
+        else:
+            code = _audit(args, outputs) if args.gate else _gate(args, outputs)
+    outputs.finish()
+    return code
 
 
-def _write(args: argparse.Namespace, suites: Callable[[], Sequence[Suite]], code: int) -> None:
+def _write(outputs: Outputs, suites: Callable[[], Sequence[Suite]], code: int) -> None:
     """The files for CI servers that the options ask for."""
-    if args.junit:
+    if outputs.files["--junit"]:
         from formal.report import junit
 
-        write_atomically(args.junit, junit.text(suites()))
-    if args.sarif:
+        outputs.write("--junit", junit.text(suites()))
+    if outputs.files["--sarif"]:
         from formal.report import sarif
 
-        write_atomically(args.sarif, sarif.text(suites(), code))
+        outputs.write("--sarif", sarif.text(suites(), code))
 
 
 def _of_gate(reports: Sequence[Report], problems: Sequence[str], breakpoints: int) -> Sequence[Suite]:
@@ -109,7 +106,7 @@ def _list() -> int:
         ("known bugs that the model does not cover", [(name, f"{bug}: {why}") for name, bug, why in OUT_OF_SCOPE]),
     ):
         put(text.listing(title, rows), "")
-    return OK
+    return ExitCode.OK
 
 
 def jobs(args: argparse.Namespace, manifest: Manifest | None) -> list[Job]:
@@ -132,34 +129,45 @@ def jobs(args: argparse.Namespace, manifest: Manifest | None) -> list[Job]:
     return found
 
 
-def _gate(args: argparse.Namespace) -> int:
-    manifest_file = args.proofs / "manifest.toml"
-    if args.refresh and (args.claim or args.explain):
-        raise UsageError("--refresh works on whole configurations; leave --claim and --explain out")
-    manifest = None if args.refresh and not manifest_file.exists() else Manifest.read(manifest_file)
+def _gate(args: argparse.Namespace, outputs: Outputs) -> int:
+    if args.refresh:
+        return _refresh(args)
+    manifest = Manifest.read(args.proofs / "manifest.toml")
     todo = jobs(args, manifest)
     reports = _with_progress(todo, args)
-    if args.refresh:
-        put(text.differences(reports))
-        manifest = schedule.refresh(reports, manifest, args.proofs)
-        print(f"written: {manifest_file} and {len(reports)} files of traces")
-        for report in reports:
-            report.rows = [replace(row, expected=row.verdict) for row in report.rows]
     complete = not args.claim and not args.explain
-    problems = [] if args.refresh else [p for r in reports for p in schedule.missing(r, manifest) if complete]
+    problems = [p for r in reports for p in schedule.missing(r, manifest) if complete]
     code = exit_code(reports, problems)
     if args.json:
-        write_atomically(args.json, jsonfile.text(reports, code))
-    _write(args, lambda: _of_gate(reports, problems, args.breakpoints), code)
+        outputs.write("--json", jsonfile.text(reports, code))
+    _write(outputs, lambda: _of_gate(reports, problems, args.breakpoints), code)
     if args.spec:
         print(spec.markdown(reports))
-        return max(code, WORSE if spec.unanswered() else OK)
+        return max(code, ExitCode.WRONG if spec.unanswered() else ExitCode.OK)
     _print(args, reports, problems)
-    print("".join(f"{line}\n" for line in run_files.write(args, reports)), end="")
+    print("".join(f"{line}\n" for line in run_files.write(args, outputs, reports)), end="")
     return code
 
 
-def _audit(args: argparse.Namespace) -> int:
+def _refresh(args: argparse.Namespace) -> int:
+    """Writes what is found; says what has changed, and writes nothing if a verdict is worse and none was accepted."""
+    file = args.proofs / "manifest.toml"
+    old = Manifest.read(file) if file.exists() else None
+    reports = _with_progress(jobs(args, old), args)
+    changes = schedule.changes(reports, old)
+    put([str(change) for change in changes])
+    if (worse := [change for change in changes if change.worse]) and not args.accept:
+        put(f"{len(worse)} of {len(changes)} changes are WORSE: nothing was written; --accept records them")
+        return ExitCode.WRONG
+    schedule.refresh(reports, old, args.proofs)
+    put(f"written: {file} and {len(reports)} files of traces; {len(changes)} verdicts changed")
+    unknown = [row for r in reports for row in r.rows if row.verdict == "UNKNOWN"]
+    problems = [problem for r in reports for problem in r.problems]
+    put([f"PROBLEM: {problem}" for problem in problems])
+    return ExitCode.WRONG if problems else ExitCode.UNKNOWN if unknown else ExitCode.OK
+
+
+def _audit(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.evidence import check  # the checkers of evidence are loaded only where it is checked
     from formal.evidence.certificates.archive import ArchiveError
     from formal.report import trust
@@ -169,15 +177,15 @@ def _audit(args: argparse.Namespace) -> int:
     problems = [p for r in reports for p in schedule.missing(r, manifest)]
     found: list[check.Checked] = []
     try:
-        found += check.checked(check.Goals.of(args.proofs), args.workers or schedule.default_workers())
+        found += check.checked(check.Goals.of(args.proofs), args.jobs)
     except ArchiveError as error:
         problems.append(str(error))
     problems += [problem for one in found for problem in one.problems]
     wrong = trust.differences(reports, problems)
     code = exit_code(reports, problems)
     if args.json:
-        write_atomically(args.json, jsonfile.text(reports, code, evidence=wrong))
-    _write(args, lambda: _of_gate(reports, problems, args.breakpoints), code)
+        outputs.write("--json", jsonfile.text(reports, code, evidence=wrong))
+    _write(outputs, lambda: _of_gate(reports, problems, args.breakpoints), code)
     page = trust.page(reports, found, wrong)
     put(page)
     return code
@@ -192,7 +200,7 @@ def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) ->
     return TreeJob(tree, modes, names, args.proofs, manifest, args.timeout, processes)
 
 
-def _compare(args: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.kernel.errors import TreeError
     from formal.kernel.source.versions import versions
     from formal.report import diff as report
@@ -206,21 +214,22 @@ def _compare(args: argparse.Namespace) -> int:
             trees = versions(args.kernel, args.base, args.config, stack)
             common = trees, partial(_tree_job, args), args.timeout
             flows = args.sarif or args.junit or args.explain  # C lines, which stay in the process that found them
-            alone = flows or args.mode or ".." in args.base or (args.workers or schedule.default_workers()) < 2
+            alone = flows or args.mode or ".." in args.base or args.jobs < 2
             for step in steps(*common) if alone else side_by_side(*common, explanation_of):
                 put(*([""] if done else []), [*report.lines(step)])
                 done.append(step)
     except TreeError as error:
         raise UsageError(str(error)) from error
-    refused = any(step.refused for step in done)
-    code = WORSE if any(step.diff and step.diff.worse for step in done) else NOT_UNDERSTOOD if refused else OK
+    code = ExitCode.NOT_UNDERSTOOD if any(step.refused for step in done) else ExitCode.OK
+    if any(step.diff and step.diff.worse for step in done):
+        code = ExitCode.WRONG
     if args.json:
-        write_atomically(args.json, report.document(done, code))
-    _write(args, lambda: of_steps(done), code)
+        outputs.write("--json", report.document(done, code))
+    _write(outputs, lambda: of_steps(done), code)
     return code
 
 
-def _tree(args: argparse.Namespace) -> int:
+def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.commands import tree_run_files  # the front end is loaded only where a tree is given
     from formal.kernel.compare.behaviours import DEBUG_C
     from formal.kernel.errors import NotUnderstoodError, TreeError
@@ -235,7 +244,7 @@ def _tree(args: argparse.Namespace) -> int:
     try:
         tree = KernelTree(args.kernel, args.config)
         runs = bool(args.explain or args.spec or args.sarif)  # shown with their C lines, which are not plain data
-        processes = 1 if runs else args.workers or schedule.default_workers()
+        processes = 1 if runs else args.jobs
         reports = cache.prove(_tree_job(args, tree, processes), use=not (runs or args.no_cache))
         signs = read(tree)
     except TreeError as error:
@@ -243,32 +252,33 @@ def _tree(args: argparse.Namespace) -> int:
     except NotUnderstoodError as error:
         print(f"formal.prove: not understood: {error}", file=sys.stderr)
         refused = results.of_refusal(error)
-        _write(args, lambda: refused, NOT_UNDERSTOOD)
+        _write(outputs, lambda: refused, ExitCode.NOT_UNDERSTOOD)
         if not args.bisect:
             known = treepart.understood(lambda: _tree_job(args, KernelTree(args.kernel, args.config), 1))
             put(list(report.in_part(known)))
-        return NOT_UNDERSTOOD
+        return ExitCode.NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]
-    code = WORSE if problems or any(verdicts.worse(r) and r.verdict == "VIOLATED" for r in rows) else OK
-    code = code or (UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else OK)
+    code = ExitCode.UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else ExitCode.OK
+    if problems or any(verdicts.worse(r) and r.verdict == "VIOLATED" for r in rows):
+        code = ExitCode.WRONG
     if args.json:
-        write_atomically(args.json, jsonfile.tree(tree.release, reports, code))
-    _write(args, lambda: of_tree(reports), code)
+        outputs.write("--json", jsonfile.tree(tree.release, reports, code))
+    _write(outputs, lambda: of_tree(reports), code)
     if args.spec:
         as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
         print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))
-        return max(code, WORSE if spec.unanswered() else OK)
+        return max(code, ExitCode.WRONG if spec.unanswered() else ExitCode.OK)
     put(report.headline(tree, reports, signs), "", report.table(reports))
     lines = [f"PROBLEM: {p}" for p in problems]
     for r in reports:
         for row in r.rows:
             if verdicts.worse(row) or args.explain:
                 lines += ["", *report.explanation(r, row)]
-    lines += tree_run_files.write(args, tree, reports)
+    lines += tree_run_files.write(args, outputs, tree, reports)
     put(lines, "", text.assumptions())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
-    verdict = {OK: "as expected or better", WORSE: "WORSE than expected", UNKNOWN: "not all decided"}[code]
+    verdict = _IN_WORDS[code]
     put(
         "",
         f"{DEBUG_C}: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, {counts['UNKNOWN']} UNKNOWN: {verdict}",
@@ -276,17 +286,21 @@ def _tree(args: argparse.Namespace) -> int:
     return code
 
 
-def exit_code(reports: Sequence[Report], problems: Sequence[str] = ()) -> int:
+def exit_code(reports: Sequence[Report], problems: Sequence[str] = ()) -> ExitCode:
     """0 if everything is as expected; 1 for a difference; 3 if the only differences are UNKNOWN."""
     different = [row for report in reports for row in report.rows if not row.as_expected]
     if problems or any(report.problems for report in reports) or any(r.verdict != "UNKNOWN" for r in different):
-        return WORSE
+        return ExitCode.WRONG
     undecided = any(report.undecided for report in reports)
-    return UNKNOWN if undecided or any(row.verdict == "UNKNOWN" for r in reports for row in r.rows) else OK
+    return (
+        ExitCode.UNKNOWN
+        if undecided or any(row.verdict == "UNKNOWN" for r in reports for row in r.rows)
+        else ExitCode.OK
+    )
 
 
 def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report]:
-    workers = args.workers or schedule.default_workers()
+    workers = args.jobs
     if not sys.stderr.isatty():
         return schedule.run_all(todo, workers, lambda report: None)
     from rich.console import Console  # loaded for a terminal only

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
-from formal.common.files import write_atomically
+from formal.common.files import Outputs
 from formal.evidence.runs.replay import Replay
 from formal.matrix.configuration_run import Report, Row
 from formal.report.explanation import claim_of
 from formal.scope.configuration import Configuration
 from formal.system import System
-
-PACKAGE = "pyvcd"
 
 
 class RunFileError(Exception):
@@ -30,39 +27,20 @@ class Broken:
     replay: Replay
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Refuses options that do not go together.
-
-    Raises:
-        RunFileError: if there is no run to write, or no package to write it with.
-    """
-    asked = [name for name in ("vcd", "pytest", "harness") if getattr(args, name)]
-    if asked and not args.explain:
-        raise RunFileError(f"--{asked[0]} writes the run that breaks a claim: it goes with --explain CLAIM")
-    if args.pytest and args.kernel:
-        raise RunFileError("--pytest replays a run of a modelled kernel: with --kernel, --harness runs the C")
-    if args.harness and not args.kernel:
-        raise RunFileError("--harness runs the C of a tree: it goes with --kernel TREE")
-    if args.vcd and find_spec("vcd") is None:
-        raise RunFileError(f"--vcd needs {PACKAGE}: pip install {PACKAGE}")
-
-
-def write(args: argparse.Namespace, reports: Sequence[Report]) -> list[str]:
+def write(args: argparse.Namespace, outputs: Outputs, reports: Sequence[Report]) -> list[str]:
     """Writes what was asked for of a modelled kernel; returns a line for each file.
 
     Raises:
         RunFileError: if not exactly one run breaks the claim.
-        OSError: if a file cannot be written.
     """
     if not (args.vcd or args.pytest):
         return []
     found = [(r.configuration, row) for r in reports for row in r.rows]
     c, row = found[only_one(args.explain, [(str(c), row) for c, row in found], "--epoch and --mode")]
     replay = Replay(System(c.kernel(args.breakpoints)))
-    lines = write_vcd(args, Broken(str(c), row, replay))
+    lines = write_vcd(outputs, Broken(str(c), row, replay))
     if args.pytest:
-        write_atomically(args.pytest, _pytest(c, row, replay))
-        lines.append(f"written: {args.pytest}")
+        lines += outputs.write("--pytest", _pytest(c, row, replay))
     return lines
 
 
@@ -82,17 +60,16 @@ def only_one(claim: str, rows: Sequence[tuple[str, Row]], narrower: str) -> int:
     return runs[0][0]
 
 
-def write_vcd(args: argparse.Namespace, broken: Broken) -> list[str]:
+def write_vcd(outputs: Outputs, broken: Broken) -> list[str]:
     """Writes the VCD file, if one was asked for; returns a line for it."""
-    if not args.vcd:
+    if not outputs.files["--vcd"]:
         return []
     from formal.explain.vcd import vcd
 
     row = broken.row
     assert row.trace is not None
     comment = f"{row.check} ({broken.where}), false after step {row.broken_at}"
-    write_atomically(args.vcd, vcd(broken.replay, row.trace, until=row.broken_at, comment=comment))
-    return [f"written: {args.vcd}"]
+    return outputs.write("--vcd", vcd(broken.replay, row.trace, until=row.broken_at, comment=comment))
 
 
 def _pytest(c: Configuration, row: Row, replay: Replay) -> str:

@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from formal.arch import features as feat
 from formal.arch import names as naming
 from formal.arch.settings import check, controls
 from formal.commands import trap_query
 from formal.commands.trap_tables import SCHEMA_VERSION, print_aarch32, print_json, print_tables, rows, rows32
-from formal.common.options import UsageError
+from formal.common.exit_codes import ExitCode
+from formal.common.options import Parser, UsageError
+from formal.common.runner import run
 
 # ---- the command line
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def _number(text: str) -> int:
@@ -68,13 +63,13 @@ def _features(names: Sequence[str]) -> frozenset[str]:
         raise ValueError(e.args[0]) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    p = _Parser(
-        prog="python -m formal.traps",
-        description="Decode an MDCR_EL2 value and list what it traps, as the Arm architecture does.",
-        epilog="Without --feature, the PE has every modelled feature that can exist without FEAT_FGT, so that MDCR_EL2 "
-        "and CPTR_EL2 decide alone. Features: " + ", ".join(feat.FEATURES) + ".",
+def _parser() -> Parser:
+    more = (
+        "Without --feature, the PE has every modelled feature that can exist without FEAT_FGT, so that MDCR_EL2 and "
+        f"CPTR_EL2 decide alone. Features: {', '.join(feat.FEATURES)}."
     )
+    says = "Decodes an MDCR_EL2 value and lists what it traps, or says what traps one access, as the architecture does."
+    p = Parser("traps", says, {ExitCode.OK: "done"}, more=more)
     p.add_argument(
         "query",
         nargs="?",
@@ -108,20 +103,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    """Runs the command; returns the exit code."""
+    return run("formal.traps", lambda: _run(_parser().parse(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         found = _access(args)
         say = _decoded(args) if found is None else partial(_say, list(_answer(args, *found)))
-    except (ValueError, UsageError) as e:
-        parser.error(str(e))
-    try:
-        say()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from flushing into nothing at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    say()
+    return ExitCode.OK
 
 
 def _decoded(args: argparse.Namespace) -> Callable[[], None]:

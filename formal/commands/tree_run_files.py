@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from formal.commands.run_files import Broken, RunFileError, only_one, write_vcd
-from formal.common.files import write_atomically
+from formal.common.files import Outputs, write_file
+from formal.common.lifetime import Scratch
 from formal.evidence.runs.replay import Replay
 from formal.evidence.runs.traces import Trace
 from formal.kernel.compiled.compiler import HarnessError
@@ -18,12 +18,11 @@ from formal.matrix.configuration_run import Row
 from formal.tree.verdicts import TreeReport
 
 
-def write(args: argparse.Namespace, tree: KernelTree, reports: Sequence[TreeReport]) -> list[str]:
+def write(args: argparse.Namespace, outputs: Outputs, tree: KernelTree, reports: Sequence[TreeReport]) -> list[str]:
     """Writes what was asked for of a tree; returns a line for each file.
 
     Raises:
         RunFileError: if not exactly one run breaks the claim.
-        OSError: if a file cannot be written.
     """
     if not (args.vcd or args.harness):
         return []
@@ -31,36 +30,41 @@ def write(args: argparse.Namespace, tree: KernelTree, reports: Sequence[TreeRepo
     report, row = found[only_one(args.explain, [(r.mode.value, row) for r, row in found], "--mode")]
     assert report.system is not None
     replay = Replay(report.system)
-    lines = write_vcd(args, Broken(report.mode.value, row, replay))
+    lines = write_vcd(outputs, Broken(report.mode.value, row, replay))
     if args.harness:
         assert row.trace is not None
         short = Trace(row.trace.initial, row.trace.steps[: row.broken_at])
-        lines += _rerun(args, tree, report, row, replay, short)
+        lines += _rerun(args.harness, outputs, tree, report, row, replay, short)
     return lines
 
 
 def _rerun(
-    args: argparse.Namespace, tree: KernelTree, report: TreeReport, row: Row, replay: Replay, run: Trace
+    file: Path, outputs: Outputs, tree: KernelTree, report: TreeReport, row: Row, replay: Replay, run: Trace
 ) -> list[str]:
     """Writes the run as C: the program, and beside it a folder with the files of the tree."""
     assert report.program is not None
     title = f"{row.check} ({report.mode.value}, v{tree.release}): the functions of the run that breaks it"
-    folder = args.harness.with_suffix(".d")
+    folder = file.with_suffix(".d")
     try:
         found = executions(replay, run, report, report.program, tree)
-        with tempfile.TemporaryDirectory() as build:
-            rerun = Rerun(report.program, tree, report.mode, found.calls, Path(build))
-            text, units = rerun.sources("\n * ".join([title, *found.not_compiled]), args.harness.name, folder.name)
+        with Scratch("harness-") as build:
+            rerun = Rerun(report.program, tree, report.mode, found.calls, build)
+            text, units = rerun.sources("\n * ".join([title, *found.not_compiled]), file.name, folder.name)
     except HarnessError as error:
         raise RunFileError(str(error)) from error
     old = sorted(folder.glob("*.c"))  # of another run, perhaps: the command compiles all that is there
     if foreign := [path.name for path in old if not path.read_text(errors="replace").startswith(UNIT_MARK)]:
         raise RunFileError(f"{folder} has files of another kind, such as {foreign[0]}: choose another name")
-    folder.mkdir(exist_ok=True)
-    for path in old:
-        path.unlink()
-    for name, unit in units.items():
-        write_atomically(folder / name, unit)
-    write_atomically(args.harness, text)
+    try:
+        folder.mkdir(exist_ok=True)
+        for path in old:
+            path.unlink()
+        for name, unit in units.items():
+            write_file(folder / name, unit)
+    except OSError as error:
+        outputs.failed.append(f"{error.filename}: {error.strerror}: --harness was not written")
+        return []
+    if not (written := outputs.write("--harness", text)):
+        return []
     command = text.splitlines()[len(found.not_compiled) + 2].removeprefix(" *").strip()
-    return [f"written: {args.harness}, and {len(units)} files in {folder}", *found.not_compiled, f"  {command}"]
+    return [f"{written[0]}, and {len(units)} files in {folder}", *found.not_compiled, f"  {command}"]

@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from formal.common.lifetime import end_with_parent
+
 T = TypeVar("T")
 
 
@@ -125,5 +127,6 @@ def _run(work: Callable[[], object], writer: Connection[Any, Any]) -> None:
 
 
 def _quiet() -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

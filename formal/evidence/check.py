@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+from formal.common.lifetime import end_with_parent
 from formal.common.options import UsageError
 from formal.evidence.certificates.archive import INDEX, ArchiveError, Entry, read_index
 from formal.evidence.certificates.recheck import Outcome, Work, recheck
@@ -120,7 +122,8 @@ def side_by_side(function: Callable[[Task], Result], tasks: Sequence[Task], jobs
     if jobs == 1 or len(tasks) < 2:
         yield from map(function, tasks)
         return
-    with ProcessPoolExecutor(min(jobs, len(tasks))) as pool:
+    workers = min(jobs, len(tasks))
+    with ProcessPoolExecutor(workers, get_context("fork"), initializer=end_with_parent) as pool:
         yield from pool.map(function, tasks)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,9 +83,39 @@ def missing(report: Report, manifest: Manifest | None) -> list[str]:
             for name in manifest.expected(report.configuration) if name not in got]  # fmt: skip
 
 
-def default_workers() -> int:
-    """As many processes as there are processors to use."""
-    return len(os.sched_getaffinity(0))
+@dataclass(frozen=True)
+class Change:
+    """A verdict that is not the one of the manifest; ``before`` or ``after`` is empty if there is none."""
+
+    configuration: Configuration
+    check: str
+    before: str
+    after: str
+
+    @property
+    def worse(self) -> bool:
+        """Whether less holds or less is known than before; of a past bug, that it is found is better."""
+        better = ("VIOLATED", "PROVED")
+        known = self.before in ("", "UNKNOWN") and self.after != ""
+        if self.configuration.is_bug:
+            better = ("PROVED", "VIOLATED")
+        return not (known or (self.before, self.after) == better or (self.before == "n/a" and self.after == better[1]))
+
+    def __str__(self) -> str:
+        was, now = self.before or "not checked", self.after or "not checked any more"
+        return f"{self.configuration}: {self.check}: {was} -> {now}" + (": WORSE" if self.worse else "")
+
+
+def changes(reports: Sequence[Report], manifest: Manifest | None) -> list[Change]:
+    """Every verdict that differs from the manifest's, those that are new and those that are gone as well."""
+    found = []
+    for report in reports:
+        before = dict(manifest.expected(report.configuration)) if manifest else {}
+        after = {row.check: row.verdict for row in report.rows}
+        for check in dict.fromkeys((*before, *after)):
+            if before.get(check) != after.get(check):
+                found.append(Change(report.configuration, check, before.get(check, ""), after.get(check, "")))
+    return found
 
 
 def refresh(reports: Sequence[Report], manifest: Manifest | None, proofs: Path) -> Manifest:

@@ -17,10 +17,11 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Literal, Self
 
+from formal.common.files import NotWrittenError
+from formal.common.lifetime import Scratch
 from formal.engines.equality import Questions
 from formal.epochs import Mode
 from formal.kernel.compare import hypervisor, protected
@@ -133,8 +134,8 @@ class Sweep:
     def __init__(self, tree: Path, mode: Mode) -> None:
         self.mode = mode
         KernelTree(tree)  # refuses what is no kernel tree before anything is copied
-        self._directory = TemporaryDirectory(prefix="mutants-")
-        self.tree = KernelTree(_copied(tree, Path(self._directory.name)))
+        self._directory = Scratch("mutants-")
+        self.tree = KernelTree(_copied(tree, self._directory.path))
         self._searched: scan.Found = {}
         scan.check(self.tree, writers.knows, (DEBUG_C,), self._searched)
         self._original = dict(self._searched)
@@ -153,7 +154,7 @@ class Sweep:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._directory.cleanup()
+        self._directory.remove()
 
     def run(self, chosen: Iterable[Site]) -> Iterator[tuple[Site, Outcome]]:
         """What becomes of each edit."""
@@ -171,6 +172,8 @@ class Sweep:
             return self._told(self._compared(scanned=True), site, text)
         except NotUnderstoodError as error:
             return Outcome("refused", str(error))
+        except (OSError, NotWrittenError):  # of this machine, not of the edit
+            raise
         except Exception as error:
             return Outcome("unexplained", f"internal error: {type(error).__name__}: {error}")
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.common.files import write_atomically
+from formal.common.files import write_file
 from formal.scope.configuration import Configuration
 
 SCHEMA_VERSION = 1
@@ -63,4 +63,4 @@ class Manifest:
         for name in sorted(self.tables):
             lines += ["", f"[{name}]"]
             lines += [f'"{check}" = "{verdict}"' for check, verdict in self.tables[name].items()]
-        write_atomically(path, "\n".join(lines) + "\n")
+        write_file(path, "\n".join(lines) + "\n")

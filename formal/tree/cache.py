@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from formal.common.files import write_atomically
+from formal.common.files import write_file
 from formal.common.places import FORMAL
 from formal.common.processes import Beside
 from formal.epochs import EPOCHS, Kernel, Mode
@@ -154,7 +154,7 @@ def _store(path: Path, job: TreeJob, before: Mapping[str, str], reports: list[Tr
         "reports": [_report_data(r) for r in reports],
     }
     try:
-        write_atomically(path, json.dumps({"format": FORMAT, "data": data, "digest": _sealed(data)}))
+        write_file(path, json.dumps({"format": FORMAT, "data": data, "digest": _sealed(data)}))
         entries = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
         for old in entries[KEPT:]:
             old.unlink(missing_ok=True)

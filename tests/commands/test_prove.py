@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from formal.commands import prove as command
+from formal.common.exit_codes import ExitCode
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import EPOCHS, Mode
@@ -61,27 +62,27 @@ TRACE = (*ONE, "--claim", "trace")
         (("--claim", "hpmn_in_guest"), "unknown claim 'hpmn_in_guest'; did you mean 'hpmn_preserved_in_guest'?"),
         (("--claim", "qqqq"), "unknown claim 'qqqq'"),
         (("--explain", "debug_roms"), "unknown claim 'debug_roms'; did you mean 'debug_rom'?"),
-        (("--epoch", "E8a"), "no epoch E8a; did you mean E8s?"),
+        (("--epoch", "E8a"), "no epoch E8a; did you mean E8"),
         (("--bug", "B55"), "unknown bug 'B55'; did you mean 'B5'?"),
         (("--mode", "pkvm"), "argument --mode: invalid choice: 'pkvm' (choose from "),
         (("--bug", "B0", "--mode", "nvhe"), "B0 does not exist in mode nvhe"),
-        (("--bug", "B5", "--epoch", "E8"), "--epoch and --bug exclude each other: a bug names its epoch"),
+        (("--bug", "B5", "--epoch", "E8"), "--bug names its epoch: --epoch does not go with it"),
         (
             ("--bug", "B5", "--claim", "trace"),
             "B5 is checked for what it breaks: guest_pstate_ss_preserved; not trace",
         ),
-        (("-j", "0"), "-j takes a number of processes from 1 up, got 0"),
-        (("-j", "-3"), "-j takes a number of processes from 1 up, got -3"),
-        (("-j", "many"), "argument -j: invalid int value: 'many'"),
-        (("--timeout", "0"), "--timeout takes seconds, got 0"),
-        (("--timeout", "-1"), "--timeout takes seconds, got -1"),
-        (("--timeout", "nan"), "--timeout takes seconds, got nan"),
-        (("--timeout", "inf"), "--timeout takes seconds, got inf"),
-        (("--timeout", "soon"), "argument --timeout: invalid float value: 'soon'"),
-        (("--breakpoints", "3"), "--breakpoints takes 1, 2, 4, 8 or 16, got 3"),
-        (("--config", "x"), "--config goes with --kernel"),
-        (("--refresh", "--claim", "trace"), "--refresh works on whole configurations; leave --claim and"),
-        (("--refresh", "--explain", "trace"), "--refresh works on whole configurations; leave --claim and"),
+        (("-j", "0"), "argument -j/--jobs: 0 is no number from 1 up"),
+        (("-j", "-3"), "argument -j/--jobs: -3 is no number from 1 up"),
+        (("--jobs", "many"), "argument -j/--jobs: many is no number from 1 up"),
+        (("--timeout", "0"), "argument --timeout: 0 is no time to wait, in seconds"),
+        (("--timeout", "-1"), "argument --timeout: -1 is no time to wait, in seconds"),
+        (("--timeout", "nan"), "argument --timeout: nan is no time to wait, in seconds"),
+        (("--timeout", "inf"), "argument --timeout: inf is no time to wait, in seconds"),
+        (("--timeout", "soon"), "argument --timeout: soon is no time to wait, in seconds"),
+        (("--breakpoints", "3"), "argument --breakpoints: invalid choice: 3 (choose from "),
+        (("--config", "x"), "--config configures a tree: it goes with --kernel"),
+        (("--refresh", "--claim", "trace"), "--refresh works on whole configurations: --claim does not go with it"),
+        (("--explain", "trace", "--refresh"), "--refresh works on whole configurations: --explain does not go with it"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
         (("nonsense",), "unrecognized arguments: nonsense"),
         (("--epoch",), "argument --epoch: expected one argument"),
@@ -97,7 +98,7 @@ def test_misuse_is_refused_with_one_line(capsys: Output, arguments: tuple[str, .
 
 
 def test_misuse_costs_no_solver(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    monkeypatch.setattr(command.gate, "run_all", lambda *a: pytest.fail("a solver would have run"))
+    monkeypatch.setattr(command.schedule, "run_all", lambda *a: pytest.fail("a solver would have run"))
     assert prove(capsys, "--claim", "tracee")[0] == 2
     assert prove(capsys, "--proofs", "nowhere")[0] == 2
 
@@ -105,8 +106,8 @@ def test_misuse_costs_no_solver(monkeypatch: pytest.MonkeyPatch, capsys: Output)
 def test_bisect_has_exit_codes_of_its_own(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     assert prove(capsys, "--bisect", "--claim", "tracee")[0] == 128
     for error, code in ((ContradictionError("x"), 129), (SolverTimeoutError("x"), 125), (ValueError("x"), 129)):
-        monkeypatch.setattr(command, "_gate", lambda args, error=error: (_ for _ in ()).throw(error))
-        assert prove(capsys, "--bisect")[0] == code
+        monkeypatch.setattr(command, "_tree", lambda *_, error=error: (_ for _ in ()).throw(error))
+        assert prove(capsys, "--bisect", "--kernel", "tree")[0] == code
 
 
 # ---- damaged input
@@ -166,7 +167,7 @@ def test_traces_of_another_system_are_a_difference_not_a_verdict(
     path.write_text(path.read_text().replace("kvm_arch_vcpu_load", "kvm_arch_vcpu_lood"))
     monkeypatch.setattr(configuration_run, "SEARCH_DEPTH", 0)
     code, out, _ = prove(capsys, "--proofs", str(folder), "--epoch", "E8", "--mode", "nvhe")
-    assert code == command.WORSE
+    assert code == ExitCode.WRONG
     assert "the system has no operation 'kvm_arch_vcpu_lood'" in out
     assert "is vacuous: its situation is never reached" in out
 
@@ -249,7 +250,7 @@ def test_a_fault_of_the_tool_is_4(capsys: Output, monkeypatch: pytest.MonkeyPatc
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(command.gate, "run_all", fails)
+    monkeypatch.setattr(command.schedule, "run_all", fails)
     code, _, err = prove(capsys, *TRACE)
     assert code == 4
     assert err.splitlines()[-1].startswith("formal.prove: internal error: ")
@@ -421,7 +422,7 @@ def test_refresh_writes_what_the_gate_accepts_and_the_same_again(tmp_path: Path,
 
 INTERRUPTED_AT_A_QUESTION = """
 import os, signal, sys
-from formal import command
+from formal.commands import prove as command
 from formal.engines.z3backend import Z3Solver
 
 real, asked = Z3Solver._check, [0]
@@ -443,17 +444,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path: Path, questi
     """At a solver question, so without waiting; in a worker's question if there are workers."""
     folder = copied(tmp_path)
     before = {p: p.read_bytes() for p in sorted(folder.rglob("*.*"))}
-    arguments = (
-        "--refresh",
-        "--epoch",
-        "E8",
-        "--proofs",
-        str(folder),
-        "-j",
-        workers,
-        "--json",
-        str(tmp_path / "r.json"),
-    )
+    arguments = ("--refresh", "--epoch", "E8", "--proofs", str(folder), "-j", workers)
     started = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED_AT_A_QUESTION, question, *arguments],
         cwd=ROOT,

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from formal.commands import prove, run_files
+from formal.commands import arguments as arguments_of_prove
+from formal.commands import prove
+from formal.common.exit_codes import ExitCode
 from formal.evidence.runs.replay import Replay
 from formal.evidence.runs.traces import TraceBook
 from formal.explain.testfile import test_file as file_text
@@ -116,7 +118,7 @@ def run_pytest(file: Path) -> str:
 
 def test_the_files_of_a_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test, wave = tmp_path / "test_run.py", tmp_path / "run.vcd"
-    assert prove.main([*ONE, "--pytest", str(test), "--vcd", str(wave)]) == prove.OK
+    assert prove.main([*ONE, "--pytest", str(test), "--vcd", str(wave)]) == ExitCode.OK
     assert capsys.readouterr().out.splitlines()[-2:] == [f"written: {wave}", f"written: {test}"]
     assert "$comment hpmn_preserved_always (E8 vhe), false after step " in wave.read_text()
     assert run_pytest(test).startswith("2 passed")
@@ -157,13 +159,13 @@ def test_every_counterexample_as_a_test_file(stem: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--vcd", "x"), "--vcd writes the run that breaks a claim: it goes with --explain CLAIM"),
-        (("--pytest", "x"), "--pytest writes the run that breaks a claim: it goes with --explain CLAIM"),
+        (("--vcd", "x"), "--vcd writes the run that breaks a claim: it goes with --explain"),
+        (("--pytest", "x"), "--pytest replays a run of a modelled kernel: it goes with --explain"),
         (
             ("--explain", "trace", "--kernel", "x", "--pytest", "x"),
-            "--pytest replays a run of a modelled kernel: with --kernel, --harness runs the C",
+            "--pytest replays a run of a modelled kernel: --kernel does not go with it",
         ),
-        ((*ONE, "--harness", "x"), "--harness runs the C of a tree: it goes with --kernel TREE"),
+        ((*ONE, "--harness", "x"), "--harness runs the C of a tree: it goes with --kernel"),
         (
             ("--epoch", "E8", "--explain", "trace", "--vcd", "x"),
             "no run breaks trace: PROVED (E8 vhe), PROVED (E8 nvhe)",
@@ -172,7 +174,7 @@ def test_every_counterexample_as_a_test_file(stem: str) -> None:
             ("--epoch", "E8", "--explain", "saved_before_modified", "--vcd", "x"),
             "one run is written, and saved_before_modified is broken in 2 configurations: add --epoch and --mode",
         ),
-        ((*ONE, "--vcd", f"{PROOFS}/manifest.toml/x"), f"{PROOFS}/manifest.toml: "),
+        ((*ONE, "--vcd", f"{PROOFS}/manifest.toml/x"), f"{PROOFS}/manifest.toml/x: "),
     ],
 )
 def test_misuse(
@@ -183,13 +185,13 @@ def test_misuse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert prove.main(arguments) == prove.USAGE
+    assert prove.main(arguments) == ExitCode.USAGE
     said = capsys.readouterr().err
     assert said.startswith(f"formal.prove: {message}") and said.count("\n") == 1, said
     assert not list(tmp_path.iterdir())
 
 
 def test_without_pyvcd(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_files, "find_spec", lambda name: None)
-    assert prove.main([*ONE, "--vcd", "x"]) == prove.USAGE
+    monkeypatch.setattr(arguments_of_prove, "find_spec", lambda name: None)
+    assert prove.main([*ONE, "--vcd", "x"]) == ExitCode.USAGE
     assert capsys.readouterr().err == "formal.prove: --vcd needs pyvcd: pip install pyvcd\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from formal.conform.__main__ import main
+from formal.commands.conform import main
 from formal.conform.boot import boot
 from formal.conform.boot.debian import Image
 from formal.conform.commands import kernel

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from formal.mutate import __main__ as mutate
+from formal.commands import mutate
+from formal.common.exit_codes import ExitCode
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from formal.mutate import __main__ as mutate
 def test_bad_command_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
 ) -> None:
-    assert mutate.main([str(tmp_path / "none") if a == "TREE" else a for a in arguments]) == mutate.USAGE
+    assert mutate.main([str(tmp_path / "none") if a == "TREE" else a for a in arguments]) == ExitCode.USAGE
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("formal.mutate: ") and err.count("\n") == 1
@@ -34,5 +35,5 @@ def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mutate, "KernelTree", interrupted)
-    assert mutate.main(["tree"]) == mutate.INTERRUPTED
-    assert capsys.readouterr().err == "formal.mutate: interrupted\n"
+    assert mutate.main(["tree"]) == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "formal.mutate: interrupted; nothing was written\n"

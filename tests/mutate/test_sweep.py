@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from formal.commands import mutate
+from formal.common.exit_codes import ExitCode
 from formal.epochs import Mode
 from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.source.tree import KVM
 from formal.logic.terms import FALSE, TRUE
-from formal.mutate import __main__ as mutate
 from formal.mutate import sweep as sweep_module
 from formal.mutate import unmodelled
 from formal.mutate.operators import Edit
@@ -150,7 +151,7 @@ def test_processes_share_the_edits_and_the_rows_are_written(tmp_path: Path, caps
     """As many rows as edits, in the order of the files, whoever made them; what cannot be explained is exit 1."""
     path = tmp_path / "edits.json"
     arguments = [str(tree_path("6.1")), "--file", "hyp/exception.c", "--sample", "6", "--json", str(path)]
-    assert mutate.main([*arguments, "-j", "2", "--all"]) == mutate.OK
+    assert mutate.main([*arguments, "-j", "2", "--all"]) == ExitCode.OK
     out = capsys.readouterr().out.splitlines()
     rows = json.loads(path.read_text())["edits"]
     assert len(rows) == 6 == len(out) - 1
@@ -168,7 +169,7 @@ def test_an_unexplained_edit_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(Sweep, "outcome", unexplained)
     monkeypatch.setattr(Sweep, "__init__", lambda self, tree, mode: None)
     monkeypatch.setattr(Sweep, "__exit__", lambda *_: None)
-    assert mutate.main([str(tree_path("6.1")), "--sample", "1"]) == mutate.UNEXPLAINED
+    assert mutate.main([str(tree_path("6.1")), "--sample", "1"]) == ExitCode.WRONG
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("unexplained: ") and out[0].endswith(" (nobody knows)")
     assert out[1] == "1 edits: 0 differs, 0 refused, 0 equivalent, 0 unmodelled, 1 unexplained"

@@ -11,6 +11,7 @@ import pytest
 
 from formal.commands import prove
 from formal.commands.check import Checked
+from formal.common.exit_codes import ExitCode
 from formal.evidence.certificates.recheck import Outcome
 from formal.evidence.runs.witnesses import Witnessed
 from formal.matrix import schedule
@@ -101,7 +102,7 @@ def run(proofs: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[i
 def test_all_is_well(proofs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = proofs.parent / "out.json"
     code, lines = run(proofs, capsys, "--json", str(file))
-    assert code == prove.OK, lines[:5]
+    assert code == ExitCode.OK, lines[:5]
     assert len(lines) <= PAGE and "  nothing is missing in proofs/, and nothing there belongs to nothing" in lines
     data = json.loads(file.read_text())
     assert data["exit_code"] == 0 and data["evidence"] == []
@@ -109,14 +110,14 @@ def test_all_is_well(proofs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_verdict_that_nothing_came_out_for(proofs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "run_all", lambda todo, w, d: [Report(j.configuration) for j in todo])
-    assert prove.main(["--gate", "--proofs", str(proofs)]) == prove.WORSE
+    assert prove.main(["--gate", "--proofs", str(proofs)]) == ExitCode.WRONG
 
 
 def test_evidence_that_is_wrong(proofs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (proofs / "traces" / "B5-vhe.json").unlink()
     (proofs / "certificates" / "E3a-vhe.tar.xz").write_bytes(b"")
     code, lines = run(proofs, capsys)
-    assert code == prove.WORSE
+    assert code == ExitCode.WRONG
     assert [line for line in lines if line.startswith("WRONG: ")] == [
         "WRONG: E3a vhe: E3a-vhe.tar.xz: its SHA-256 is not the one in the index",
         "WRONG: B5 vhe: B5-vhe.json: holds no trace, or does not exist",
@@ -135,14 +136,14 @@ def test_certificates_that_are_missing(
 ) -> None:
     (proofs / name).unlink()
     code, lines = run(proofs, capsys)
-    assert code == prove.WORSE
+    assert code == ExitCode.WRONG
     assert len([line for line in lines if line.startswith("WRONG: ") and message in line]) == 1
 
 
 def test_a_file_that_belongs_to_nothing(proofs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (proofs / "traces" / "B99-vhe.json").write_text("{}")
     code, lines = run(proofs, capsys)
-    assert code == prove.WORSE
+    assert code == ExitCode.WRONG
     assert lines[0] == "WRONG: B99-vhe.json: no traces of anything that is expected"
 
 
@@ -155,14 +156,14 @@ def test_an_unknown_is_3(proofs: Path, capsys: pytest.CaptureFixture[str], monke
 
     monkeypatch.setattr(schedule, "run_all", undecided)
     code, lines = run(proofs, capsys)
-    assert code == prove.UNKNOWN and lines[0].startswith("WRONG: ") and "UNKNOWN" in lines[0]
+    assert code == ExitCode.UNKNOWN and lines[0].startswith("WRONG: ") and "UNKNOWN" in lines[0]
 
 
 @pytest.mark.parametrize(
     "more", [["--epoch", "E8"], ["--mode", "vhe"], ["--claim", "trace"], ["--kernel", "x"], ["--refresh"], ["--spec"]]
 )
 def test_a_part_is_not_everything(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert prove.main(["--gate", *more]) == prove.USAGE
+    assert prove.main(["--gate", *more]) == ExitCode.USAGE
     assert capsys.readouterr().err == f"formal.prove: --gate checks everything: {more[0]} does not go with it\n"
 
 

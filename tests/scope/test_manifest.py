@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from formal.commands import prove
+from formal.common.exit_codes import ExitCode
 from formal.engines.verdict import Verdict
 from formal.matrix.configuration_run import Job, Report, Row, run
 from formal.properties import CLAIMS, NON_PROPERTIES
@@ -142,19 +143,19 @@ def code(*rows: Row, problems: tuple[str, ...] = ()) -> int:
 @pytest.mark.parametrize("expected", [*VERDICTS, None])
 def test_every_difference_fails_the_gate(verdict: str, expected: str | None) -> None:
     """Better than expected is a difference as well; UNKNOWN is 3 even if somebody expects it."""
-    wanted = prove.UNKNOWN if verdict == "UNKNOWN" else prove.OK if verdict == expected else prove.WORSE
+    wanted = ExitCode.UNKNOWN if verdict == "UNKNOWN" else ExitCode.OK if verdict == expected else ExitCode.WRONG
     assert code(row(verdict, expected)) == wanted
     assert code(row("PROVED", "PROVED"), row(verdict, expected)) == wanted
 
 
 def test_a_difference_outweighs_an_unknown() -> None:
-    assert code(row("UNKNOWN", "PROVED"), row("VIOLATED", "PROVED")) == prove.WORSE
-    assert code(row("UNKNOWN", "PROVED"), problems=("something is missing",)) == prove.WORSE
+    assert code(row("UNKNOWN", "PROVED"), row("VIOLATED", "PROVED")) == ExitCode.WRONG
+    assert code(row("UNKNOWN", "PROVED"), problems=("something is missing",)) == ExitCode.WRONG
 
 
 def test_a_failed_sanity_check_fails_the_gate() -> None:
     report = Report(E8, [row("PROVED", "PROVED")], problems=["claim x is vacuous: its situation is never reached"])
-    assert prove.exit_code([report]) == prove.WORSE
+    assert prove.exit_code([report]) == ExitCode.WRONG
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_a_failed_sanity_check_fails_the_gate() -> None:
 def test_an_unexpected_verdict_of_a_real_run_fails(claim: str, expected: str) -> None:
     report = run(Job(E8, PROOFS / "traces", {claim: expected}, (claim,)))
     assert [r.as_expected for r in report.rows] == [False]
-    assert prove.exit_code([report]) == prove.WORSE
+    assert prove.exit_code([report]) == ExitCode.WRONG
 
 
 @pytest.mark.usefixtures("solver_gives_up")
@@ -172,4 +173,4 @@ def test_a_run_without_its_traces_reports_what_is_not_shown(tmp_path: Path, mani
     bug = Configuration("B12", "nvhe")
     report = run(Job(bug, tmp_path, dict(manifest.expected(bug))))
     assert [r.verdict for r in report.rows] == ["UNKNOWN"]
-    assert prove.exit_code([report]) == prove.UNKNOWN
+    assert prove.exit_code([report]) == ExitCode.UNKNOWN

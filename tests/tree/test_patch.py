@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,10 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from formal.kernel.source.git import is_read
 from formal.prove import main
 from tests.conftest import ROOT
 from tests.kernel.conftest import tree_path
+from tests.kernel.git_tree import repository_of
 from tests.kernel.mutants import linked_copy
 from tests.kernel.source.test_git import commit, git
 from tests.report import sarif
@@ -39,16 +38,7 @@ def edit(file: Path, old: str, new: str) -> None:
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of what is read of v6.1: six commits, of which the fourth loses a trap; tags good and bad."""
-    source, folder = tree_path("6.1"), tmp_path_factory.mktemp("history") / "linux"
-    for directory, _, files in os.walk(source):
-        below = Path(directory).relative_to(source)
-        for name in files:
-            if is_read(str(below / name)) and not (Path(directory) / name).is_symlink():
-                (folder / below).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(directory) / name, folder / below / name)
-    git(folder, "init", "-q")
-    git(folder, "config", "gc.auto", "0")
-    commit(folder, "v6.1")
+    folder = repository_of(tree_path("6.1"), tmp_path_factory.mktemp("history") / "linux")
     git(folder, "tag", "good")
     edit(folder / DEBUG_C, "#include <linux/kvm_host.h>", "/* a comment */\n#include <linux/kvm_host.h>")
     commit(folder, "a comment")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from formal.common.lifetime import Scratch, run
 from formal.common.places import FORMAL
 from formal.conform.boot import initrd
 from formal.conform.machine.build import build_init
@@ -59,8 +59,7 @@ def boot(kernel: Path, mode: Mode, script: str, qemu: Qemu, *, cpus: int = 2, ti
         EmulatorTimeoutError: if the machine is still running when the time is up.
     """
     name = f"{kernel.name} ({mode.value})"
-    with tempfile.TemporaryDirectory(prefix="formal-conform-") as scratch:
-        folder = Path(scratch)
+    with Scratch("boot-") as folder:
         ram_disk, console = folder / "initrd", folder / "console"
         ram_disk.write_bytes(_ram_disk(build_init(folder).read_bytes(), script))
         console.touch()
@@ -69,9 +68,7 @@ def boot(kernel: Path, mode: Mode, script: str, qemu: Qemu, *, cpus: int = 2, ti
         command += ["-accel", "tcg", "-serial", f"file:{console}", "-kernel", str(kernel), "-initrd", str(ram_disk)]
         command += ["-append", "console=ttyAMA0 panic=-1 quiet loglevel=1"]
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
-            )
+            done = run(command, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
             where = _progress(console.read_text(errors="replace"))
             raise EmulatorTimeoutError(f"{name} did not end within {timeout:g} s; {where}") from None

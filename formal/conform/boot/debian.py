@@ -10,10 +10,12 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from formal.common.files import write_file
+from formal.common.lifetime import Scratch, bound, run
 
 NEWEST = "newest"
 _META = "linux-image-cloud-arm64"  # depends on the newest image of its suite
@@ -61,8 +63,8 @@ def _fetch(series: str, directory: Path) -> Path:
             raise MissingKernelError(f"no kernel {series} in {directory}, and no {tool} to fetch it with")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".fetch-") as scratch:
-            archive = Archive(Path(scratch))
+        with Scratch("fetch-") as scratch:
+            archive = Archive(scratch)
             problems = []
             for version in archive.versions(series):
                 try:
@@ -70,9 +72,9 @@ def _fetch(series: str, directory: Path) -> Path:
                 except MissingKernelError as e:  # the archive names packages that are gone; an older one may be there
                     problems.append(str(e))
                     continue
-                target = directory / series
-                target.mkdir(exist_ok=True)
-                return found.replace(target / found.name)
+                target = directory / series / found.name
+                write_file(target, found.read_bytes())
+                return target
     except OSError as e:
         raise MissingKernelError(f"cannot keep kernels in {directory}: {e.strerror}") from None
     raise MissingKernelError(problems[0] if problems else f"Debian has no package of a kernel {series} for arm64")
@@ -139,8 +141,9 @@ class Archive:
 
     def _unpack(self, deb: Path, member: str, target: Path) -> Path:
         with target.open("wb") as file:
-            tar = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
-            done = subprocess.run(["tar", "-xOf", "-", member], stdin=tar.stdout, stdout=file, check=False)
+            unpack = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+            tar = subprocess.Popen(unpack, stdout=subprocess.PIPE, preexec_fn=bound())
+            done = run(["tar", "-xOf", "-", member], stdin=tar.stdout, stdout=file, check=False)
             tar.communicate()
         if done.returncode or tar.returncode or not target.stat().st_size:
             raise MissingKernelError(f"cannot unpack {member} of {deb.name}")
@@ -150,13 +153,13 @@ class Archive:
         options = [] if tool == "dpkg-deb" else [word for option in self._options for word in ("-o", option)]
         command = [tool, *options, *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=cwd)
+            done = run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, cwd=cwd)
         except subprocess.TimeoutExpired:
             raise MissingKernelError(f"{tool} {arguments[0]} did not end within {_SECONDS:g} s") from None
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise MissingKernelError(f"{tool} {' '.join(arguments)}: {said[0]}")
-        return done.stdout
+        return str(done.stdout)
 
 
 def _archives() -> list[str]:

@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from formal.common.options import UsageError, seconds
+from formal.common.exit_codes import ExitCode
+from formal.common.files import Outputs
+from formal.common.options import Parser, seconds
+from formal.common.runner import Failures, run
 from formal.conform.cpu import report as show
 from formal.conform.cpu.cpu import conform
 from formal.conform.machine.blob import ProbeError
 from formal.conform.machine.build import BuildError, MissingToolError
 from formal.conform.machine.emulator import EmulatorError
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("--cpu", action="append", default=[], metavar="MODEL", help="a CPU model of QEMU (repeatable)")
-    parser.add_argument("--qemu", metavar="PATH", help="the emulator; default: qemu-system-aarch64")
-    parser.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="for each run of the probe")
-    parser.add_argument("--json", metavar="FILE", help="write what was found to a file; - is the standard output")
-    parser.add_argument("--verbose", action="store_true", help="list what could not be tested, and every difference")
+CODES = {
+    ExitCode.OK: "no unexplained difference",
+    ExitCode.WRONG: "one",
+    ExitCode.UNKNOWN: "it cannot be run",
+}
+FAILURES: Failures = dict.fromkeys((MissingToolError, BuildError, EmulatorError, ProbeError), (ExitCode.UNKNOWN, ""))
 
 
-def run(args: argparse.Namespace) -> int:
-    """The command; its exit code: 0 no unexplained difference, 1 one, 2 usage, 3 it cannot be run."""
-    try:
-        if args.json and args.json != "-" and not Path(args.json).absolute().parent.is_dir():
-            raise UsageError(f"--json {args.json}: there is no such directory")
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line.
+
+    Raises:
+        UsageError: with one line that says what is wrong.
+    """
+    p = Parser("conform cpu", "Holds the trap table and the debug exceptions against CPUs that QEMU emulates.", CODES)
+    p.add_argument("--cpu", action="append", default=[], metavar="MODEL", help="a CPU model of QEMU (repeatable)")
+    p.add_argument("--qemu", metavar="PATH", help="the emulator; default: qemu-system-aarch64")
+    p.add_argument("--timeout", type=seconds, default=60.0, metavar="SECONDS", help="for each run of the probe")
+    p.add_argument("--json", metavar="FILE", type=Path, help="write what was found; - is the standard output")
+    p.add_argument("--verbose", action="store_true", help="list what could not be tested, and every difference")
+    return p.parse(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return run("formal.conform cpu", lambda: _run(arguments(argv)), FAILURES)
+
+
+def _run(args: argparse.Namespace) -> int:
+    outputs = Outputs({"--json": args.json})
+    outputs.check()
+    with outputs.kept_apart():
         report = conform(args.cpu, args.qemu, args.timeout)
-        if args.json:
-            show.write_json(report, args.json)
-    except (UsageError, OSError) as e:
-        sys.stderr.write(f"formal.conform cpu: {e}\n")
-        return 2
-    except (MissingToolError, BuildError, EmulatorError, ProbeError) as e:
-        sys.stderr.write(f"formal.conform cpu: {e}\n")
-        return 3
-    if args.json != "-":
+        outputs.write("--json", show.json_text(report))
         show.print_report(report, args.verbose)
+    outputs.finish()
     return int(report.failed)

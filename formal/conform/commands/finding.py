@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from formal.common.exit_codes import ExitCode
+from formal.common.options import Parser, Rule, UsageError
+from formal.common.runner import Failures, run
 from formal.conform.boot.boot import Recording, boot
 from formal.conform.boot.debian import default_directory, image
 from formal.conform.boot.marks import MissingMarkError, Passage, passages
@@ -69,53 +72,71 @@ def _observe(reproducer: Reproducer, passage: Passage | None) -> str:
         return f"nothing to judge: {e}"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument(
+CODES = {
+    ExitCode.OK: "all confirmed (with --from-trace: run, or shown to be impossible)",
+    ExitCode.WRONG: "one is not there",
+    ExitCode.UNKNOWN: "one is unclear, or it cannot be run",
+}
+RULES = (
+    Rule("--list", "lists what there is", only=()),
+    Rule("--from-trace", "runs every counterexample", without=("NAME",)),
+)
+FAILURES: Failures = dict.fromkeys((*CANNOT_RUN, TraceError), (ExitCode.UNKNOWN, ""))
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line.
+
+    Raises:
+        UsageError: with one line that says what is wrong.
+    """
+    says = "Runs the sequence of a finding on a booted kernel, with a control, and says whether it is so."
+    p = Parser("conform finding", says, CODES, RULES)
+    p.add_argument(
         "name", nargs="*", default=[], metavar="NAME", help="a finding; default: all that the kernel is affected by"
     )
-    parser.add_argument("--list", action="store_true", help="all findings, and what became of the other causes")
-    parser.add_argument(
+    p.add_argument("--list", action="store_true", help="all findings, and what became of the other causes")
+    p.add_argument(
         "--from-trace", action="store_true", help="every stored counterexample of the kernel's release, made into a run"
     )
-    parser.add_argument("--kernel", metavar="KERNEL", help="a series or an image; default: the first that is affected")
-    add_machine_arguments(parser)
+    p.add_argument("--kernel", metavar="KERNEL", help="a series or an image; default: the first that is affected")
+    add_machine_arguments(p)
+    return p.parse(argv)
 
 
-def run(args: argparse.Namespace) -> int:
-    """The command; its exit code: 0 all confirmed, 1 one is not there, 2 usage, 3 one is unclear or it cannot run."""
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return run("formal.conform finding", lambda: _run(arguments(argv)), FAILURES)
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.list:
         _print_list()
-        return 0
+        return ExitCode.OK
     if args.from_trace:
         return _from_traces(args)
     for name in args.name:
         if by_name(name) is None:
-            sys.stderr.write(f"formal.conform finding: {_unknown(name)}\n")
-            return 2
+            raise UsageError(_unknown(name))
     named = [r for r in REPRODUCERS if r.name in args.name]
     series = args.kernel or (named[0].series[0] if named else DEFAULT)
     wanted = named or [r for r in REPRODUCERS if "/" in series or series in r.series]
     outcomes: list[Outcome] = []
-    try:
-        qemu = emulator.find(args.qemu)
-        kernel = image(series, args.kernels or default_directory())
-        for mode in modes(args):
-            here = [r for r in wanted if mode in r.modes or args.mode]
-            if not here:
-                continue
-            recording = boot(kernel.path, mode, "\n".join(r.script() for r in here), qemu, timeout=args.timeout)
-            for reproducer in here:
-                judgement = judge(reproducer, recording)
-                outcomes.append(judgement.outcome)
-                _print(reproducer, recording, judgement)
-            for error in recording.errors:
-                print(f"COMPLAINT: {error}")
-    except CANNOT_RUN as e:
-        sys.stderr.write(f"formal.conform finding: {e}\n")
-        return 3
+    qemu = emulator.find(args.qemu)
+    kernel = image(series, args.kernels or default_directory())
+    for mode in modes(args):
+        here = [r for r in wanted if mode in r.modes or args.mode]
+        if not here:
+            continue
+        recording = boot(kernel.path, mode, "\n".join(r.script() for r in here), qemu, timeout=args.timeout)
+        for reproducer in here:
+            judgement = judge(reproducer, recording)
+            outcomes.append(judgement.outcome)
+            _print(reproducer, recording, judgement)
+        for error in recording.errors:
+            print(f"COMPLAINT: {error}")
     if Outcome.UNCLEAR in outcomes or not outcomes:
-        return 3
+        return ExitCode.UNKNOWN
     return int(Outcome.ABSENT in outcomes)
 
 
@@ -123,29 +144,19 @@ def _from_traces(args: argparse.Namespace) -> int:
     """What became of each counterexample; 0 all were run or cannot be, 1 one is not there, 2 usage, 3 it cannot run."""
     series = args.kernel or DEFAULT
     absent = False
-    if args.name:
-        sys.stderr.write("formal.conform finding: --from-trace runs every counterexample; it takes no NAME\n")
-        return 2
-    try:
-        qemu = emulator.find(args.qemu)
-        kernel = image(series, args.kernels or default_directory())
-        epoch = epoch_of(kernel.path.name.removeprefix("vmlinuz-"))
-        if epoch is None:
-            sys.stderr.write(f"formal.conform finding: the release of {kernel.path.name} is not modelled\n")
-            return 2
-        for mode in modes(args):
-            rows, recording = run_counterexamples(
-                Configuration(epoch, mode.value), kernel.path, mode, qemu, args.timeout
-            )
-            where = f"{recording.release if recording else series} {mode.value}"
-            for row in rows:
-                print(f"{where}: {row.claim}: {row.state}: {row.why}", flush=True)
-                absent |= row.state is State.NOT_REPRODUCIBLE
-            for error in recording.errors if recording else ():
-                print(f"COMPLAINT: {error}")
-    except (*CANNOT_RUN, TraceError) as e:
-        sys.stderr.write(f"formal.conform finding: {e}\n")
-        return 3
+    qemu = emulator.find(args.qemu)
+    kernel = image(series, args.kernels or default_directory())
+    epoch = epoch_of(kernel.path.name.removeprefix("vmlinuz-"))
+    if epoch is None:
+        raise UsageError(f"the release of {kernel.path.name} is not modelled")
+    for mode in modes(args):
+        rows, recording = run_counterexamples(Configuration(epoch, mode.value), kernel.path, mode, qemu, args.timeout)
+        where = f"{recording.release if recording else series} {mode.value}"
+        for row in rows:
+            print(f"{where}: {row.claim}: {row.state}: {row.why}", flush=True)
+            absent |= row.state is State.NOT_REPRODUCIBLE
+        for error in recording.errors if recording else ():
+            print(f"COMPLAINT: {error}")
     return int(absent)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from formal import epochs
+from formal.common.exit_codes import ExitCode
+from formal.common.files import STANDARD
+from formal.common.options import Parser
 from formal.common.places import PROOFS
+from formal.common.runner import run
 from formal.conform.trace.check import Check, Result, TooManyRunsError, Unexplained, missing
 from formal.conform.trace.coverage import coverage, lines
 from formal.conform.trace.groups import Grouping
@@ -43,28 +47,48 @@ class InconclusiveError(Exception):
     """Nothing, or not all, can be said about the trace."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="text of ftrace's trace file or of trace-cmd report")
-    parser.add_argument(
+CODES = {
+    ExitCode.OK: "the trace is a run of the model",
+    ExitCode.WRONG: "it is none",
+    ExitCode.USAGE: "usage, or no readable trace",
+    ExitCode.UNKNOWN: "nothing can be concluded",
+}
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses the command line.
+
+    Raises:
+        UsageError: with one line that says what is wrong.
+    """
+    p = Parser(
+        "conform trace", "Says whether what the trace points of a running kernel have shown fits the model.", CODES
+    )
+    p.add_argument(
+        "file", metavar="FILE", type=Path, help="text of ftrace's file or of trace-cmd report; - is the input"
+    )
+    p.add_argument(
         "--epoch", type=epoch_option, choices=TRACED, help="the release; default: every one that explains it"
     )
-    parser.add_argument("--mode", choices=[m.value for m in HOSTS], help="the host mode; default: both")
-    parser.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
+    p.add_argument("--mode", choices=[m.value for m in HOSTS], help="the host mode; default: both")
+    p.add_argument("--verbose", action="store_true", help="how often each step was taken, and each claim met")
+    return p.parse(argv)
 
 
-def run(args: argparse.Namespace) -> int:
-    """The command; its exit code: 0 conforms, 1 does not, 2 no readable trace, 3 nothing can be concluded."""
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return run("formal.conform trace", lambda: _run(arguments(argv)), {TraceFormatError: (ExitCode.USAGE, "")})
+
+
+def _run(args: argparse.Namespace) -> int:
+    name = "standard input" if args.file == STANDARD else args.file.name
     try:
-        report = examine(read(args.file), args.file.name, args.epoch, args.mode)
-    except TraceFormatError as e:
-        sys.stderr.write(f"formal.conform trace: {e}\n")
-        return 2
-    except InconclusiveError as e:
-        sys.stderr.write(f"formal.conform trace: {args.file}: {e}\n")
-        return 3
+        report = examine(read(args.file), name, args.epoch, args.mode)
+    except InconclusiveError as error:
+        sys.stderr.write(f"formal.conform trace: {name if args.file == STANDARD else args.file}: {error}\n")
+        return ExitCode.UNKNOWN
     for line in show(report, args.verbose):
-        sys.stdout.write(line + "\n")
+        print(line)
     return report.code
 
 

@@ -6,7 +6,6 @@ expected, and to run every probe point in one go.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from formal.arch import features as feat
 from formal.arch.aarch32 import REGISTERS32
 from formal.arch.sysregs import SYSTEM_REGISTERS
+from formal.common.lifetime import Scratch
 from formal.common.options import UsageError
 from formal.conform.cpu import compare, debug_points
 from formal.conform.cpu.compare import AnyPoint, Difference
@@ -204,8 +204,7 @@ def conform(models: Sequence[str], qemu_path: str | None, timeout: float) -> Rep
     began = time.monotonic()
     qemu = emulator.find(qemu_path)
     report = Report(qemu.spelled, Book(qemu.version, DEVIATIONS + DEVIATIONS32))
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with Scratch("probe-") as directory:
         chosen = choose(models, qemu.models())
         probe = build(directory)
         for model in chosen:

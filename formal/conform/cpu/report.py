@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -181,14 +180,6 @@ def _json_deviations(report: Report) -> Iterator[dict[str, Any]]:
             yield {"name": d.name, "says": d.says, "wrong": d.wrong, "cpus": cpus, "points": points}
 
 
-def write_json(report: Report, where: str) -> None:
-    """Writes the report to a file, or to the standard output for "-".
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    text = json.dumps(as_json(report), indent=1) + "\n"
-    if where == "-":
-        sys.stdout.write(text)
-    else:
-        Path(where).write_text(text)
+def json_text(report: Report) -> str:
+    """The report as JSON."""
+    return json.dumps(as_json(report), indent=1) + "\n"

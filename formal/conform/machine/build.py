@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+from formal.common.lifetime import run
 from formal.common.places import FORMAL
 
 SOURCES = FORMAL / "conform" / "probe"
@@ -75,7 +75,7 @@ def linux_compiler() -> list[str]:
 
 
 def _has_header(command: list[str], header: str) -> bool:
-    done = subprocess.run(
+    done = run(
         [*command, "-E", "-x", "c", "-", "-o", "-"], input=f"#include <{header}>\n", capture_output=True, text=True
     )
     return done.returncode == 0
@@ -95,6 +95,6 @@ def build_init(directory: Path) -> Path:
 
 
 def _compile(command: list[str], what: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"{command[0]} cannot build {what}:\n{done.stderr.strip()}")

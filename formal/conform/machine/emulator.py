@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from formal.common.lifetime import run
 from formal.conform.machine.blob import BLOB, Blob
 from formal.conform.machine.build import MissingToolError
 
@@ -62,7 +63,7 @@ class Qemu:
             command += ["-object", f"memory-backend-file,id=ram,share=on,size={_MEGABYTES}M,mem-path={ram}"]
             command += ["-M", "virt,virtualization=on,memory-backend=ram", "-accel", "tcg,thread=single"]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+                done = run(command, capture_output=True, text=True, timeout=timeout, check=False)
             except subprocess.TimeoutExpired:
                 raise EmulatorTimeoutError(f"the probe on {model} did not end within {timeout:g} s") from None
             if done.returncode:
@@ -97,6 +98,6 @@ def find(path: str | None = None) -> Qemu:
 
 def _output(command: list[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+        return str(run(command, capture_output=True, text=True, timeout=60, check=False).stdout)
     except (OSError, subprocess.TimeoutExpired) as e:
         raise EmulatorError(f"cannot run {command[0]}: {e}") from None

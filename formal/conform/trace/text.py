@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from formal.common.files import read_file
+
 
 class TraceFormatError(Exception):
     """The text is no trace that is understood; the message names the line."""
@@ -263,7 +265,7 @@ def read(path: Path) -> TraceText:
         TraceFormatError: if it cannot be read or understood, or is empty.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise TraceFormatError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formal.common.files import write_atomically
+from formal.common.files import write_file
 from formal.evidence.certificates.catalogue import Plan
 
 SCHEMA_VERSION = 1
@@ -126,7 +126,7 @@ def write_index(folder: Path, entries: Mapping[str, Entry]) -> None:
             for name, e in sorted(entries.items())
         },
     }
-    write_atomically(folder / INDEX, json.dumps(data, indent=1) + "\n")
+    write_file(folder / INDEX, json.dumps(data, indent=1) + "\n")
 
 
 def archive_path(folder: Path, name: str) -> Path:

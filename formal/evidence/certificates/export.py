@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from formal.common.files import write_file
 from formal.evidence.certificates.archive import Entry, archive_path, unpacked
 from formal.evidence.certificates.blast import blast
 from formal.evidence.certificates.catalogue import Catalogue, proved
@@ -29,10 +30,10 @@ def export(c: Configuration, expected: Mapping[str, str], entry: Entry, folder: 
         base.parent.mkdir(parents=True, exist_ok=True)
         flat, text = flattened(obligation)
         proof = files[f"{stem}.lrat"].decode("ascii")
-        base.with_suffix(".smt2").write_text(text, encoding="utf-8")
-        base.with_suffix(".abv.smt2").write_text(with_arrays(obligation), encoding="utf-8")
-        base.with_suffix(".cnf").write_text(blast(flat.formulas + flat.axioms).dimacs(), encoding="ascii")
-        base.with_suffix(".lrat").write_text(proof, encoding="ascii")
+        write_file(base.with_suffix(".smt2"), text, sync=False)
+        write_file(base.with_suffix(".abv.smt2"), with_arrays(obligation), sync=False)
+        write_file(base.with_suffix(".cnf"), blast(flat.formulas + flat.axioms).dimacs(), sync=False)
+        write_file(base.with_suffix(".lrat"), proof, sync=False)
         steps = "".join(" ".join(map(str, (*s.clause, 0))) + "\n" for s in parse(proof))
-        base.with_suffix(".drup").write_text(steps, encoding="ascii")
+        write_file(base.with_suffix(".drup"), steps, sync=False)
     return len(owed)

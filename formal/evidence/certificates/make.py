@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from formal.common.files import write_file
 from formal.evidence.certificates.archive import (
     INDEX,
     ArchiveError,
@@ -124,7 +125,7 @@ def write(folder: Path, made: Iterable[Made], *, whole: bool) -> None:
         for m in made:
             if m.entry is not None:
                 entries[m.configuration.stem] = m.entry
-                archive_path(folder, m.configuration.stem).write_bytes(m.archive)
+                write_file(archive_path(folder, m.configuration.stem), m.archive)
         for path in folder.glob("*.tar.xz"):
             if path.name.removesuffix(".tar.xz") not in entries:
                 path.unlink()

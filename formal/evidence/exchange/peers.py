@@ -7,15 +7,18 @@ together are inductive (yosys-smtbmc), and that no run breaks a claim (ABC's ``p
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import which
 
+from formal.common.lifetime import bound
 from formal.evidence.exchange.aiger import aiger
 from formal.evidence.exchange.flat import Flat, only
 from formal.evidence.exchange.verilog import verilog
@@ -107,6 +110,7 @@ def _run(command: Sequence[str], folder: Path, seconds: float) -> tuple[str | No
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=partial(_limited, bound(), int(seconds) + 1),
     )
     try:
         said, _ = process.communicate(timeout=max(0.1, seconds))
@@ -117,6 +121,14 @@ def _run(command: Sequence[str], folder: Path, seconds: float) -> tuple[str | No
             os.killpg(process.pid, signal.SIGKILL)  # with the solvers that it started
             process.wait()
     return said, time.perf_counter() - started
+
+
+def _limited(bind: Callable[[], None], seconds: int) -> None:
+    """Binds a program to this process; those that it starts itself end when they have used as much time as it may."""
+    bind()
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = seconds if most == resource.RLIM_INFINITY else min(seconds, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, most))
 
 
 def _last(said: str) -> str:

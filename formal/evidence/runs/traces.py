@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formal.common.files import write_atomically
+from formal.common.files import write_file
 from formal.logic.terms import ArrayValue, Value
 
 SCHEMA_VERSION = 1
@@ -117,7 +117,7 @@ class TraceBook:
             "counterexamples": dict(sorted(self.counterexamples.items())),
             "traces": [to_json(trace) for trace in self.traces],
         }
-        write_atomically(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
+        write_file(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
     @staticmethod
     def read(path: Path) -> TraceBook:

@@ -16,12 +16,12 @@ import random
 import re
 import shutil
 import struct
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from formal.common.lifetime import run
 from formal.epochs import Mode
 from formal.kernel.compiled.assembly import without_assembly
 from formal.kernel.compiled.compiler import COMPILER, NOT_GCC, OPTIONS, HarnessError
@@ -150,7 +150,7 @@ class Bench:
         return file in HYP[mode.value]
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run([COMPILER, *command], capture_output=True, text=True, check=False, cwd=self.folder)
+        done = run([COMPILER, *command], capture_output=True, text=True, check=False, cwd=self.folder)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
             raise HarnessError(f"{COMPILER}: {(errors or done.stderr.splitlines() or ['failed'])[0]}")
@@ -315,7 +315,7 @@ class Bench:
 
     def _missing(self, command: Sequence[str]) -> list[str]:
         """The symbols that a link does not find."""
-        done = subprocess.run([COMPILER, *command], capture_output=True, text=True, check=False, cwd=self.folder)
+        done = run([COMPILER, *command], capture_output=True, text=True, check=False, cwd=self.folder)
         if done.returncode:
             raise HarnessError(f"{COMPILER}: {(done.stderr.splitlines() or ['failed'])[0]}")
         return sorted(set(re.findall(r"undefined reference to `(\w+)'", done.stderr)))
@@ -331,7 +331,7 @@ class Bench:
         mode = driver.subject.mode
         head = struct.pack("<3Q", driver.number, len(states), int(mode is Mode.VHE))
         data = b"".join(struct.pack(f"<{driver.width[0]}Q", *state) for state in states)
-        done = subprocess.run([QEMU, str(self.binaries[mode])], input=head + data, capture_output=True, check=False)
+        done = run([QEMU, str(self.binaries[mode])], input=head + data, capture_output=True, check=False)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise HarnessError(

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
-from formal.common.files import write_atomically
+from formal.common.files import write_file
 from formal.common.processes import in_turn
 from formal.epochs import Mode
 from formal.kernel.effects import assembly, codec, files
@@ -218,7 +218,7 @@ class _Store:
         path = self._path(side, file)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(data))
+            write_file(path, json.dumps(data))
         except OSError:
             return  # no cache, no harm
 

@@ -5,6 +5,7 @@ The overlays spell macros of what lies below C as calls that the lifter knows, a
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -85,9 +86,14 @@ def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preambl
     replaced = _replaced(tree, handle, macros)
     descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=tree.scratch)
     os.close(descriptor)
-    handle.save(pch)
     includes = included(handle)
-    stored = ci.TranslationUnit.from_ast_file(pch, ci.Index.create())  # takes less memory: it reads what is asked for
+    try:
+        handle.save(pch)
+        stored = ci.TranslationUnit.from_ast_file(
+            pch, ci.Index.create()
+        )  # takes less memory: it reads what is asked for
+    except (ci.TranslationUnitSaveError, ci.TranslationUnitLoadError) as error:  # it parses, so the disk is at fault
+        raise OSError(errno.ENOSPC, "precompiled headers cannot be kept", pch) from error
     return Preamble(pch, collect("", stored, includes), flags, macros, replaced, unsaved)
 
 

@@ -7,12 +7,12 @@ user's checkout and index alone.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from formal.common.lifetime import run
 from formal.kernel.errors import TreeError
 
 _FOLDERS = ("include/", "virt/", "arch/arm64/", "arch/arm/kvm/", "arch/arm/include/", "drivers/perf/",
@@ -126,10 +126,10 @@ class Repository:
         environment = {n: v for n, v in os.environ.items() if n not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
         command = ["git", "-C", str(self.path), *arguments]
         try:
-            done = subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+            done = run(command, input=stdin, capture_output=True, env=environment, check=False)
         except OSError as error:
             raise TreeError(f"{self.path}: git cannot be run: {error.strerror}") from error
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines() or ["it failed"]
             raise TreeError(f"{self.path}: git: {said[0]}")
-        return done.stdout
+        return bytes(done.stdout)

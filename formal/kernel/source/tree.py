@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from formal.common.lifetime import Scratch
 from formal.kernel.errors import NotUnderstoodError, TreeError
 from formal.kernel.source import headers, kconfig, makefiles
 from formal.kernel.source.definitions import Definitions
@@ -124,11 +124,11 @@ class KernelTree:
         return Definitions(self.path, self.build)
 
     @cached_property
-    def _directory(self) -> tempfile.TemporaryDirectory[str]:
+    def _directory(self) -> Scratch:
         texts = headers.stand_ins(self.path, self.version, self.autoconf, self.notes)
-        directory = tempfile.TemporaryDirectory(prefix="kernel-headers-")
+        directory = Scratch("kernel-headers-")
         for name, text in texts.items():
-            target = Path(directory.name, name)
+            target = directory.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
         return directory
@@ -136,7 +136,7 @@ class KernelTree:
     @property
     def scratch(self) -> str:
         """A private directory that lives as long as this object."""
-        return self._directory.name
+        return str(self._directory.path)
 
     def prepare(self) -> None:
         """Makes the stand-in headers now, not when they are needed.
@@ -149,11 +149,11 @@ class KernelTree:
     @cached_property
     def flags(self) -> list[str]:
         """The compiler's arguments for a file of this tree."""
-        return headers.flags(self.path, Path(self._directory.name), self.build.includes)
+        return headers.flags(self.path, self._directory.path, self.build.includes)
 
     def generated(self, name: str) -> str:
         """The text of a stand-in header of the architecture; empty if this tree needs none."""
-        path = Path(self._directory.name, "arch", name)
+        path = self._directory.path / "arch" / name
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def relative(self, file: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from formal.common.lifetime import Scratch
 from formal.kernel.errors import NotUnderstoodError, TreeError
 from formal.kernel.source.git import Commit, Repository
 from formal.kernel.source.tree import KernelTree
@@ -60,7 +60,7 @@ def _repository(kernel: Path, base: str) -> Repository:
 
 
 def _commit(repository: Repository, commit: Commit, config: Path | None, stack: ExitStack) -> Version:
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernel-commit-")))
+    folder = stack.enter_context(Scratch("kernel-commit-"))
     return _version(str(commit), repository.export(commit, folder), config)
 
 

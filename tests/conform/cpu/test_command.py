@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from formal.arch.aarch32 import REGISTERS32
+from formal.commands.conform import main
 from formal.common.options import UsageError
-from formal.conform.__main__ import main
 from formal.conform.commands import cpu as command
 from formal.conform.cpu import report as show
 from formal.conform.cpu.compare import Difference
@@ -45,11 +45,11 @@ def errors(capsys, *argv):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ((), "the following arguments are required: PART"),
-        (("cpus",), "invalid choice: 'cpus'"),
+        ((), "which command? one of cpu, finding, kernel, trace, monitor"),
+        (("cpus",), "unknown command 'cpus'; did you mean 'cpu'?"),
         (("cpu", "--timeout", "soon"), "soon is no time to wait, in seconds"),
         (("cpu", "--timeout", "-1"), "-1 is no time to wait, in seconds"),
-        (("cpu", "--json", "/no/such/place/x.json"), "there is no such directory"),
+        (("cpu", "--json", f"{__file__}/x.json"), "Not a directory"),
         (("cpu", "--verbos", "--bogus"), "unrecognized arguments: --bogus"),
     ],
 )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from formal.conform.__main__ import main
+from formal.commands.conform import main
 from formal.conform.boot import scenarios
 from formal.conform.boot.boot import Recording, boot
 from formal.conform.boot.debian import Image

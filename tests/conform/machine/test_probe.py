@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from formal.arch import traps
-from formal.conform.__main__ import main
+from formal.commands.conform import main
 from formal.conform.cpu import points32
 from formal.conform.cpu.cpu import DEFAULT_MODELS, conform
 

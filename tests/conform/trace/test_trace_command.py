@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from formal.conform.__main__ import main
+from formal.commands.conform import main
 from formal.conform.commands import trace as tracecommand
 from tests.conform.trace.test_trace_check import text_of
 

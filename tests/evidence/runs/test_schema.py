@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from formal.commands import prove
+from formal.common.exit_codes import ExitCode
 from formal.evidence.runs.replay import Replay, ReplayError
 from formal.evidence.runs.traces import Trace, TraceBook, TraceError, from_json, to_json
 from formal.scope.configuration import Configuration
@@ -37,7 +38,7 @@ def test_every_stored_file_fits(path: Path) -> None:
 def test_results_contain_such_traces(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     one = ["--epoch", "E8", "--mode", "vhe", "--explain", "hpmn_preserved_always", "--json", str(file)]
-    assert prove.main(one) == prove.OK
+    assert prove.main(one) == ExitCode.OK
     traces = [row["trace"] for row in json.loads(file.read_text())["results"] if "trace" in row]
     assert traces
     for trace in traces:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formal.common.files import write_atomically
-from formal.evidence.runs import traces
 from formal.evidence.runs.traces import Step, Trace, TraceBook, TraceError, from_json, to_json
 from formal.logic.terms import ArrayValue
 from tests.conftest import PROOFS
@@ -190,41 +187,3 @@ def test_a_bank_is_read_in_its_one_normal_form() -> None:
     """Entries that equal the default are no entries: equal banks are equal values."""
     data = change("traces", 0, "initial", "v0.user_bank", "items", to={"1": "0x0", "2": "0x5"})["traces"][0]
     assert from_json(data).initial["v0.user_bank"] == ArrayValue(0, ((2, 5),))
-
-
-# ---- writing
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file"
-    write_atomically(path, "old\n")
-    write_atomically(path, "new\n")
-    assert path.read_text(encoding="utf-8") == "new\n"
-    assert os.listdir(path.parent) == ["file"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
-@pytest.mark.parametrize("moment", ["chmod", "replace", "fdopen"])
-def test_an_interruption_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], moment: str
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old\n")
-
-    def interrupted(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(traces.os, moment, interrupted)
-    with pytest.raises(error):
-        write_atomically(path, "new\n")
-    assert path.read_text(encoding="utf-8") == "old\n"
-    assert os.listdir(tmp_path) == ["file"], "no temporary file is left"
-
-
-def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old\n")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_text(encoding="utf-8") == "old\n"
-    assert os.listdir(tmp_path) == ["file"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from formal.commands import prove
+from formal.common.exit_codes import ExitCode
 from formal.engines.equality import Questions
 from formal.epochs import Mode
 from formal.evidence.runs.replay import Replay
@@ -87,7 +88,7 @@ def test_all_stored_runs_on_the_compiled_functions(version: str, mode: str, tmp_
 def test_the_command(version: str, claim: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree, file = tree_of(version), tmp_path / "run.c"
     arguments = ["--kernel", str(tree.path), "--mode", "vhe", "--explain", claim, "--harness", str(file)]
-    assert prove.main([*arguments, "--vcd", str(tmp_path / "run.vcd")]) == prove.OK
+    assert prove.main([*arguments, "--vcd", str(tmp_path / "run.vcd")]) == ExitCode.OK
     out = capsys.readouterr().out
     assert f"written: {file}, and " in out and "is not compiled: " in out
     assert f"written: {tmp_path / 'run.vcd'}\n" in out
@@ -95,7 +96,7 @@ def test_the_command(version: str, claim: str, tmp_path: Path, capsys: pytest.Ca
     assert f" *   {line}" in file.read_text().splitlines()
     own = tmp_path / "run.d" / "mine.c"
     own.write_text("int mine;\n")
-    assert prove.main(arguments) == prove.USAGE
+    assert prove.main(arguments) == ExitCode.USAGE
     assert "run.d has files of another kind, such as mine.c" in capsys.readouterr().err
     own.unlink()
     assert not any(str(tree.path) in unit.read_text() for unit in (tmp_path / "run.d").iterdir())
@@ -117,7 +118,7 @@ def test_the_command(version: str, claim: str, tmp_path: Path, capsys: pytest.Ca
 def test_another_function_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree, file = tree_of("6.1"), tmp_path / "run.c"
     arguments = ["--kernel", str(tree.path), "--mode", "vhe", "--explain", "guest_mdscr_preserved"]
-    assert prove.main([*arguments, "--harness", str(file)]) == prove.OK
+    assert prove.main([*arguments, "--harness", str(file)]) == ExitCode.OK
     line = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith(COMPILER)).strip()
     (unit,) = [
         u
