@@ -60,8 +60,8 @@ class Calls(Instructions):
         """File, line and text of a piece of source."""
 
     @abstractmethod
-    def is_tracepoint(self, name: str) -> bool:
-        """Whether ``trace_<name>`` is a tracepoint of the file being lifted."""
+    def is_tracepoint(self, name: str, cursor: Cursor) -> bool:
+        """Whether ``trace_<name>`` is a tracepoint of the file in which it is called."""
 
     def call(self, cursor: Cursor) -> Value | None:
         """Evaluates a call."""
@@ -74,9 +74,11 @@ class Calls(Instructions):
             return self._folded(cursor, name)
         intrinsic = self._intrinsics().get(name) or (self._of_nested().get(name) if self.nests else None)
         if intrinsic is not None:
+            if not name.startswith("__") and any(map(_assigns, arguments)):  # not all arguments are evaluated
+                raise self.refusal(cursor, f"an assignment in the arguments of {name}()")
             return intrinsic(cursor, arguments)
         values = [self._argument(argument) for argument in arguments]
-        if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_")):
+        if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_"), cursor):
             self.notes[TRACE] = None
             return None
         parts = self.outlined(name)
@@ -261,3 +263,15 @@ def empty_body(function: Cursor) -> bool:
     """Whether a function's body has no statement."""
     bodies = [c for c in children(function) if c.kind == Kind.COMPOUND_STMT]
     return len(bodies) == 1 and not children(bodies[0])
+
+
+def _assigns(cursor: Cursor) -> bool:
+    """Whether evaluating an expression changes memory, but for what functions inside it do."""
+    for c in clang.preorder(cursor):
+        if c.kind == Kind.COMPOUND_ASSIGNMENT_OPERATOR:
+            return True
+        if c.kind == Kind.BINARY_OPERATOR and clang.binary_operator(c) == "=":
+            return True
+        if c.kind == Kind.UNARY_OPERATOR and clang.unary_operator(c) in ("++", "--", "p++", "p--"):
+            return True
+    return False

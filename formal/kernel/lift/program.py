@@ -141,8 +141,8 @@ class _Lifter(Calls):
     def spelled(self, cursor: Cursor) -> str:
         return self.program.resolver.spelled(cursor)
 
-    def is_tracepoint(self, name: str) -> bool:
-        return self.program.resolver.is_tracepoint(name)
+    def is_tracepoint(self, name: str, cursor: Cursor) -> bool:
+        return self.program.resolver.is_tracepoint(name, cursor)
 
 
 class Program:

@@ -46,7 +46,7 @@ class Resolver:
         self._hyps: WeakKeyDictionary[Cursor, str | None] = WeakKeyDictionary()  # of each of libclang's units
         self.parsed: dict[str, None] = {}  # the files parsed so far, by name, the first one first
         self.opened: set[str] = set()  # the paths of the files that libclang has opened so far
-        self._tracepoints: dict[tuple[str, str | None], set[str]] = {}  # declared in a file and its headers
+        self._tracepoints: WeakKeyDictionary[Cursor, set[str]] = WeakKeyDictionary()  # of each of libclang's units
         self._locks: dict[tuple[str, str | None], Lock] = {}
         self._lock = Lock()
 
@@ -88,7 +88,7 @@ class Resolver:
         with self._lock:
             self.parsed[unit.file] = None
             self.opened |= unit.includes
-            self._tracepoints[unit.file, hyp] = unit.tracepoints
+            self._tracepoints[unit.handles[0]] = unit.tracepoints
             for handle in unit.handles:
                 self._hyps[handle] = hyp
 
@@ -97,13 +97,16 @@ class Resolver:
             own = self._locks.setdefault(("", hyp), Lock())
         with own:
             if hyp not in self._preambles:
-                self._preambles[hyp] = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
+                made = parse_preamble(tree, hyp_flags(tree, hyp) if hyp is not None else ())
+                with self._lock:
+                    self._tracepoints[made.headers.handles[0]] = made.headers.tracepoints
+                self._preambles[hyp] = made
         return self._preambles[hyp]
 
-    def is_tracepoint(self, name: str) -> bool:
-        """Whether one of the files parsed so far declares a tracepoint."""
+    def is_tracepoint(self, name: str, cursor: Cursor) -> bool:
+        """Whether a tracepoint is declared in the file of a cursor or in its headers; other files do not matter."""
         with self._lock:
-            return any(name in declared for declared in self._tracepoints.values())
+            return name in self._tracepoints[cursor.translation_unit]
 
     def forget(self, file: str) -> None:
         """A file was changed in place: units that include it are parsed again when they are needed."""
@@ -114,7 +117,6 @@ class Resolver:
         for key, unit in list(self._units.items()):
             if key[0] == file or _names(unit.includes, path):
                 del self._units[key]
-        self._tracepoints = {key: declared for key, declared in self._tracepoints.items() if key in self._units}
 
     def release(self) -> None:
         """Lets go of all that was parsed; what is needed again is parsed again."""

@@ -6,6 +6,7 @@ It names candidates, the likeliest first; whether one is the definition is for t
 from __future__ import annotations
 
 import posixpath
+import glob
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -42,7 +43,8 @@ class Definitions:
 
     @cached_property
     def _headers(self) -> dict[str, str]:
-        paths = {path for pattern in _HEADERS for path in self._tree.glob(pattern)}
+        # glob.glob follows links to folders, as Path.glob does not
+        paths = {Path(name) for pattern in _HEADERS for name in glob.glob(str(self._tree / pattern), recursive=True)}
         return {
             path.relative_to(self._tree).as_posix(): path.read_text(encoding="utf-8", errors="replace")
             for path in sorted(paths)

@@ -225,6 +225,15 @@ def test_what_is_not_understood_is_refused(body: str) -> None:
         lift(body, before="void g(void); void h(u64 *p) { *p = 0; }\n")
 
 
+@pytest.mark.parametrize("effect", ["vcpu->x = 0", "vcpu->x |= 2", "vcpu->x++", "--vcpu->x"])
+def test_arguments_of_what_is_known_by_its_name_have_no_effects(effect: str) -> None:
+    """Not all of them are evaluated: the effect would be lost."""
+    before = "unsigned long copy_to_user(void *to, const void *from, unsigned long size);"
+    assert "vcpu->y" in lift("u64 y = 0; vcpu->y = copy_to_user(0, &y, 8);", before=before).writes
+    with pytest.raises(NotUnderstoodError, match=r"an assignment in the arguments of copy_to_user\(\)"):
+        lift(f"u64 y = 0; vcpu->y = copy_to_user(0, &y, ({effect}, 8));", before=before)
+
+
 def test_a_switch_inside_a_switch() -> None:
     inner = "switch (v->y) { case 2: v->z = 3; break; default: v->z = 4; }"
     body = f"switch (v->x) {{ case 1: {inner} break; case 5: v->z = 6; }}"
