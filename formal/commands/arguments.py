@@ -83,7 +83,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
     p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
     p.add_argument("--no-cache", action="store_true", help="prove a tree anew that has not changed")
-    p.add_argument("--timeout", metavar="S", type=seconds, default=60.0, help="seconds for one solver question (60)")
+    help_timeout = "seconds' work for one solver question (60)"
+    p.add_argument("--timeout", metavar="S", type=seconds, default=60.0, help=help_timeout)
     add_jobs(p)
     p.add_argument("--breakpoints", type=int, default=16, choices=(1, 2, 4, 8, 16), help=argparse.SUPPRESS)
     p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")

@@ -220,7 +220,9 @@ def _compare(args: argparse.Namespace, outputs: Outputs) -> int:
                 done.append(step)
     except TreeError as error:
         raise UsageError(str(error)) from error
-    code = ExitCode.NOT_UNDERSTOOD if any(step.refused for step in done) else ExitCode.OK
+    undecided = any(row.verdict == "UNKNOWN" for step in done for r in step.reports for row in r.rows)
+    code = ExitCode.UNKNOWN if undecided else ExitCode.OK
+    code = ExitCode.NOT_UNDERSTOOD if any(step.refused for step in done) else code
     if any(step.diff and step.diff.worse for step in done):
         code = ExitCode.WRONG
     if args.json:

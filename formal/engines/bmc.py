@@ -13,7 +13,7 @@ from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.evidence.runs.traces import Step, Trace
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
-from formal.logic.terms import And, Eq, If, Implies, Not, Or, Term, Value
+from formal.logic.terms import BOOL, And, Eq, If, Implies, Not, Or, Term, Value
 from formal.operations import Applied
 from formal.state import State
 from formal.system import Pair, System
@@ -85,7 +85,11 @@ class _Move:
 
 
 class Search:
-    """An unrolling of one system, grown a step at a time; every question is a goal at the last step."""
+    """An unrolling of one system, grown a step at a time; every question is a goal at the end of some steps.
+
+    A question finds what it would find in an unrolling of its own: it asks about short runs first, and a step that was
+    grown for another question is taken only where it is asked about.
+    """
 
     def __init__(
         self,
@@ -163,17 +167,17 @@ class Search:
                     after[key] = If(chosen, substitute(term, names, done), after[key])
         following = _Names(d + 1)
         facts += [Eq(following.variable(v), after[name]) for name, v in self.variables.items()]
-        self.solver.add(*facts)
+        self.solver.add(*(Implies(_taken(d), fact) for fact in facts))
         self.depth += 1
 
     # ---- questions
 
-    def _goal_here(self, goal: Goal) -> Term:
-        """The goal at the last step, or half way through it."""
-        if self.depth == 0:
+    def _goal_after(self, depth: int, goal: Goal) -> Term:
+        """The goal at the end of so many steps, or half way through the last one."""
+        if depth == 0:
             initial = [goal(s, s, None) for s in map(self.system.state, self.pairs)]
             return self._at(Or(*initial), 0)
-        d = self.depth - 1
+        d = depth - 1
         names = _Names(d)
         done: dict[Term, Term] = {}
         found = []
@@ -194,33 +198,33 @@ class Search:
         mapping = {str(v.data): acting.values[name] for name, v in move.states[0].values.items()}
         return State({name: mapping.get(str(v.data), v) for name, v in values.items()}, *pair)
 
-    def find(self, goal: Goal, limit: int) -> Trace | None:
-        """The shortest run of at most ``limit`` fused steps that meets the goal; ``None`` if there is none.
+    def find(self, goal: Goal, limit: int, first: int = 0) -> Trace | None:
+        """The shortest run of ``first`` to ``limit`` fused steps that meets the goal; ``None`` if there is none.
 
         Raises:
-            SolverTimeoutError: if a question takes longer than the time-out.
+            SolverTimeoutError: if a question takes more work than the time-out allows.
         """
-        while True:
-            here = self._goal_here(goal)
+        for depth in range(first, limit + 1):
+            while self.depth < depth:
+                self.grow()
+            here = self._goal_after(depth, goal)
             if here is not t.FALSE:
-                model = self.solver.model(self._wanted(), here)
+                model = self.solver.model(self._wanted(depth), here, *map(_taken, range(depth)))
                 if model is not None:
-                    return self._trace(model)
-            if self.depth >= limit:
-                return None
-            self.grow()
+                    return self._trace(model, depth)
+        return None
 
-    def _wanted(self) -> list[Term]:
+    def _wanted(self, depth: int) -> list[Term]:
         wanted = [_Names(0).variable(v) for v in self.variables.values()]
-        for d in range(self.depth):
+        for d in range(depth):
             wanted.append(self._choice(d))
             for move in self.moves:
                 wanted += [_Names(d).variable(v) for inputs in move.inputs for v in inputs.values()]
         return list(dict.fromkeys(wanted))
 
-    def _trace(self, model: dict[str, Value]) -> Trace:
+    def _trace(self, model: dict[str, Value], depth: int) -> Trace:
         steps: list[Step] = []
-        for d in range(self.depth):
+        for d in range(depth):
             move = self.moves[_number(model[f"{d}!move"])]
             for applied, inputs in zip(move.applied, move.inputs, strict=True):
                 values = {name: model[f"{d}!{v.data}"] for name, v in inputs.items()}
@@ -228,6 +232,11 @@ class Search:
         used = {f"v{s.vcpu}" for s in steps} | {f"p{s.cpu}" for s in steps} | {"v0", "p0"}
         initial = {name: model[f"0!{name}"] for name in self.variables if name.partition(".")[0] in used}
         return Trace(initial, tuple(steps))
+
+
+def _taken(depth: int) -> Term:
+    """That a step of the unrolling is taken."""
+    return t.var(f"{depth}!taken", BOOL)
 
 
 def _number(value: Value) -> int:

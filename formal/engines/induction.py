@@ -20,7 +20,7 @@ from formal.operations import Applied
 from formal.system import ACTING, OBSERVED, System
 from formal.vocabulary import Claim, Lemma, Precondition
 
-TOGETHER = 5.0  # seconds for the lemmas of an operation in one question, where questions time out
+TOGETHER = 5.0  # seconds' work for the lemmas of an operation in one question, where questions are given up
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Invariant(Induction):
     With ``assumed`` nothing is tried: what is proved from such lemmas holds if another process proves all of them.
 
     Raises:
-        SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question.
+        SolverTimeoutError: if the solver cannot tell with ``timeout`` seconds' work a question.
         VacuousError: if there is no initial state.
     """
 

@@ -71,7 +71,7 @@ class Checker:
         self.lemmas = tuple(lemmas)
         self.timeout, self.depth = timeout, depth
         self.pool = list(pool)  # traces of this and other systems, worth a try before a search
-        self.budget, self._spent = budget, 0.0  # seconds for all searches together
+        self.budget = budget  # work for all searches for one claim, in the seconds of Z3Solver
         self._searches: dict[tuple[tuple[Precondition, ...], int], Search] = {}
         self._invariants: dict[tuple[Precondition, ...], Invariant] = {}
 
@@ -156,7 +156,7 @@ class Checker:
         """The smallest counterexample that is found: among known traces, then by search on one CPU, then on two.
 
         Raises:
-            SolverTimeoutError: if the search takes longer than the time-out.
+            SolverTimeoutError: if the search takes more work than it may.
         """
 
         found = self._known(claim) or self._search(claim)
@@ -174,21 +174,21 @@ class Checker:
         return small
 
     def _search(self, claim: Claim) -> Trace | None:
-        started = time.perf_counter()
-        for cpus, limit in dict.fromkeys((c, min(n, self.depth)) for n in (6, 9, self.depth) for c in (1, 2)):
+        spent, limits = 0.0, [limit for limit in (self.budget, self.timeout) if limit is not None]
+        asked = {1: -1, 2: -1}  # by the number of CPUs: the longest runs looked at
+        for cpus, depth in dict.fromkeys((c, min(n, self.depth)) for n in (6, 9, self.depth) for c in (1, 2)):
             key = (claim.given, cpus)
             if key not in self._searches:
                 self._searches[key] = Search(self.system, claim.given, cpus=cpus, timeout=self.timeout)
-            search = self._searches[key]
-            if self.budget is not None and self._spent > self.budget:
-                raise SolverTimeoutError(f"the {self.budget:g} s for searches are spent")
-            since = time.perf_counter()
-            found = search.find(violation(claim, self.system), limit)
-            self._spent += time.perf_counter() - since
+            solver = self._searches[key].solver
+            if any(spent >= limit for limit in limits):
+                raise SolverTimeoutError(f"no counterexample found with {min(limits):g} seconds' work")
+            since = solver.worked()
+            found = self._searches[key].find(violation(claim, self.system), depth, asked[cpus] + 1)
+            asked[cpus] = depth
+            spent += solver.worked() - since
             if found is not None:
                 return found
-            if self.timeout is not None and time.perf_counter() - started > self.timeout:
-                raise SolverTimeoutError(f"no counterexample found within {self.timeout:g} s")
         return None
 
     def _stored(self, name: str) -> Trace | None:

@@ -29,7 +29,8 @@ _BINARY: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-_NO_LIMIT = 0xFFFFFFFF  # Z3's own default, in milliseconds
+WORK = 4_000_000  # of Z3's resource units: what it does of a hard question in a second, where nothing else runs
+_MOST = 0xFFFFFFFF  # that Z3 can count to; 0 is no limit
 _TRUE_FIRST = 1  # of Z3's PS_ALWAYS_TRUE: induction takes a quarter less time with it, searches for runs do not
 
 
@@ -141,11 +142,13 @@ def shared_terms() -> Z3Terms:
 
 
 class Z3Solver:
-    """One incremental solver over terms; times out after ``timeout`` seconds a question.
+    """One incremental solver over terms; gives up a question after ``timeout`` seconds' work.
 
-    Goals that were implied before are remembered with the formulas that it took (an unsatisfiable core), for all
-    solvers over the same ``terms``: kernels that differ little have many of them in common. Z3 is given formulas only
-    when it is asked. ``proves`` is for questions that are likely to have no model; no answer depends on it.
+    Work is counted in steps of Z3, not measured: a second is ``WORK`` of them, however long they take. So no answer
+    depends on what else a machine does. Goals that were implied before are remembered with the formulas that it took
+    (an unsatisfiable core), for all solvers over the same ``terms``: kernels that differ little have many of them in
+    common. Z3 is given formulas only when it is asked. ``proves`` is for questions that are likely to have no model; no
+    answer depends on it.
     """
 
     def __init__(self, terms: Z3Terms, timeout: float | None = None, *, proves: bool = False) -> None:
@@ -162,11 +165,11 @@ class Z3Solver:
 
     def _limit(self) -> None:
         self._given_timeout = self.timeout
-        self._solver.set("timeout", _NO_LIMIT if self.timeout is None else max(1, int(self.timeout * 1000)))
+        self._solver.set("rlimit", 0 if self.timeout is None else min(_MOST, max(1, int(self.timeout * WORK))))
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Questions asked inside time out after this many seconds, if questions time out at all."""
+        """Questions asked inside are given up after this many seconds' work, if any are given up at all."""
         before = self.timeout
         if before is not None:
             self.timeout = min(seconds, before)
@@ -174,6 +177,11 @@ class Z3Solver:
             yield
         finally:
             self.timeout = before
+
+    def worked(self) -> float:
+        """The work of Z3 in this process so far, in seconds as above; only differences mean something."""
+        counted = (value for name, value in self._solver.statistics() if name == "rlimit count")
+        return float(next(counted, 0)) / WORK
 
     def add(self, *facts: Term) -> None:
         """Asserts Boolean terms."""
@@ -263,7 +271,8 @@ class Z3Solver:
             reason = self._solver.reason_unknown()
             if "interrupt" in reason or "Interrupt" in reason:
                 raise KeyboardInterrupt
-            raise SolverTimeoutError(reason)
+            limited = self.timeout is not None and ("cancel" in reason or "resource" in reason)
+            raise SolverTimeoutError(f"more than {self.timeout:g} seconds' work" if limited else reason)
         return bool(answer == z3.sat)
 
     def _core(self) -> frozenset[Term]:

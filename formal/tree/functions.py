@@ -88,7 +88,7 @@ def compare(base: TreeReport, tree: TreeReport, timeout: float | None) -> list[F
     """Every function that was lifted from either tree, in one mode.
 
     Raises:
-        SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question.
+        SolverTimeoutError: if the solver cannot tell with ``timeout`` seconds' work a question.
     """
     common = _Common(base, tree, timeout)
     ours, theirs = _functions(tree), _functions(base)

@@ -14,7 +14,7 @@ from formal.kernel.source.versions import Version
 from formal.matrix.configuration_run import Row
 from formal.tree.functions import FunctionChange, compare
 from formal.tree.reading import prepare
-from formal.tree.verdicts import RANK, TreeJob, TreeReport, run, worse
+from formal.tree.verdicts import RANK, TreeJob, TreeReport, run, won, worse
 
 _LINE = re.compile(r"^(\S+?):\d+: ")  # an obligation is named by its place, which moves
 
@@ -36,7 +36,7 @@ class ClaimChange:
     @property
     def better(self) -> bool:
         """Whether the tree won something."""
-        return RANK[self.after or "n/a"] > RANK[self.before or "n/a"]
+        return won(self.before, self.after)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def steps(versions: Iterable[Version], job: Callable[[KernelTree], TreeJob], tim
     """Each version against the last one before it that is understood; each is proved once.
 
     Raises:
-        SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question about a function.
+        SolverTimeoutError: if the solver cannot tell with ``timeout`` seconds' work a question about a function.
     """
     base: tuple[str, list[TreeReport]] | None = None
     for number, version in enumerate(versions):
@@ -105,7 +105,7 @@ def side_by_side(
         explain: what is shown of a verdict that is worse; the reports are without what they were made from.
 
     Raises:
-        SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question about a function.
+        SolverTimeoutError: if the solver cannot tell with ``timeout`` seconds' work a question about a function.
     """
     compared = list(versions)
 
@@ -155,7 +155,7 @@ def diff(base: Sequence[TreeReport], tree: Sequence[TreeReport], timeout: float 
     """What changed from one tree to the other.
 
     Raises:
-        SolverTimeoutError: if the solver cannot tell within ``timeout`` seconds a question about a function.
+        SolverTimeoutError: if the solver cannot tell with ``timeout`` seconds' work a question about a function.
     """
     functions: list[FunctionChange] = []
     claims: list[ClaimChange] = []

@@ -5,8 +5,8 @@ It names candidates, the likeliest first; whether one is the definition is for t
 
 from __future__ import annotations
 
-import posixpath
 import glob
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
