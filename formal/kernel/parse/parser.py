@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import clang.cindex as ci
 
 from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.preamble import Preamble, place_of
 from formal.kernel.parse.units import TranslationUnit, collect, included
@@ -51,7 +52,8 @@ def parse(tree: KernelTree, preamble: Preamble, file: str, constants: Iterable[s
         constants: macros whose values are wanted; those that are not defined are left out of the result.
 
     Raises:
-        NotUnderstoodError: at the first error or suspicious warning, or at a macro that is not as known.
+        NotUnderstoodError: at the first error or suspicious warning outside a function, or at a macro that is not as
+            known; inside a function they cost that function (``TranslationUnit.broken``).
     """
     tree.read(file)
     path = str(tree.path / file)
@@ -65,8 +67,10 @@ def parse(tree: KernelTree, preamble: Preamble, file: str, constants: Iterable[s
         raise NotUnderstoodError(file, 0, "libclang cannot read it") from error
     includes = included(handle)
     _check_pragmas(tree, {str(handle.spelling), *includes})
-    _check_diagnostics(tree, file, handle, preamble, driver)
+    faults = _check_diagnostics(tree, file, handle, preamble, driver)
     unit, headers = collect(file, handle, includes | preamble.headers.includes), preamble.headers
+    for fault in faults:
+        unit.broken.setdefault(_function_of(tree, unit, fault), fault)
     unit.handles += headers.handles
     unit.functions = headers.functions | unit.functions
     unit.records = headers.records | unit.records
@@ -79,21 +83,40 @@ def parse(tree: KernelTree, preamble: Preamble, file: str, constants: Iterable[s
 def _check_pragmas(tree: KernelTree, names: Iterable[str]) -> None:
     """Refuses pragmas with which a file could put a macro aside and back again unseen."""
     for name in names:
-        if f"/{KVM}/" in name:
+        if "/kvm/" in name:
             text = forms.without_comments(tree.read(tree.relative(name)))
             for number, line in enumerate(text.split("\n"), 1):
                 if re.search(r"\b(push|pop)_macro\b", line):
                     raise NotUnderstoodError(tree.relative(name), number, "a pragma that replaces macros")
 
 
-def _check_diagnostics(tree: KernelTree, file: str, handle: Cursor, preamble: Preamble, driver: _Driver) -> None:
+def _function_of(tree: KernelTree, unit: TranslationUnit, error: NotUnderstoodError) -> str:
+    """The function in whose definition an error lies; clang goes on after its end as if nothing had been."""
+    for name, function in unit.functions.items():
+        extent = function.extent
+        if extent.start.line <= error.line <= extent.end.line and tree.relative(clang.file_of(function)) == error.file:
+            return name
+    raise error
+
+
+def _check_diagnostics(
+    tree: KernelTree, file: str, handle: Cursor, preamble: Preamble, driver: _Driver
+) -> list[NotUnderstoodError]:
+    """The errors and suspicious warnings of a file.
+
+    Raises:
+        NotUnderstoodError: if a macro that is replaced is defined anew.
+    """
     macros = preamble.macros
+    faults: list[NotUnderstoodError] = []
     intact: set[str] = set()
     for diagnostic in handle.diagnostics:
         where, line, previous = place_of(diagnostic)
         if diagnostic.severity >= ci.Diagnostic.Error:
             shown = tree.relative(where) if where and where != _DRIVER else file
-            raise NotUnderstoodError(shown, line if where != _DRIVER else 0, f"does not parse: {diagnostic.spelling}")
+            line = line if where != _DRIVER else 0
+            faults.append(NotUnderstoodError(shown, line, f"does not parse: {diagnostic.spelling}"))
+            continue
         if diagnostic.option == "-Wmacro-redefined":
             if where == _DRIVER and line > driver.closing and previous in macros:
                 intact.add(macros[previous])
@@ -101,6 +124,7 @@ def _check_diagnostics(tree: KernelTree, file: str, handle: Cursor, preamble: Pr
             if previous in macros:
                 raise NotUnderstoodError(tree.relative(where), line, f"redefines {macros[previous]}, which is replaced")
         if f"/{KVM}/" in where:
-            raise NotUnderstoodError(tree.relative(where), line, f"suspicious: {diagnostic.spelling}")
+            faults.append(NotUnderstoodError(tree.relative(where), line, f"suspicious: {diagnostic.spelling}"))
     for macro in sorted(preamble.replaced - intact):
         raise NotUnderstoodError(file, 0, f"{macro} is redefined by this file or by a header that it includes")
+    return faults

@@ -44,6 +44,7 @@ class Resolver:
         self._preambles: dict[str | None, Preamble] = {}
         self._units: dict[tuple[str, str | None], TranslationUnit] = {}  # the last one used is the last
         self._hyps: WeakKeyDictionary[Cursor, str | None] = WeakKeyDictionary()  # of each of libclang's units
+        self._broken: WeakKeyDictionary[Cursor, dict[str, NotUnderstoodError]] = WeakKeyDictionary()
         self.parsed: dict[str, None] = {}  # the files parsed so far, by name, the first one first
         self.opened: set[str] = set()  # the paths of the files that libclang has opened so far
         self._tracepoints: WeakKeyDictionary[Cursor, set[str]] = WeakKeyDictionary()  # of each of libclang's units
@@ -89,6 +90,7 @@ class Resolver:
             self.parsed[unit.file] = None
             self.opened |= unit.includes
             self._tracepoints[unit.handles[0]] = unit.tracepoints
+            self._broken[unit.handles[0]] = unit.broken
             for handle in unit.handles:
                 self._hyps[handle] = hyp
 
@@ -133,6 +135,8 @@ class Resolver:
         """A function by name: in a file, or in the first that defines it."""
         for candidate in [file] if file is not None else self._candidates(name, mode):
             unit = self.unit(candidate, mode)
+            if name in unit.broken:
+                raise unit.broken[name]
             if name in unit.functions:
                 return unit, unit.functions[name]
         raise NotDefinedError(file or KVM, 0, f"{name} is not defined")
@@ -149,10 +153,12 @@ class Resolver:
         """The definition of a function that is called, or ``None``.
 
         Raises:
-            NotUnderstoodError: if the definition found has another type than the declaration.
+            NotUnderstoodError: if the definition found does not parse, or has another type than the declaration.
         """
         here = callee.get_definition()
         if here is not None:
+            if error := self._broken.get(here.translation_unit, {}).get(callee.spelling):
+                raise error
             return here
         if callee.storage_class.name == "STATIC":
             return None
@@ -161,7 +167,10 @@ class Resolver:
         for file in self._candidates(callee.spelling, within or mode, inline=False):
             if within == "nvhe" and self._hyp_of(file, within) != within:
                 continue  # the nVHE hypervisor is linked on its own
-            found = self.unit(file, mode).functions.get(callee.spelling)
+            unit = self.unit(file, mode)
+            if callee.spelling in unit.broken:
+                raise unit.broken[callee.spelling]
+            found = unit.functions.get(callee.spelling)
             if found is None or found.storage_class.name == "STATIC":
                 continue
             declared, defined = (c.type.get_canonical().spelling for c in (callee, found))

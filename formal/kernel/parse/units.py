@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from sys import intern
 
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.parse.clang import Cursor, Kind, Type, children, constant
 
 
@@ -20,6 +21,7 @@ class TranslationUnit:
     enums: dict[str, dict[int, str]] = field(default_factory=dict)
     tracepoints: set[str] = field(default_factory=set)
     constants: dict[str, int] = field(default_factory=dict)
+    broken: dict[str, NotUnderstoodError] = field(default_factory=dict)  # functions that do not parse: why
     handles: tuple[Cursor, ...] = ()  # libclang's translation units, kept alive: the file's, and its headers'
     includes: frozenset[str] = frozenset()  # the paths of all files that were included, the headers' too
 

@@ -92,6 +92,11 @@ def stand_ins(
             "LINUX_VERSION_MAJOR": major, "LINUX_VERSION_PATCHLEVEL": patchlevel, "LINUX_VERSION_SUBLEVEL": sublevel,
         }) + "#define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + ((c) > 255 ? 255 : (c)))\n",
     }  # fmt: skip
+    sizes = tree / "arch/arm64/kvm/hyp/hyp-constants.c"  # of what the hypervisor keeps for itself: any value will do
+    names = (
+        re.findall(r"\bDEFINE\((\w+),", sizes.read_text(encoding="utf-8", errors="replace")) if sizes.exists() else []
+    )
+    out["gen/hyp_constants.h"] = "".join(f"extern const unsigned long {name};\n" for name in names)
     if not (tree / "include/linux/stdarg.h").exists():  # before v5.15 the compiler's own
         out["gen/stdarg.h"] = _VA_ARG
     return {**_wrappers(tree), **_tables(tree, notes), **out}
