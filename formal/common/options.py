@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from formal.common.exit_codes import ExitCode, epilog
 
@@ -65,6 +65,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises ``UsageError``."""
         raise UsageError(message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Prints help; argparse would not say that it could not."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parses a command line.

@@ -36,7 +36,12 @@ def run(name: str, work: Callable[[], int], failures: Failures | None = None) ->
     if sys.stdout is None:
         return _failed(name, ExitCode.NOT_WRITTEN, "the standard output is closed")
     try:
-        code = work()
+        try:
+            code = work()
+        except SystemExit as ended:  # as --help and --version end, and rich where nobody reads its output
+            if ended.code:
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from ended
+            code = ExitCode.OK
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

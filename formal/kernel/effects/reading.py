@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from formal.kernel.effects.places import Lvalue, Places
 from formal.kernel.effects.types import Facts, Function, Summary
 from formal.kernel.effects.unit import Unit
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
+from formal.kernel.parse.preamble import saved
 from formal.kernel.source.tree import KVM
 
 HEADERS = ("linux/kvm_host.h", "linux/perf_event.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h",
@@ -47,10 +47,7 @@ class Reader:
         handle = ci.Index.create().parse(_FILE, args=arguments, unsaved_files=[(_FILE, text)], options=options)
         if any(d.severity >= ci.Diagnostic.Error for d in handle.diagnostics):
             return "", handle
-        descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=scratch)
-        os.close(descriptor)
-        handle.save(pch)
-        return pch, handle
+        return saved(handle, scratch), handle
 
     def _learn(self, top: Iterable[Cursor]) -> None:
         records, variables, enumerators = self._types

@@ -33,6 +33,7 @@ BASE_HEADERS = (
 )
 KVM_HEADERS = ("linux/kvm_host.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h", "asm/kvm_asm.h")
 _GOTO = ("asm_goto_output", "asm_volatile_goto")  # spelled with one qualifier, as overlay_asm.h wants it
+_MOST = 48 << 20  # bytes; the headers of KVM take some 30 MB
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,27 @@ def hyp_flags(tree: KernelTree, mode: str) -> tuple[str, ...]:
     return tree.build.flags.get(mode, ())
 
 
+def saved(handle: Cursor, folder: str) -> str:
+    """Keeps headers that were parsed in a new file of a folder; its path.
+
+    Whether there is room is asked first: where the disk is full, libclang would end this process.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=folder)
+    try:
+        os.posix_fallocate(descriptor, 0, _MOST)
+        os.ftruncate(descriptor, 0)
+        handle.save(pch)
+    except (OSError, ci.TranslationUnitSaveError) as error:
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        raise OSError(code, os.strerror(code), pch) from error
+    finally:
+        os.close(descriptor)
+    return pch
+
+
 def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preamble:
     """Parses the headers.
 
@@ -84,16 +106,9 @@ def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preambl
     options = ci.TranslationUnit.PARSE_INCOMPLETE
     handle = ci.Index.create().parse(_FILE, args=[*flags, "-x", "c-header"], unsaved_files=unsaved, options=options)
     replaced = _replaced(tree, handle, macros)
-    descriptor, pch = tempfile.mkstemp(suffix=".pch", dir=tree.scratch)
-    os.close(descriptor)
     includes = included(handle)
-    try:
-        handle.save(pch)
-        stored = ci.TranslationUnit.from_ast_file(
-            pch, ci.Index.create()
-        )  # takes less memory: it reads what is asked for
-    except (ci.TranslationUnitSaveError, ci.TranslationUnitLoadError) as error:  # it parses, so the disk is at fault
-        raise OSError(errno.ENOSPC, "precompiled headers cannot be kept", pch) from error
+    pch = saved(handle, tree.scratch)
+    stored = ci.TranslationUnit.from_ast_file(pch, ci.Index.create())  # takes less memory: read when asked for
     return Preamble(pch, collect("", stored, includes), flags, macros, replaced, unsaved)
 
 
