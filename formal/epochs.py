@@ -8,6 +8,7 @@ bug that it fixed (``scope/bugs.py``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -218,6 +219,16 @@ EPOCHS: dict[str, Epoch] = {e.name: e for e in _computed()}
 
 class NoEpochError(ValueError):
     """No preset has that name or release; the message says why, and what may have been meant."""
+
+
+def of_release(text: str) -> tuple[Epoch, ...]:
+    """The presets that a tree of this release (6.1.170) may be: of the release, and of a stable series of it."""
+    try:
+        mainline = epoch_of(f"v{text}")
+    except NoEpochError:
+        return ()
+    found = re.fullmatch(r"(\d+\.\d+)\.[1-9]\d*", text)
+    return (mainline, *(e for e in EPOCHS.values() if found and e.releases == f"v{found[1]}.y"))
 
 
 def epoch_of(text: str) -> Epoch:

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from formal.commands import prove
-from formal.epochs import ALWAYS, EPOCHS, HOSTS, Kernel, Mode, NoEpochError, epoch_of
+from formal.epochs import ALWAYS, EPOCHS, HOSTS, Kernel, Mode, NoEpochError, epoch_of, of_release
 from formal.releases import CHANGES, FIRST, RELEASES, Change, Release, between
 from formal.scope.bugs import BUGS
 
@@ -103,6 +103,15 @@ def test_every_release_finds_its_epoch() -> None:
         if not e.releases.endswith(".y"):
             assert epoch_of(str(e.first)) is epoch_of(str(e.last)) is e
         assert epoch_of(e.name) is e
+
+
+@pytest.mark.parametrize(
+    ("release", "names"),
+    [("6.1.0", ["E8"]), ("6.1.170", ["E8", "E8s"]), ("5.10.223", ["E4", "E4s"]), ("6.12.95", ["E8b"]), ("5.12.0", []),
+     ("7.4.0", []), ("7.3.4", ["E13"])],
+)  # fmt: skip
+def test_what_a_tree_of_a_release_may_be(release: str, names: list[str]) -> None:
+    assert [e.name for e in of_release(release)] == names
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ _REPORTS = ("--json", "--junit", "--sarif")
 RULES = (
     Rule("--list", "lists what there is", only=()),
     Rule("--notes", "says what changed between releases", only=("--proofs",)),
+    Rule("--presets", "holds presets", only=("--kernel", "--config", "--mode", "--timeout", "--proofs")),
     Rule("--gate", "checks everything", only=(*_REPORTS, "--timeout", "--jobs", "--proofs", "--breakpoints")),
     Rule("--kernel", "proves a tree", without=("--epoch", "--bug", "--refresh", "--breakpoints")),
     Rule("--bug", "names its epoch", without=("--epoch",)),
@@ -88,6 +89,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     add_jobs(p)
     p.add_argument("--breakpoints", type=int, default=16, choices=(1, 2, 4, 8, 16), help=argparse.SUPPRESS)
     p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")
+    p.add_argument("--presets", action="store_true", help="with --kernel: hold the presets of its release against it")
     p.add_argument("--notes", metavar="A..B", help="what changed after release A up to B, in the C and in the verdicts")
     p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
     p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")

@@ -63,6 +63,10 @@ def _run(args: argparse.Namespace) -> int:
         older, newer = args.notes
         put([*notes.markdown(older, newer, Manifest.read(args.proofs / "manifest.toml"))])
         return ExitCode.OK
+    if args.presets:
+        from formal.commands import hold_presets  # loads the C front end
+
+        return hold_presets.main(args)
     outputs = Outputs({f"--{name}": getattr(args, name) for name in WRITTEN})
     outputs.check()
     if args.refresh:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from formal.arch.registers import MDCR_EL2
-from formal.epochs import EPOCHS, Epoch, Kernel, Mode
+from formal.epochs import EPOCHS, Epoch, Kernel, Mode, of_release
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.program import Lifted
 from formal.kernel.model.binding import ID_REGISTER, Binding
@@ -50,14 +50,22 @@ def resolve(
     found |= _of_owner(mode, lifted, binding) if found["tracks_debug_owner"] else _of_dirty(mode, lifted, binding)
     found |= _by_comment(tree)
     kernel = Kernel(mode, **found)  # type: ignore[arg-type]
-    names = [f.name for f in fields(Kernel) if f.name != "mode" and (kernel.copies_vcpu or f.name not in _OF_COPY)]
 
     def unlike(e: Epoch) -> list[str]:
         preset = e.kernel(mode)
-        return [n for n in names if getattr(preset, n) != getattr(kernel, n)]
+        return [n for n in mattering(kernel) if getattr(preset, n) != getattr(kernel, n)]
 
-    nearest = min((e for e in EPOCHS.values() if mode in e.modes), key=lambda e: len(unlike(e)))
+    # What is expected of a tree is what its release does, so that a bug of an older one is no excuse.
+    own = [e for e in of_release(tree.release) if mode in e.modes]
+    nearest = min(own or (e for e in EPOCHS.values() if mode in e.modes), key=lambda e: len(unlike(e)))
     return Resolved(kernel, nearest, tuple(f"{n}={getattr(kernel, n)}" for n in unlike(nearest)))
+
+
+def mattering(k: Kernel) -> tuple[str, ...]:
+    """The behaviours that make a difference in the mode of a kernel."""
+    left_out = (() if k.copies_vcpu else _OF_COPY) + ("mode",)
+    names = (f.name for f in fields(Kernel) if f.name not in left_out)
+    return tuple(name for name in names if k.vhe or not name.startswith("vhe_"))
 
 
 def _of_dirty(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool | int]:

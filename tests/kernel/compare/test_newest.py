@@ -155,6 +155,29 @@ def test_the_release_before_is_recognised(copy: Copy) -> None:
     late = {entry: saves + writes + entry, leave: restores + leave}
     with copy.edited(SWITCH, late), copy.edited(DEBUG_C, {f"{_SAVE}\n": "", _RESTORE: ""}):
         report = copy.read(Mode.VHE, ("host_mdcr_saved_first",))
-    assert (report.resolved.epoch.name, report.resolved.differs) == ("E9", ("nested_virtualization=True",))
+    assert (report.resolved.epoch.name, report.resolved.differs) == ("E13", ("vhe_saves_host_mdcr_first=False",))
     assert not report.misdescribed and all(c.equal for c in report.compared)
     assert [row.verdict for row in report.rows if row.check == "host_mdcr_saved_first"] == ["VIOLATED"]
+
+
+_UNSIGNED = (
+    "\tunsigned int pmuver = cpuid_feature_extract_unsigned_field(dfr0,\n"
+    "\t\t\t\t\t\t\t\t   ID_AA64DFR0_EL1_PMUVer_SHIFT);\n\n\tif (pmuv3_implemented(pmuver))\n"
+)
+COUNTERS = {  # how PMUVer is asked: the behaviour, and whether kvm_init_host_debug_data is one of the two modelled
+    "signed": ("\tint pmuver = ((s32)(dfr0 << 20)) >> 28;\n\n\tif (pmuver > 0)\n", False, True),
+    "not the latest": (_UNSIGNED.replace("(pmuver)", "(pmuver) && pmuver < 9"), True, False),
+    "another way": (_UNSIGNED.replace("(pmuver)", "(pmuver) && pmuver != 0"), True, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reads", "equal"), COUNTERS.values(), ids=COUNTERS)
+def test_which_cpus_are_asked_for_their_counters(copy: Copy, text: str, reads: bool, equal: bool) -> None:
+    """What v6.14 to v7.0 did is a known bug, in a tree of another release as well; what else is done is the C's."""
+    claim = "event_counters_read_before_use"
+    report = copy.report(DEBUG_C, {_UNSIGNED: text}, Mode.VHE, (claim,))
+    assert report.resolved.kernel.reads_pmuv3p8_counters is reads
+    assert report.resolved.epoch.name == "E13", "what is expected is what the release does"
+    assert [c.equal for c in report.compared if c.function == "kvm_init_host_debug_data"] == [equal]
+    verdict = "PROVED" if reads and equal else "VIOLATED"
+    assert [row.verdict for row in report.rows if row.check == claim] == [verdict]
