@@ -49,7 +49,7 @@ def in_part(copy: Copy, file: str, edits: dict[str, str], mode: Mode = Mode.VHE)
 def test_a_tree_that_is_understood_has_no_gaps(copy: Copy) -> None:
     """And what is proved of it is what is proved with the usual engine."""
     whole = in_part(copy, GUEST, {IOCTL: IOCTL})
-    expected = Manifest.read(PROOFS / "manifest.toml").expected(Configuration("E8", "vhe"))
+    expected = Manifest.read(PROOFS / "manifest.toml").expected(Configuration("E8s", "vhe"))
     assert whole.gaps == ()
     assert {expected[name] for name in whole.proved} == {"PROVED"}
     assert {expected[name] for name in whole.unknown} == {"VIOLATED"}
