@@ -124,7 +124,7 @@ FINDINGS: tuple[Finding, ...] = (
         ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9"),
         lambda k: k.traps_at_load and not k.guards_pmuserenr,
         "Under VHE perf may change PMUSERENR_EL0 between vcpu_load and the entry; EL0 accesses then go to EL1.",
-        "8681f7175948 (v6.5)",
+        "0c2f9acf6ae7 (v6.4)",
     ),
     Finding(
         "pmuserenr",

@@ -87,7 +87,7 @@ PENDING: dict[str, tuple[str, ...]] = {
     "PENDING_EXCEPTION": ("PENDING_EXCEPTION", "KVM_ARM64_PENDING_EXCEPTION"),
 }
 LOADED = "SYSREGS_ON_CPU"  # the guest's registers of EL1 are on the CPU: VHE, while a vCPU is loaded
-ON_CPU = "PMUSERENR_ON_CPU"  # the guest's PMUSERENR_EL0 is on the CPU, from v6.5
+ON_CPU = "PMUSERENR_ON_CPU"  # the guest's PMUSERENR_EL0 is on the CPU, from v6.4
 UNMODELLED: dict[str, tuple[str, ...]] = {**PENDING, ON_CPU: (ON_CPU,)}
 SYSREGS: dict[str, tuple[str, ...]] = {LOADED: (LOADED,)}
 
