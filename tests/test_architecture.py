@@ -44,6 +44,7 @@ ROOMS = {  # rooms with rooms inside, from the bottom up
     "formal.evidence": ("obligations", "runs", "certificates", "exchange", "check"),
     "formal.kernel": (
         "errors",
+        "belongs",
         "source",
         "text",
         "parse",

@@ -245,7 +245,6 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.report import tree as report
     from formal.report.treeresults import of_tree
     from formal.tree import cache, verdicts
-    from formal.tree import partial as treepart
 
     try:
         tree = KernelTree(args.kernel, args.config)
@@ -259,9 +258,6 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
         print(f"formal.prove: not understood: {error}", file=sys.stderr)
         refused = results.of_refusal(error)
         _write(outputs, lambda: refused, ExitCode.NOT_UNDERSTOOD)
-        if not args.bisect:
-            known = treepart.understood(lambda: _tree_job(args, KernelTree(args.kernel, args.config), 1))
-            put(list(report.in_part(known)))
         return ExitCode.NOT_UNDERSTOOD
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Self
 
 
@@ -33,19 +34,47 @@ class NotDefinedError(NotUnderstoodError):
     """The tree has no definition of a name where it is looked for."""
 
 
-class Gaps:
-    """What of a tree is not understood: the first is an error, or (``noted``) each is kept, with what it leaves out."""
+@dataclass(frozen=True)
+class Gap:
+    """Something of a tree that is not understood, or not as the specification has it: a place and a reason.
 
-    def __init__(self, *, noted: bool = False) -> None:
-        self.noted = noted
-        self.found: dict[str, NotUnderstoodError] = {}  # by function, operation or part of operations
+    ``of`` are the operations and parts of operations that it belongs to, by name or by C function; none: all that KVM
+    does. With ``writes`` (places as ``formal.kernel.scan`` calls them, ``f()`` for all that a function may write) it is
+    a step of its own, which may come at any time, and in the functions that it belongs to. ``broken`` is whether the C
+    was understood, so that operations do what others should; ``untimely`` whether they may happen at other times too.
+    """
+
+    file: str
+    line: int
+    reason: str
+    of: frozenset[str] = frozenset()
+    writes: frozenset[str] | None = None
+    broken: bool = False
+    untimely: bool = False
+
+    def __str__(self) -> str:
+        return str(NotUnderstoodError(self.file, self.line, self.reason))
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What tells one from another: file, line (0 for the file as a whole) and reason."""
+        return self.file, self.line, self.reason
+
+
+@dataclass
+class Gaps:
+    """What of a tree is not understood: the first is an error, or (``noted``) each is kept, with what it belongs to."""
+
+    noted: bool = False
+    found: list[Gap] = field(default_factory=list)
 
     @contextmanager
-    def at(self, what: str) -> Iterator[None]:
+    def at(self, *of: str, writes: str | None = None, untimely: bool = False) -> Iterator[None]:
         """What is done inside is left undone where the source is not understood, if that is noted."""
         try:
             yield
         except NotUnderstoodError as error:
             if not self.noted:
                 raise
-            self.found.setdefault(what, error)
+            places = None if writes is None else frozenset((writes,))
+            self.found.append(Gap(error.file, error.line, error.reason, frozenset(of), places, untimely=untimely))

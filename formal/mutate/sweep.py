@@ -196,7 +196,10 @@ class Sweep:
     def _told(self, report: TreeReport, site: Site, text: str) -> Outcome:
         if report.resolved.kernel != self._unchanged.resolved.kernel:
             return Outcome("differs", f"another kernel: {', '.join(report.resolved.differs)}")
-        for problem in (*report.misdescribed, *report.omitted.values(), *report.problems):
+        for gap in report.gaps:
+            if not gap.broken:
+                return Outcome("refused", str(gap))
+        for problem in (*report.misdescribed, *report.omitted.values(), *report.lacking, *report.problems):
             return Outcome("differs", problem)
         for c in report.compared:
             if not c.equal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from formal.evidence.runs.replay import Replay, Seen
 from formal.explain.show import final_values, shown
@@ -14,7 +14,6 @@ from formal.properties import CLAIMS
 from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
 from formal.transitions import OPERATIONS
-from formal.tree.partial import InPart
 from formal.tree.verdicts import TreeReport, better, worse
 from formal.vocabulary import Claim
 
@@ -45,7 +44,8 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
             besides = f"; stores besides: {_listed(c.stores_besides)}" if c.stores_besides else ""
             lines.append(f"  {r.mode.value:4} {c.function} ({c.place}): {state}{besides}")
     for r in reports:
-        lines += [f"  {r.mode.value:4} {text}: taken as left out" for text in r.omitted.values()]
+        lines += [f"  {r.mode.value:4} {text}: taken as left out" for text in (*r.omitted.values(), *r.lacking)]
+        lines += [f"  {r.mode.value:4} {'' if u.gap.broken else 'not understood: '}{u}" for u in r.unknowns]
         lines.append(f"  {r.mode.value:4} calls around them: {r.rules} rules on order, conditions and arguments")
     lines.append(f"hand-written, compared in parts or by their calls: {', '.join(by_hand)}")
     lines.append("behaviours of the hand-written part, by signs in the source:")
@@ -58,17 +58,6 @@ def _listed(names: Sequence[str]) -> str:
     """Names, or the first of very many."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def in_part(known: Iterable[InPart]) -> Iterator[str]:
-    """A tree that is not understood as a whole: what was lifted, and which claims that is enough for."""
-    for part in known:
-        yield f"{part.mode.value}: understood in part"
-        yield from (f"  not understood: {gap}" for gap in part.gaps)
-        yield f"  lifted from the C, {len(part.lifted)} functions: {', '.join(part.lifted) or 'none'}"
-        told = (("PROVED", part.proved, ", whatever the C does that is not understood"), ("UNKNOWN", part.unknown, ""))
-        for verdict, claims, how in told:
-            yield f"  {verdict}{how}, {len(claims)} claims: {', '.join(claims) or 'none'}"
 
 
 def table(reports: Sequence[TreeReport]) -> Grid:

@@ -163,7 +163,7 @@ def _store(path: Path, job: TreeJob, before: Mapping[str, str], reports: list[Tr
 
 
 def _may_be_kept(report: TreeReport) -> bool:
-    trouble = report.problems or report.misdescribed or report.omitted
+    trouble = report.problems or report.gaps or report.omitted or report.lacking
     green = not trouble and all(c.equal for c in report.compared)
     return green and not any(worse(row) or row.verdict == "UNKNOWN" for row in report.rows)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from formal.common.processes import Beside
 from formal.epochs import Mode
 from formal.kernel.compare.behaviours import DEBUG_C
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program, files_for, load, side_of
 from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.recognition import scan, writers
@@ -24,44 +24,39 @@ class Source:
     program: Program
     binding: Binding
     signs: tuple[Sign, ...]
+    gaps: tuple[Gap, ...] = ()  # what is not understood
 
 
 def source(tree: KernelTree, *modes: Mode) -> Source:
     """Reads a tree, for some modes first: what others need besides is read when it is needed.
 
     Raises:
-        NotUnderstoodError: if anything in the tree that matters is not understood.
+        NotUnderstoodError: if nothing can be read, such as without its headers.
     """
-    _search(tree)
-    return Source(load(tree, files_for(tree, *map(side_of, modes))), Binding(flags_of(tree)), read(tree))
+    gaps = Gaps(noted=True)
+    gaps.found += _search(tree)
+    program = load(tree, files_for(tree, *map(side_of, modes)))
+    return Source(program, Binding(flags_of(tree, gaps=gaps)), read(tree, gaps), tuple(gaps.found))
 
 
 def prepare(trees: Sequence[KernelTree], *, fork: bool) -> None:
     """Does for some trees what needs no parser; with ``fork``, the search for writers in a process of its own.
 
-    What is not understood is left for ``source``, which does it again where it can be reported.
-
     Raises:
         TreeError: if a configuration is not what it should be.
     """
-    with Beside(lambda: [_understood(tree) for tree in trees], fork=fork) as search:
+    with Beside(lambda: [_search(tree) for tree in trees], fork=fork) as search:
         for tree in trees:
-            with suppress(NotUnderstoodError):
+            with suppress(NotUnderstoodError):  # source() does it again, where it can be reported
                 tree.prepare()
-        for tree, understood in zip(trees, search.result(), strict=True):
-            tree.searched = understood
+        for tree, found in zip(trees, search.result(), strict=True):
+            tree.searched = found
 
 
-def _understood(tree: KernelTree) -> bool:
-    try:
-        _search(tree)
-    except NotUnderstoodError:
-        return False
-    return True
-
-
-def _search(tree: KernelTree) -> None:
-    """Refuses a tree in which a function that is not known may write modelled state."""
-    if not tree.searched:
-        scan.check(tree, writers.knows, (DEBUG_C,))
-        tree.searched = True
+def _search(tree: KernelTree) -> tuple[Gap, ...]:
+    """The places in which a function that is not known may write modelled state."""
+    if tree.searched is None:
+        gaps = Gaps(noted=True)
+        scan.check(tree, writers.knows, (DEBUG_C,), gaps=gaps)
+        tree.searched = tuple(gaps.found)
+    return tree.searched

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from formal.engines.equality import Questions
 from formal.engines.verdict import Checker, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.evidence.runs.traces import Trace, TraceBook
+from formal.kernel.belongs import GUEST_DEBUG
 from formal.kernel.compare import handlers, hypervisor, ownership, protected, tables
+from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
-from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import HYP_CALL
 from formal.kernel.lift.program import Lifted, Program, side_of
 from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
-from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, operations
+from formal.kernel.model.obligations import obligation_claims
+from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, keeping, operations
 from formal.kernel.recognition import debugexit, regions, reviewed, runloop, scan
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
-from formal.logic.evaluation import support
-from formal.logic.terms import And, Not, Or, Term
+from formal.logic.terms import And, Term
 from formal.matrix.configuration_run import Row, book_path, checks
 from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.scope.manifest import Manifest
-from formal.state import VARIABLES, State
+from formal.state import VARIABLES
 from formal.system import System
 from formal.transitions import OPERATIONS
+from formal.tree.deciding import Decider
 from formal.tree.reading import Source, source
-from formal.vocabulary import Claim, Point
+from formal.tree.unknowns import Effects, Unknown, narrower, unknowns
+from formal.vocabulary import Claim
 from formal.worldswitch import PARTS
 
 GIVEN_UP = 20.0  # work for one question about a claim, as Z3Solver counts it, whatever --timeout says
@@ -63,7 +68,6 @@ class TreeReport:
     compared: list[Compared] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    misdescribed: list[str] = field(default_factory=list)  # hypervisor functions that the hand-written part is not
     omitted: dict[str, str] = field(default_factory=dict)  # parts and operations whose call is missing, and where
     lifted: tuple[str, ...] = ()  # operations that are C functions of the tree
     rules: int = 0  # what was asked of the calls around the lifted functions
@@ -76,8 +80,16 @@ class TreeReport:
     binding: Binding | None = None
     program: Program | None = None  # what was read of the tree
     explained: Mapping[str, Sequence[str]] = field(default_factory=dict)  # texts, where nothing of all this is left
-    cached: bool = False  # from an earlier run with the same inputs (formal/tree/cache.py)
-    facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree; none if it is misdescribed
+    cached: bool = False  # from an earlier run with the same inputs (formal/treecache.py)
+    facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree
+    gaps: list[Gap] = field(default_factory=list)  # what is not understood, or not as described
+    unknowns: tuple[Unknown, ...] = ()  # the same, with what it may do
+    lacking: list[str] = field(default_factory=list)  # what operations do not do here though they should
+
+    @property
+    def misdescribed(self) -> list[str]:
+        """Where the C was understood and is not what the specification says."""
+        return [str(gap) for gap in self.gaps if gap.broken]
 
     @property
     def shown(self) -> Mapping[str, Counterpart | Assembly]:
@@ -119,7 +131,7 @@ def run(job: TreeJob) -> list[TreeReport]:
     """Proves a tree, mode by mode.
 
     Raises:
-        NotUnderstoodError: if anything in the tree that matters is not understood.
+        NotUnderstoodError: if no claim can be looked at.
     """
     tree = source(job.tree, *job.modes)
     return [prove(job, tree, mode) for mode in job.modes]
@@ -129,9 +141,9 @@ def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
     """Proves a tree in one mode; the files that were opened for it are added to the tree's.
 
     Raises:
-        NotUnderstoodError: if anything in the tree that matters is not understood.
+        NotUnderstoodError: if no claim can be looked at.
     """
-    report = compare(tree.program, tree.binding, tree.signs, mode, Questions(job.timeout))
+    report = compare(tree.program, tree.binding, tree.signs, mode, Questions(job.timeout), tree.gaps)
     _check_claims(job, report)
     job.tree.opened |= {name for name in tree.program.resolver.opened if name.startswith(f"{job.tree.path}/")}
     return report
@@ -143,42 +155,52 @@ def compare(
     signs: tuple[Sign, ...],
     mode: Mode,
     ask: Questions,
-    gaps: Gaps | None = None,
+    known: Iterable[Gap] = (),
 ) -> TreeReport:
     """The C of a tree against the specification, in one mode; no claim is checked.
 
+    Args:
+        known: what is not understood of the tree; what is found besides is kept in the report.
+
     Raises:
-        NotUnderstoodError: if anything in the tree that matters is not understood, and that is not noted in ``gaps``.
+        NotUnderstoodError: if the mode is none of this tree.
     """
-    tree, gaps = program.tree, gaps or Gaps()
+    tree, gaps = program.tree, Gaps(noted=True)
     assert isinstance(tree, KernelTree)
     side = side_of(mode)
+    gaps.found += [gap for gap in known if tree.build.hyp_of(gap.file, side) in (None, side)]
     lifted: dict[str, Lifted] = {}
-    for name in program.functions(DEBUG_C):
-        if name not in ownership.WITH_CALLER:
+    functions: list[str] = []
+    with gaps.at():
+        functions = program.functions(DEBUG_C)
+    for name in functions:
+        if name not in owner.WITH_CALLER:
             with gaps.at(name):
                 lifted[name] = program.lift(name, side, file=DEBUG_C)
-    resolved = resolve(tree, mode, lifted, binding, signs)
+    resolved = resolve(tree, mode, lifted, binding, signs, gaps)
     k = resolved.kernel
     by_hand = System(k, operations(k))
     outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
-    report = TreeReport(mode, resolved, notes=tuple(dict.fromkeys([HYP_CALL, *tree.notes, *notes])))
+    told = tuple(dict.fromkeys([HYP_CALL, *tree.notes, *notes]))
+    report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
     outside |= debug.init() if debug is not None else {}
     report.counterparts = counterparts(OPERATIONS, lifted, binding) | outside
     report.lifted = tuple(report.counterparts)
     report.replaced = _compare_operations(report, by_hand, ask, gaps)
-    differs = _compare_owner(report, debug, by_hand, ask) if debug is not None else {}
-    differs |= _compare_copies(report, program, by_hand, ask) if k.copies_vcpu else {}
+    differs = _compare_owner(report, debug, by_hand, ask, gaps) if debug is not None else {}
+    with gaps.at(protected.FLUSH):
+        differs |= _compare_copies(report, program, by_hand, ask) if k.copies_vcpu else {}
     if debug is None:
         _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     differs |= _compare_hypervisor(report, program, binding, by_hand, ask, gaps)
-    reviewed.check(program, side, k.defers_pc_adjustment, k.nests)
-    report.problems += wrong(program.constants)
-    report.misdescribed += [*tables.check(program, k), *regions.check(tree, k)]
+    reviewed.check(program, side, k.defers_pc_adjustment, k.nests, gaps)
+    with gaps.at():
+        report.problems += wrong(program.constants)
+    gaps.found += [*tables.check(program, k, gaps), *regions.check(tree, k)]
     _check_rules(report, program, binding, k, ask, gaps)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
     report.differing = differs
@@ -229,16 +251,20 @@ def _compare_components(
         report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
-def _compare_owner(report: TreeReport, debug: ownership.Debug, system: System, ask: Questions) -> dict[str, list[str]]:
+def _compare_owner(
+    report: TreeReport, debug: owner.Debug, system: System, ask: Questions, gaps: Gaps
+) -> dict[str, list[str]]:
     """Compares debug.c of v6.14 and later; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
     differs: dict[str, list[str]] = {}
-    for name in ownership.COMPONENTS:
-        function = debug.lifted[name]
-        differs[name] = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
-        report.compared.append(_compared(function, differs[name], debug.binding.stores(function)[1]))
+    for name in owner.COMPONENTS:
+        if name in debug.lifted:
+            with gaps.at(name):
+                function = debug.lifted[name]
+                differs[name] = _variables(function, ask.differing(debug.conditions(name, s, k), allowed(s)))
+                report.compared.append(_compared(function, differs[name], debug.binding.stores(function)[1]))
     report.parts = debug.parts()
-    return {name: differs[name] for name in report.parts}
+    return {name: differs[name] for name in report.parts if name in differs}
 
 
 def _compare_copies(report: TreeReport, program: Program, system: System, ask: Questions) -> dict[str, list[str]]:
@@ -257,23 +283,27 @@ def _compare_hypervisor(
     """Compares the hypervisor's functions; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
     differing: dict[str, list[str]] = {}
-    unfit: list[tuple[hypervisor.Component, str]] = []
+    unfit: list[tuple[hypervisor.Component, Gap]] = []
     for component, function in hypervisor.lifted(program, k, gaps):
-        hypervisor.refuse_unfit(function, k)
-        differs = ask.differing(
-            hypervisor.conditions(component, function, binding, s, k, program.constants), allowed(s)
-        )
-        found = _compared(function, differs, ())
-        report.compared.append(found)
-        part = hypervisor.part_of(component, function, binding)
-        report.parts |= {} if part is None else {part.name: part}
-        if differs and part is not None and not ask.differing(part.replaceable(s, differs), allowed(s)):
-            differing[part.name] = differs
-        elif differs:
-            unfit.append((component, f"{found.function} ({found.place}) differs in {', '.join(differs)}"))
-    for component, text in unfit:  # what is less than a part does not matter beside the part that does what it does
-        if component.part is not None or not any(PARTS[name] is component.by_hand for name in differing):
-            report.misdescribed.append(text)
+        of = component.of(k)
+        with gaps.at(*of):
+            hypervisor.refuse_unfit(function, k)
+            differs = ask.differing(
+                hypervisor.conditions(component, function, binding, s, k, program.constants), allowed(s)
+            )
+            found = _compared(function, differs, ())
+            report.compared.append(found)
+            part = hypervisor.part_of(component, function, binding)
+            report.parts |= {} if part is None else {part.name: part}
+            if differs and part is not None and not ask.differing(part.replaceable(s, differs), allowed(s)):
+                differing[part.name] = differs
+            elif differs:
+                text = f"{found.function} ({found.place}) differs in {', '.join(differs)}"
+                unfit.append((component, Gap(function.file, function.line, text, frozenset(of), broken=True)))
+    told = {PARTS[name] for name in (*differing, *(c.part for c, _ in unfit if c.part is not None)) if name in PARTS}
+    for component, gap in unfit:  # what is less than a part does not matter beside the part that does what it does
+        if component.part is not None or component.by_hand not in told:
+            gaps.found.append(gap)
     return differing
 
 
@@ -293,95 +323,80 @@ def _check_frames(
             continue
         moved = ask.differing(unmoved(function, binding, s))
         if moved:
-            raise NotUnderstoodError(
-                function.file,
-                function.line,
-                f"{name}() changes {', '.join(moved)}, and is not an operation of the model",
-            )
+            reason = f"{name}() changes {', '.join(moved)}, and is not an operation of the model"
+            report.gaps.append(Gap(function.file, function.line, reason, frozenset((name,)), frozenset(moved)))
         report.compared.append(_compared(function, (), binding.stores(function)[1]))
 
 
 def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions, gaps: Gaps) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
-    flags = {**binding.flags, **flags_of(program.tree, UNMODELLED)}
-    around = [*runloop.rules(program, k, flags), *protected.rules(program, binding, k)]
-    with gaps.at(debugexit.FUNCTION):
+    flags = {**binding.flags, **flags_of(program.tree, UNMODELLED, gaps)}
+    around = [*runloop.rules(program, k, flags, gaps), *protected.rules(program, binding, k, gaps)]
+    with gaps.at(GUEST_DEBUG):
         around += debugexit.rules(program, side_of(report.mode))
-    for rule in (*around, *handlers.rules(program, k, binding)):
+    for rule in (*around, *handlers.rules(program, k, binding, gaps)):
         report.rules += 1
         if ask.differing([(rule.says, rule.holds)]):
             text = f"{rule.file}:{rule.line}: not so: {rule.says}"
             part = report.parts.get(rule.omits or "")
             if rule.omits in report.counterparts or (part is not None and not part.does_more):
                 report.omitted[str(rule.omits)] = text
+            elif rule.keeps is not None:
+                name, kept = rule.keeps
+                report.replaced |= {op.name: keeping(op, kept) for op in OPERATIONS if op.name == name}
+                report.lacking.append(text)
+            elif rule.of is None:
+                report.problems.append(text)
             else:
-                report.misdescribed.append(text)
+                gaps.found.append(rule.gap)
 
 
 # ---- the claims, with what the C does
 
 
-def _obligation_claims(report: TreeReport) -> Iterator[Claim]:
-    """What the lifted functions must not do (BUG_ON, bad pointers and indices), as claims of their own."""
-    assert report.system is not None
-    for c in report.counterparts.values():
-        if c.owns is not None:
-            continue  # of handlers they are demanded where the function is compared
-        for text, _ in c.obligations(report.system.state(), Inputs("", 16)):
-            yield _obligation_claim(c, text)
-
-
-def _obligation_claim(c: Counterpart, text: str) -> Claim:
-    def when(s: State, k: Kernel) -> Term:
-        return c.operation.enabled(s, k, Inputs(f"in.{c.operation.name}", k.breakpoints))
-
-    def then(before: State, after: State, k: Kernel) -> Term:
-        found = [condition for where, condition in c.obligations(before, Inputs("", 16)) if where == text]
-        ours = {name for value in before.values.values() for name in support(value)}
-        foreign = {name for condition in found for name in support(condition)} - ours
-        if foreign:
-            raise NotUnderstoodError(c.lifted.file, c.lifted.line, f"{text} depends on {sorted(foreign)[0]}")
-        return Not(Or(*found))
-
-    says = f"Never happens: {text.partition(': ')[2]}."
-    return Claim(text.rpartition("/")[2], says, text.partition(": ")[0], Point.HANDLED, when, then, lambda k: None)
-
-
 def _check_claims(job: TreeJob, report: TreeReport) -> None:
-    assert report.system is not None
-    c = Configuration(report.resolved.epoch.name, report.mode.value)
-    book = TraceBook.read(book_path(job.proofs / "traces", c))
-    checker = Checker(
-        report.system,
-        book,
-        timeout=GIVEN_UP if job.timeout is None else min(job.timeout, GIVEN_UP),
-        depth=SHALLOW,
-        pool=_pool(job.proofs / "traces", report.mode),
-        budget=SEARCHED,
-    )
-    expected = job.manifest.expected(c)
+    system, mode = report.system, report.mode
+    assert system is not None
     wanted = [(n, claim) for n, claim in checks(CLAIMS) if " without " not in n]
-    wanted += [(claim.name, claim) for claim in _obligation_claims(report)]
-    for text in report.misdescribed:
-        report.problems.append(f"{text}: the hand-written operations do not describe this tree, so nothing is proved")
+    wanted += [(claim.name, claim) for claim in obligation_claims(report.counterparts.values(), system.state())]
     wanted = [(n, claim) for n, claim in wanted if not job.claims or claim.name in job.claims]
-    report.rows = [_row(report, checker.check(claim), expected.get(name)) for name, claim in wanted]
-    if report.misdescribed:
-        report.rows = [_unproved(row, report.misdescribed[0]) for row in report.rows]
-        return
-    report.facts = checker.facts()
-    if any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
-        return
-    checker.depth = DEEP
-    for number, (name, claim) in enumerate(wanted):
-        if report.rows[number].verdict == "UNKNOWN":
-            report.rows[number] = _row(report, checker.check(claim), expected.get(name))
-            if worse(report.rows[number]) and report.rows[number].verdict == "VIOLATED":
-                return
+    expected = job.manifest.expected(Configuration(report.resolved.epoch.name, mode.value))
+    if report.gaps:
+        report.unknowns = unknowns(system, report.gaps, Effects.of(job.tree))
+    understood = narrower(system, report.unknowns)
+    checker = _checker(job, report, understood)
+    decides = Decider(checker, system, report.unknowns, partial(_checker, job, report)) if report.unknowns else None
+    check = checker.check if decides is None else decides.check
+    report.rows = [_row(report, _checked(check, claim), expected.get(name)) for name, claim in wanted]
+    report.facts = checker.facts() if decides is None else decides.wider.facts()
+    if not any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
+        checker.depth = DEEP
+        for number, (name, claim) in enumerate(wanted):
+            if report.rows[number].verdict == "UNKNOWN":
+                report.rows[number] = _row(report, _checked(check, claim), expected.get(name))
+                if worse(report.rows[number]) and report.rows[number].verdict == "VIOLATED":
+                    break
+    if decides is not None:
+        left = {row.check for row in report.rows if row.verdict == "UNKNOWN"}
+        reasons = decides.reasons(claim for name, claim in wanted if name in left)
+        report.rows = [replace(row, reason=reasons.get(row.check, row.reason)) for row in report.rows]
+    if not job.claims and not any(row.verdict == "UNKNOWN" for row in report.rows):
+        report.problems += [str(unknown) for unknown in report.unknowns if unknown.gap.broken]
 
 
-def _unproved(row: Row, why: str) -> Row:
-    return replace(row, verdict="UNKNOWN", reason=why) if row.verdict == "PROVED" else row
+def _checked(check: Callable[[Claim], Result], claim: Claim) -> Result:
+    """The verdict on a claim, which may be about something in the C that the state does not have."""
+    try:
+        return check(claim)
+    except NotUnderstoodError as error:
+        return Result(claim, Verdict.UNKNOWN, "-", 0.0, reason=f"hangs on {error}")
+
+
+def _checker(job: TreeJob, report: TreeReport, system: System) -> Checker:
+    c = Configuration(report.resolved.epoch.name, report.mode.value)
+    timeout = GIVEN_UP if job.timeout is None else min(job.timeout, GIVEN_UP)
+    book, pool = TraceBook.read(book_path(job.proofs / "traces", c)), _pool(job.proofs / "traces", report.mode)
+    return Checker(system, book, timeout=timeout, depth=SHALLOW, pool=pool, budget=SEARCHED)
 
 
 def _pool(traces: Path, mode: Mode) -> list[Trace]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from formal.engines.equality import Questions
 from formal.epochs import Mode
 from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program, files_for, load
 from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.recognition.scan import check
@@ -63,8 +64,10 @@ class Copy:
 
     def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
         """The tree as it is now."""
-        check(self.tree, knows, (DEBUG_C,))
-        report = compare(self.program, Binding(flags_of(self.tree)), read(self.tree), mode, self.ask)
+        gaps = Gaps(noted=True)
+        check(self.tree, knows, (DEBUG_C,), gaps=gaps)
+        binding = Binding(flags_of(self.tree, gaps=gaps))
+        report = compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
         if claims:
             manifest = Manifest.read(PROOFS / "manifest.toml")
             _check_claims(TreeJob(self.tree, (mode,), claims, PROOFS, manifest, 60.0), report)

@@ -13,6 +13,7 @@ import pytest
 
 from formal.epochs import Mode
 from formal.evidence.runs.traces import to_json
+from formal.kernel.errors import Gap
 from formal.kernel.source.tree import KernelTree
 from formal.prove import main
 from formal.scope.manifest import Manifest
@@ -211,7 +212,8 @@ def test_only_green_runs_are_kept(kept: tuple[list[TreeReport], Path], tmp_path:
     asked.tree.kconfig_files.append("init/Kconfig")
     for changed in (
         replace(report, problems=["x"]),
-        replace(report, misdescribed=["x"]),
+        replace(report, gaps=[Gap("x", 1, "y")]),
+        replace(report, lacking=["x"]),
         replace(report, omitted={"x": "y"}),
         replace(report, rows=[replace(row, verdict="UNKNOWN")]),
         replace(report, rows=[replace(row, verdict="VIOLATED", expected="PROVED")]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from formal.arch.registers import MDCR_EL2
 from formal.epochs import EPOCHS, Epoch, Kernel, Mode, of_release
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Lifted
 from formal.kernel.model.binding import ID_REGISTER, Binding
 from formal.kernel.source.tree import KVM, KernelTree
@@ -34,21 +34,31 @@ class Resolved:
 
 
 def resolve(
-    tree: KernelTree, mode: Mode, lifted: Mapping[str, Lifted], binding: Binding, signs: tuple[Sign, ...]
+    tree: KernelTree,
+    mode: Mode,
+    lifted: Mapping[str, Lifted],
+    binding: Binding,
+    signs: tuple[Sign, ...],
+    gaps: Gaps | None = None,
 ) -> Resolved:
-    """The behaviours of a tree.
+    """The behaviours of a tree. What is not told is as in the release that the tree says it is.
 
     Raises:
-        NotUnderstoodError: if the C lacks a function, or has a shape that fits no behaviour.
+        NotUnderstoodError: if the C lacks a function, or has a shape that fits no behaviour, and that is not noted.
     """
-    found: dict[str, bool | int] = {s.behaviour: s.value for s in signs}
-    if mode is Mode.PROTECTED and not found["tracks_debug_owner"]:
+    gaps = gaps or Gaps()
+    told: dict[str, bool | int] = {s.behaviour: s.value for s in signs}
+    if mode is Mode.PROTECTED and not told["tracks_debug_owner"]:
         raise NotUnderstoodError(DEBUG_C, 0, "before v6.14 protected mode is as nvhe, and is proved there")
-    for needed in OF_OWNER if found["tracks_debug_owner"] else OF_DIRTY:
-        if needed not in lifted:
-            raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
-    found |= _of_owner(mode, lifted, binding) if found["tracks_debug_owner"] else _of_dirty(mode, lifted, binding)
-    found |= _by_comment(tree)
+    missed = {name for gap in gaps.found for name in gap.of or (*OF_OWNER, *OF_DIRTY)}  # none: all is missed
+    for needed in OF_OWNER if told["tracks_debug_owner"] else OF_DIRTY:
+        if needed not in lifted and needed not in missed:
+            with gaps.at(needed):
+                raise NotUnderstoodError(DEBUG_C, 0, f"{needed}() is not defined here, and the model needs it")
+    found: dict[str, bool | int] = dict(_released(tree.version, mode).lacks) | told
+    known = {**dict.fromkeys(missed), **lifted}
+    of = _of_owner if told["tracks_debug_owner"] else _of_dirty
+    found |= of(mode, known, binding, gaps) | _by_comment(tree)
     kernel = Kernel(mode, **found)  # type: ignore[arg-type]
 
     def unlike(e: Epoch) -> list[str]:
@@ -68,23 +78,34 @@ def mattering(k: Kernel) -> tuple[str, ...]:
     return tuple(name for name in names if k.vhe or not name.startswith("vhe_"))
 
 
-def _of_dirty(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool | int]:
-    return _by_width(lifted, binding) | _by_effect(mode, lifted, binding)
+def _released(version: tuple[int, int, int], mode: Mode) -> Epoch:
+    """The newest preset that had begun with a release."""
+    there = [e for e in EPOCHS.values() if mode in e.modes]
+    begun = [e for e in there if (e.first.major, e.first.minor) <= version[:2]]
+    return max(begun or there[:1], key=lambda e: e.first)
 
 
-def _of_owner(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool | int]:
+_Known = Mapping[str, Lifted | None]  # the functions of debug.c; None for those that are not understood
+
+
+def _of_dirty(mode: Mode, known: _Known, binding: Binding, gaps: Gaps) -> dict[str, bool | int]:
+    return _by_width(known, binding, gaps) | _by_effect(mode, known, binding)
+
+
+def _of_owner(mode: Mode, known: _Known, binding: Binding, gaps: Gaps) -> dict[str, bool | int]:
     """What v6.14 left of the behaviours: the rest is as in the newest release, or compared with the C itself."""
-    init, setup, load, put = (lifted[name] for name in OF_OWNER[:4])
-    width = binding.width(setup, "vcpu->arch.mdcr_el2")
-    if width is None:
-        raise NotUnderstoodError(setup.file, setup.line, "mdcr_el2 is not used here")
-    return {
-        "mdcr_el2_bits": width,
-        "traps_trace_filter": bool(_at_zero((setup,), "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
-        "vhe_saves_host_mdcr_first": mode is not Mode.VHE or "mdcr_el2_host" in binding.stores(load)[0],
-        "keeps_step_pending": "ss_active_pending" in binding.stores(put)[0],
-        "reads_pmuv3p8_counters": _counts_for(8, init),
-    }
+    found = _width("mdcr_el2_bits", "vcpu->arch.mdcr_el2", known, binding, gaps)
+    init, setup, load, put = (known.get(name) for name in OF_OWNER[:4])
+    if setup is not None:
+        found["traps_trace_filter"] = bool(_at_zero((setup,), "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF"))
+    if load is not None or mode is not Mode.VHE:
+        late = load is not None and "mdcr_el2_host" not in binding.stores(load)[0]
+        found["vhe_saves_host_mdcr_first"] = mode is not Mode.VHE or not late
+    if put is not None:
+        found["keeps_step_pending"] = "ss_active_pending" in binding.stores(put)[0]
+    if init is not None:
+        found["reads_pmuv3p8_counters"] = _counts_for(8, init)
+    return found
 
 
 def _counts_for(version: int, init: Lifted) -> bool:
@@ -96,27 +117,41 @@ def _counts_for(version: int, init: Lifted) -> bool:
     return bool(evaluate(term, env | {ID_REGISTER: version << 8, "hw.pmcr_el0": 31 << 11}))
 
 
-def _by_width(lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, int]:
-    setup, init = lifted["kvm_arm_setup_debug"], lifted["kvm_arm_init_debug"]
-    vcpu, cpu = binding.width(setup, "vcpu->arch.mdcr_el2"), binding.width(init, "percpu.mdcr_el2")
-    preserved = binding.width(setup, "vcpu->arch.guest_debug_preserved.mdscr_el1")
-    if vcpu is None or cpu is None or preserved is None:
-        raise NotUnderstoodError(setup.file, setup.line, "mdcr_el2 or guest_debug_preserved.mdscr_el1 is not used here")
-    if vcpu != cpu:
-        raise NotUnderstoodError(init.file, init.line, f"mdcr_el2 has {cpu} bits per CPU and {vcpu} per vCPU")
-    return {"mdcr_el2_bits": vcpu, "preserved_mdscr_bits": preserved}
+def _width(behaviour: str, lvalue: str, known: _Known, binding: Binding, gaps: Gaps) -> dict[str, bool | int]:
+    """The width of an lvalue, from the first function that uses it."""
+    functions = [f for f in known.values() if f is not None]
+    widths = [width for f in functions if (width := binding.width(f, lvalue)) is not None]
+    if widths:
+        return {behaviour: widths[0]}
+    if len(functions) == len(known):
+        with gaps.at("kvm_arm_setup_mdcr_el2"):
+            raise NotUnderstoodError(DEBUG_C, 0, f"{lvalue} is not used here")
+    return {}
 
 
-def _by_effect(mode: Mode, lifted: Mapping[str, Lifted], binding: Binding) -> dict[str, bool]:
-    setup, clear = lifted["kvm_arm_setup_debug"], lifted["kvm_arm_clear_debug"]
-    stores, _ = binding.stores(setup)
-    return {
-        "first_run_init": "kvm_arm_vcpu_init_debug" in lifted,
-        "traps_trace_filter": bool(_at_zero((setup, *lifted.values()), "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF")),
-        "vhe_writes_changed_mdcr": mode is not Mode.VHE or "hw_mdcr_el2" in stores,
-        "preserves_pstate_ss": "preserved_pstate_ss" in stores,
-        "keeps_step_pending": "ss_active_pending" in binding.stores(clear)[0],
-    }
+def _by_width(known: _Known, binding: Binding, gaps: Gaps) -> dict[str, bool | int]:
+    vcpu = _width("mdcr_el2_bits", "vcpu->arch.mdcr_el2", known, binding, gaps)
+    cpu = _width("mdcr_el2_bits", "percpu.mdcr_el2", known, binding, gaps)
+    if vcpu and cpu and vcpu != cpu:
+        with gaps.at("kvm_arm_init_debug", "kvm_arm_setup_mdcr_el2"):
+            bits = [of["mdcr_el2_bits"] for of in (cpu, vcpu)]
+            raise NotUnderstoodError(DEBUG_C, 0, f"mdcr_el2 has {bits[0]} bits per CPU and {bits[1]} per vCPU")
+    preserved = "vcpu->arch.guest_debug_preserved.mdscr_el1"
+    return cpu | vcpu | _width("preserved_mdscr_bits", preserved, known, binding, gaps)
+
+
+def _by_effect(mode: Mode, known: _Known, binding: Binding) -> dict[str, bool | int]:
+    setup, clear = known.get("kvm_arm_setup_debug"), known.get("kvm_arm_clear_debug")
+    found: dict[str, bool | int] = {"first_run_init": "kvm_arm_vcpu_init_debug" in known}
+    if setup is not None:
+        stores, _ = binding.stores(setup)
+        functions = (setup, *(f for f in known.values() if f is not None))
+        found["traps_trace_filter"] = bool(_at_zero(functions, "vcpu->arch.mdcr_el2") & MDCR_EL2.mask("TTRF"))
+        found["vhe_writes_changed_mdcr"] = mode is not Mode.VHE or "hw_mdcr_el2" in stores
+        found["preserves_pstate_ss"] = "preserved_pstate_ss" in stores
+    if clear is not None:
+        found["keeps_step_pending"] = "ss_active_pending" in binding.stores(clear)[0]
+    return found
 
 
 def _at_zero(functions: tuple[Lifted, ...], lvalue: str) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from formal.arch.registers import KVM_GUESTDBG
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
+from formal.kernel.belongs import RESETS, TRAP_BANK, TRAP_MDSCR
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import INJECTED, USER_COPY_FAILS
 from formal.kernel.lift.program import Lifted, Program
@@ -21,7 +22,7 @@ from formal.kernel.lift.program import Mode as FrontMode
 from formal.kernel.model.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.model.counterparts import Counterpart, Forwarding, Given, nothing
 from formal.kernel.recognition import debugexit
-from formal.kernel.recognition.rules import Rule
+from formal.kernel.recognition.rules import Rule, belonging
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute, support
@@ -273,41 +274,54 @@ def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -
     return found
 
 
-def rules(program: Program, k: Kernel, binding: Binding) -> Iterator[Rule]:
+def rules(program: Program, k: Kernel, binding: Binding, gaps: Gaps | None = None) -> Iterator[Rule]:
     """What the handlers do besides the operations: they reset registers, and answer reads.
 
     Raises:
-        NotUnderstoodError: if the tree lacks a function, or one is not understood.
+        NotUnderstoodError: if the tree lacks a function, or one is not understood, and that is not noted.
     """
+    gaps = gaps or Gaps()
     mode: FrontMode = "vhe" if k.vhe else "nvhe"
     owns = _TAKING if k.tracks_debug_owner else ()
-    debug = program.lift("trap_debug_regs", mode, file=SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
+    debug: Lifted | None = None
+    with gaps.at(TRAP_MDSCR):
+        debug = program.lift("trap_debug_regs", mode, file=SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
     for kind in _BANKS:
         own: Mapping[str, int | str] = {"rd->Op2": OP2[kind]} if k.tracks_debug_owner else {}
         suffix = "dbg_wb_reg" if k.tracks_debug_owner else kind
-        reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own)
-        yield from _register_access(reset, binding, kind, reset.reads.get("rd->val", NO_VALUE), {})
-        trap = program.lift(f"trap_{suffix}", mode, file=SYS_REGS, memory={**_AARCH64, **own})
-        yield from _register_access(trap, binding, kind, None, _READ, owns)
-        if owns:  # a read makes the guest the owner as a read of MDSCR_EL1 does, which is an operation
-            same = (Eq(trap.writes[x], debug.writes[x]) if x in trap.writes and x in debug.writes
-                    else t.boolean(x not in trap.writes and x not in debug.writes) for x in owns)  # fmt: skip
-            number = trap.reads.get("rd->CRm")
-            other = FALSE if number is None else t.Not(t.ult(number, t.const(16, t.width(number))))  # in no entry
-            says = "takes the registers for a read as trap_debug_regs() does"
-            yield _rule(trap, says, Or(other, And(*same)), _READ)
-        elements = {n: trap.reads[name] for n in range(16) if (name := _element(kind, n)) in trap.reads}
-        value, number = trap.writes.get("p->regval"), trap.reads.get("rd->CRm")
-        right = FALSE
-        if len(elements) == 16 and value is not None and number is not None:
-            pairs = ((Eq(number, t.const(n, t.width(number))), element) for n, element in elements.items())
-            right = And(*(Or(t.Not(here), Eq(value, element)) for here, element in pairs))
-        yield _rule(trap, "gives the register to a read", right, _READ)
-    yield from _register_access(debug, binding, "", None, _READ, owns)
-    memory = debug.reads.get("vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
-    answer = debug.writes.get("p->regval")
-    right = FALSE if memory is None or answer is None else Eq(answer, memory)
-    yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ)
+        with gaps.at(*RESETS):
+            reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own)
+            value = reset.reads.get("rd->val", NO_VALUE)
+            yield from belonging(RESETS, _register_access(reset, binding, kind, value, {}))
+        with gaps.at(TRAP_BANK):
+            trap = program.lift(f"trap_{suffix}", mode, file=SYS_REGS, memory={**_AARCH64, **own})
+            yield from belonging((TRAP_BANK,), _register_access(trap, binding, kind, None, _READ, owns))
+            if debug is not None:
+                yield from _bank_read(trap, debug, kind, owns)
+    if debug is not None:
+        yield from belonging((TRAP_MDSCR,), _register_access(debug, binding, "", None, _READ, owns))
+        memory = debug.reads.get("vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
+        answer = debug.writes.get("p->regval")
+        right = FALSE if memory is None or answer is None else Eq(answer, memory)
+        yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ, None)
+
+
+def _bank_read(trap: Lifted, debug: Lifted, kind: str, owns: tuple[str, ...]) -> Iterator[Rule]:
+    """What a handler of a break- or watchpoint register does for a read."""
+    if owns:  # a read makes the guest the owner as a read of MDSCR_EL1 does, which is an operation
+        same = (Eq(trap.writes[x], debug.writes[x]) if x in trap.writes and x in debug.writes
+                else t.boolean(x not in trap.writes and x not in debug.writes) for x in owns)  # fmt: skip
+        number = trap.reads.get("rd->CRm")
+        other = FALSE if number is None else t.Not(t.ult(number, t.const(16, t.width(number))))  # in no entry
+        says = "takes the registers for a read as trap_debug_regs() does"
+        yield _rule(trap, says, Or(other, And(*same)), _READ, (TRAP_BANK, TRAP_MDSCR))
+    elements = {n: trap.reads[name] for n in range(16) if (name := _element(kind, n)) in trap.reads}
+    value, number = trap.writes.get("p->regval"), trap.reads.get("rd->CRm")
+    right = FALSE
+    if len(elements) == 16 and value is not None and number is not None:
+        pairs = ((Eq(number, t.const(n, t.width(number))), element) for n, element in elements.items())
+        right = And(*(Or(t.Not(here), Eq(value, element)) for here, element in pairs))
+    yield _rule(trap, "gives the register to a read", right, _READ, None)
 
 
 NO_VALUE = t.var("a value that the function does not read", 64)
@@ -317,8 +331,8 @@ def _element(kind: str, number: int) -> str:
     return f"vcpu->arch.vcpu_debug_state.dbg_{kind}[{number}]"
 
 
-def _rule(f: Lifted, says: str, holds: Term, given: Mapping[str, Term]) -> Rule:
-    return Rule(f"{f.name}() {says}", f.file, f.line, substitute(holds, given))
+def _rule(f: Lifted, says: str, holds: Term, given: Mapping[str, Term], of: tuple[str, ...] | None = ()) -> Rule:
+    return Rule(f"{f.name}() {says}", f.file, f.line, substitute(holds, given), of=of, untimely=False)
 
 
 def _register_access(

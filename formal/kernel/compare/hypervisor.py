@@ -66,6 +66,10 @@ class Component:
     demands: Demands = _no_demands
     part: str | None = None
 
+    def of(self, k: Kernel) -> tuple[str, ...]:
+        """What it belongs to."""
+        return (self.part,) if self.part is not None else self.names(k)
+
 
 def _part(name: str, names: Callable[[Kernel], tuple[str, ...]], *rest: Any, **more: Any) -> Component:
     return replace(Component(PARTS[name], names, *rest, **more), part=name)
@@ -215,7 +219,7 @@ def lifted(program: Program, k: Kernel, gaps: Gaps | None = None) -> Iterator[tu
     for component in components(program, k):
         names, function = component.names(k), None
         if names:
-            with gaps.at(component.part or names[-1]):
+            with gaps.at(*component.of(k)):
                 function = _first(program, k, names, component.arguments)
         if function is not None:
             yield component, function

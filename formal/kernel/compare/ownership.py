@@ -81,10 +81,12 @@ class Debug:
 
     def parts(self) -> dict[str, Part]:
         """Those functions that run inside the operations that load or put a vCPU."""
-        return {name: self.part(name) for name in PARTS}
+        return {name: self.part(name) for name in PARTS if name in self.lifted}
 
     def init(self) -> dict[str, Counterpart]:
         """The operation that kvm_init_host_debug_data is, by its name."""
+        if INIT not in self.lifted:
+            return {}
         operation = next(op for op in OPERATIONS if op.c_function == "kvm_arm_init_debug")
         function = self.lifted[INIT]
         owns, demands = frozenset(("nr_event_counters",)), tuple(_counts(function))

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from formal.epochs import Kernel
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.belongs import ENTERS, EXITS
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.machine import PointerRule
 from formal.kernel.lift.program import POINTERS, Lifted, Program
 from formal.kernel.model.binding import HYP_COPY, HYP_OWNER, KINDS, Binding, Effect
 from formal.kernel.model.counterparts import equalities
 from formal.kernel.model.substitution import Part
-from formal.kernel.recognition.rules import PSTATE, WATCHED, Rule
+from formal.kernel.recognition.rules import PSTATE, WATCHED, Rule, belonging
 from formal.kernel.recognition.skeleton import Call, Skeleton, skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
@@ -146,14 +147,18 @@ def _skeleton(program: Program, name: str) -> Skeleton:
     return skeleton(program, name, "nvhe", {*WATCHED, *_PARTS, FLUSH, SYNC}, HYP_MAIN, _MODELLED)
 
 
-def rules(program: Program, binding: Binding, k: Kernel) -> Iterator[Rule]:
+def rules(program: Program, binding: Binding, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
     """What flush_hyp_vcpu, sync_hyp_vcpu and their caller do besides; nothing in the other modes.
 
     Raises:
-        NotUnderstoodError: if one of them is missing, or a watched call or store cannot be placed.
+        NotUnderstoodError: if one is missing, or a watched call or store cannot be placed, and that is not noted.
     """
-    if not k.copies_vcpu:
-        return
+    if k.copies_vcpu:
+        with gaps.at(ENTERS, EXITS, untimely=True):
+            yield from belonging((ENTERS, EXITS), _rules(program, binding, k))
+
+
+def _rules(program: Program, binding: Binding, k: Kernel) -> Iterator[Rule]:
     copies = Copies.read(program, binding)
     yield from (Rule(says, HYP_MAIN, copies.flush.line, holds) for says, holds in copies.handed_over())
     yield from (Rule(says, HYP_MAIN, copies.sync.line, holds) for says, holds in copies.returned(System(k).state()))

@@ -8,12 +8,31 @@ The C initialisers are read as C has them: positions go on after a designator, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.belongs import (
+    ACCESS_MDCR,
+    EMULATES,
+    ERET,
+    GUEST_DEBUG,
+    HANDLING,
+    MMIO,
+    REPAIRS,
+    RESETS,
+    SET_BANK,
+    SET_EL2,
+    SET_MDSCR,
+    SET_OSLSR,
+    SETTING,
+    TRAP_BANK,
+    TRAP_MDSCR,
+    TRAP_OSLAR,
+    TRAPS,
+)
+from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
@@ -25,6 +44,7 @@ _CLASSES = 64  # of ESR_EL2.EC
 # ESR_EL2.EC (Arm ARM D24): debug exceptions from a lower Exception level; trapped MSR, MRS and system instructions
 _DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
 _SYS64, _ERET = 0x18, 0x1A
+_EVERY = (*TRAPS, *SETTING, *RESETS, EMULATES)
 Encoding = tuple[int, int, int, int, int]
 Cell = str | int | None  # a function's name, a number, NULL
 
@@ -125,21 +145,40 @@ def exit_handlers(program: Program) -> dict[int, tuple[Cell, int]]:
     return found
 
 
-def check(program: Program, k: Kernel) -> list[str]:
-    """Where the tables are not what the specification takes them to be, one line each with its place."""
-    entries = program.keep("sys_reg_descs", lambda: tuple(system_registers(program)), lambda _: frozenset((SYS_REGS,)))
-    problems = [f"{SYS_REGS}:{line}: {text}" for line, text in _registers(program, k, entries)]
+def check(program: Program, k: Kernel, gaps: Gaps | None = None) -> list[Gap]:
+    """Where the tables are not what the specification takes them to be, with the operations that this is about.
+
+    Raises:
+        NotUnderstoodError: at a table or an entry that has an unknown form, if that is not noted.
+    """
+    gaps, problems = gaps or Gaps(), list[Gap]()
+    with gaps.at(*_EVERY):
+        entries = program.keep(
+            "sys_reg_descs", lambda: tuple(system_registers(program)), lambda _: frozenset((SYS_REGS,))
+        )
+        problems += [_gap(SYS_REGS, line, text, of) for line, text, of in _registers(program, k, entries)]
+    with gaps.at(*HANDLING):
+        problems += _handlers(program, k)
+    return problems
+
+
+def _gap(file: str, line: int, text: str, of: Iterable[str]) -> Gap:
+    return Gap(file, line, text, frozenset(of), broken=True, untimely=True)
+
+
+def _handlers(program: Program, k: Kernel) -> Iterator[Gap]:
     handlers = exit_handlers(program)
     wanted = dict.fromkeys(_DEBUG_CLASSES, "kvm_handle_guest_debug") | {_SYS64: "kvm_handle_sys_reg"}
     wanted |= {_ERET: "kvm_handle_eret"} if k.nests else {}
+    about = dict.fromkeys(_DEBUG_CLASSES, (GUEST_DEBUG,)) | {_SYS64: (*TRAPS, EMULATES), _ERET: (ERET,)}
     for number in range(_CLASSES):
         handler, line = handlers.get(number, (None, 0))
         name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
         if number in wanted and handler != wanted[number]:
-            problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler}, expected {wanted[number]}")
+            text = f"{name} is handled by {handler}, expected {wanted[number]}"
+            yield _gap(HANDLE_EXIT, line, text, about[number])
         elif number not in wanted and (handler is None or handler in wanted.values()):
-            problems.append(f"{HANDLE_EXIT}:{line}: {name} is handled by {handler or 'nothing'}")
-    return problems
+            yield _gap(HANDLE_EXIT, line, f"{name} is handled by {handler or 'nothing'}", (EMULATES, REPAIRS, MMIO))
 
 
 def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[str, Cell]]:
@@ -167,7 +206,16 @@ def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[st
     return found
 
 
-def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Iterator[tuple[int, str]]:
+def _about(cells: Mapping[str, Cell]) -> tuple[str, ...]:
+    """The operations that an entry of the table decides about."""
+    of = {
+        "trap_debug_regs": (TRAP_MDSCR, SET_MDSCR), "access_mdcr": (ACCESS_MDCR, SET_EL2),
+        "trap_oslar_el1": (TRAP_OSLAR,), "trap_oslsr_el1": (SET_OSLSR,), "trap_raz_wi": (TRAP_OSLAR,),
+    }  # fmt: skip
+    return (*of.get(str(cells.get("access")), (TRAP_BANK, SET_BANK)), *RESETS)
+
+
+def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Iterator[tuple[int, str, tuple[str, ...]]]:
     numbers = program.resolver.unit(SYS_REGS).enums.get("vcpu_sysreg", {})
     registers = {name: number for number, name in numbers.items()}
     expected = _expected(k, {name: registers.get(name, -1) for name in ("MDSCR_EL1", "OSLSR_EL1", "MDCR_EL2")})
@@ -180,19 +228,20 @@ def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Itera
     for entry in entries:
         name = "_".join(f"{letter}{n}" for letter, n in zip(("S", "", "C", "C", ""), entry.encoding, strict=True))
         if entry.encoding in seen:
-            yield entry.line, f"{name} has two entries"
+            yield entry.line, f"{name} has two entries", _EVERY
         seen.add(entry.encoding)
         if (cells := expected.get(entry.encoding)) is not None:
             for cell, value in cells.items():
                 got = entry.fields.get(cell, 0 if isinstance(value, int) else None)
                 if got != value and cell in (*entry.fields, "access", "reset", "reg", "val", "set_user"):
-                    yield entry.line, f"{name} has {cell} = {got or 'nothing'}, expected {value or 'nothing'}"
+                    text = f"{name} has {cell} = {got or 'nothing'}, expected {value or 'nothing'}"
+                    yield entry.line, text, _about(cells)
             continue
         used = {c for c in entry.fields.values() if isinstance(c, str)}
         if "?" in used:
             raise NotUnderstoodError(SYS_REGS, entry.line, f"the entry of {name} has an unknown form")
         stray = used & ours - ({"trap_debug_regs"} if entry.fields.get("reg") not in modelled else set())
         if stray or entry.fields.get("reg") in modelled:
-            yield entry.line, f"{name} is handled as if it were a register of the model"
+            yield entry.line, f"{name} is handled as if it were a register of the model", _EVERY
     for encoding in expected.keys() - seen:
-        yield 0, f"the register with encoding {encoding} has no entry"
+        yield 0, f"the register with encoding {encoding} has no entry", _about(expected[encoding])

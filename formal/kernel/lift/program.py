@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
@@ -199,7 +200,11 @@ class Program:
         """Parses files side by side (libclang works outside Python's lock)."""
         clang.share_memory()
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(self.resolver.unit, files))
+            list(pool.map(self._parsed, files))
+
+    def _parsed(self, file: str) -> None:
+        with suppress(NotUnderstoodError):  # it is parsed again where it is needed, and refused where it is missed
+            self.resolver.unit(file)
 
     def layout(self, unit: TranslationUnit) -> Layout:
         """Names for the types of a file."""

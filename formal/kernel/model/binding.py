@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from formal.kernel.effects.places import Lvalue
 from formal.kernel.effects.types import ALL
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.lift.program import Lifted
 from formal.kernel.source.tree import Sources
@@ -153,12 +153,13 @@ class Flag:
     bit: int
 
 
-def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS) -> dict[str, Flag]:
+def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps: Gaps | None = None) -> dict[str, Flag]:
     """The flags that this tree has.
 
     Raises:
-        NotUnderstoodError: if a macro is defined in a form that is not known.
+        NotUnderstoodError: if a macro is defined in a form that is not known, and that is not noted.
     """
+    gaps = gaps or Gaps()
     text = tree.read(KVM_HOST)
     found: dict[str, Flag] = {}
     for variable, names in wanted.items():
@@ -174,7 +175,8 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS) -> di
                 found[variable] = Flag("vcpu->arch.flags", int(word[1]))
             else:
                 line = text[: define.start()].count("\n") + 1
-                raise NotUnderstoodError(KVM_HOST, line, f"{name} is defined in an unknown form: {define[1]}")
+                with gaps.at("", writes=name):
+                    raise NotUnderstoodError(KVM_HOST, line, f"{name} is defined in an unknown form: {define[1]}")
             break
     return found
 

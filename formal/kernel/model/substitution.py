@@ -148,6 +148,16 @@ def _alone(s: State, values: Iterable[Term]) -> dict[str, Term]:
     return {str(v.data): t.FALSE if v.sort == BOOL else t.const(0, t.width(v)) for v in other}
 
 
+def keeping(operation: Operation, names: Collection[str]) -> Operation:
+    """An operation that leaves these variables as they were."""
+
+    def step(s: State, k: Kernel, i: Inputs) -> State:
+        after = operation.step(s, k, i)
+        return State({**after.values, **{name: s.values[name] for name in names}}, s.vcpu_id, s.cpu_id)
+
+    return replace(operation, step=step)
+
+
 def operations(k: Kernel) -> tuple[Operation, ...]:
     """All operations; with nested virtualization, and the host's MDCR_EL2 saved late as no release has it, some that
     put and load a vCPU change one variable more."""

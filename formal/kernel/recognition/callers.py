@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.text.tokens import Token
 
 TABLE = (
@@ -180,6 +180,7 @@ class Mentions:
 
     whole: Collection[str] = ()  # files whose every function is lifted: what they call is seen
     bodies: Bodies = field(default_factory=dict)  # by function or macro
+    gaps: Gaps = field(default_factory=Gaps)
 
     def add(self, file: str, words: Iterable[Token]) -> None:
         """Takes in a file.
@@ -210,7 +211,8 @@ class Mentions:
             if name in CALLERS and not silent and (inside or TABLE) not in CALLERS[name]:
                 place = f"in {inside}()" if inside else "outside a function"
                 reason = f"{name}() may be called {place}, which the specification does not know"
-                raise NotUnderstoodError(file, before.line, reason)
+                with self.gaps.at(inside, writes=f"{name}()"):
+                    raise NotUnderstoodError(file, before.line, reason)
             if inside and name.isidentifier():
                 found.setdefault(inside.removeprefix("macro "), {}).setdefault(name, (file, before.line))
             before = word
@@ -234,4 +236,5 @@ class Mentions:
             for name, (file, line) in self.bodies.get(reader, {}).items():
                 if name in leading and name in self.bodies and name not in allowed and name not in CALLERS:
                     reason = f"{reader}() calls {name}(), which may change modelled state"
-                    raise NotUnderstoodError(file, line, reason)
+                    with self.gaps.at(reader, writes=f"{name}()"):
+                        raise NotUnderstoodError(file, line, reason)

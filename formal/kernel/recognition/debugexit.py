@@ -32,7 +32,7 @@ def rules(program: Program, mode: Mode) -> Iterator[Rule]:
     f = program.lift(FUNCTION, mode, file=FILE, memory={})
     esr = f.reads.get(ESR)
     if esr is None:
-        yield Rule(f"{FUNCTION}() reads the syndrome", f.file, f.line, FALSE)
+        yield Rule(f"{FUNCTION}() reads the syndrome", f.file, f.line, FALSE, of=None)
         return
     low = t.extract(esr, 31, 0)
     yield _tells(f, "the syndrome", _holds(f, HSR, low))
@@ -55,4 +55,4 @@ def _tells(f: Lifted, what: str, right: Term) -> Rule:
     gone = FALSE if forwarded is None else Not(Eq(forwarded, t.const(0, t.width(forwarded))))
     run = f.reads.get("vcpu->run")  # that it is not NULL is an obligation of its own
     nowhere = FALSE if run is None else Eq(run, t.const(0, t.width(run)))
-    return Rule(f"{f.name}() tells user space {what}", f.file, f.line, Or(gone, nowhere, right))
+    return Rule(f"{f.name}() tells user space {what}", f.file, f.line, Or(gone, nowhere, right), of=None)

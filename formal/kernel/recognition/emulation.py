@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from formal.kernel.belongs import EMULATES, MMIO, TRAPS
 from formal.kernel.model.binding import ON_CPU, Flag
-from formal.kernel.recognition.rules import SKIPS, WATCHED, Reader, Rule, differ, nonzero, truth, word
+from formal.kernel.recognition.rules import SKIPS, WATCHED, Reader, Rule, belonging, differ, nonzero, truth, word
 from formal.kernel.recognition.skeleton import Skeleton, skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
@@ -89,6 +90,11 @@ class Emulation(Reader):
     def exits(self) -> Iterator[Rule]:
         """An emulated instruction is skipped, once; what its handler refuses is not."""
         skip = SKIPS[0] if self.k.defers_pc_adjustment else SKIPS[1]
+        yield from belonging((*TRAPS, EMULATES), self._accesses(skip))
+        yield from belonging((EMULATES,), self._traps(skip))
+        yield from belonging((MMIO,), self._completed(skip))
+
+    def _accesses(self, skip: str) -> Iterator[Rule]:
         f = self.read("perform_access", more=("sysreg_hidden", "bad_trap"))
         refused = ["bad_trap"] if f.named("bad_trap") else []  # from v6.15: a register that nobody handles
         yield from self.exactly(f, ["sysreg_hidden", "kvm_inject_undefined", *refused, "*access", skip])
@@ -109,6 +115,8 @@ class Emulation(Reader):
                 unhandled = Not(pointer[0]) if len(pointer) == 1 else FALSE
                 yield Rule("bad_trap() is called only where no access is given", c.file, c.line,
                            And(Not(And(c.guard, Not(unhandled))), Not(And(c.guard, access[0].guard))))  # fmt: skip
+
+    def _traps(self, skip: str) -> Iterator[Rule]:
         f = self.read("handle_trap_exceptions")
         yield from self.exactly(f, [skip, "*exit_handler"])
         handler, skipped = f.named("*exit_handler"), f.named(skip)
@@ -116,6 +124,8 @@ class Emulation(Reader):
             yield from self.when(f, skip, Not(handler[0].guard))
             valid = [v for v in nodes((handler[0].guard,)) if str(v.data).startswith("kvm_condition_valid()")]
             yield from self.when(f, "*exit_handler", nonzero(valid[0]) if len(valid) == 1 else FALSE)
+
+    def _completed(self, skip: str) -> Iterator[Rule]:
         f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")
         yield from self.exactly(f, ["= vcpu->mmio_needed", skip])
         for call in f.named(skip):

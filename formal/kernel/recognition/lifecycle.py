@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from formal.kernel.belongs import RESET
 from formal.kernel.lift.calls import HAS_EL2
 from formal.kernel.lift.program import OUTLINED
 from formal.kernel.model.binding import PENDING
@@ -72,7 +73,7 @@ class Lifecycle(Reader):
                 precedes = Or(Not(succeeds(f)), call.guard, before)
                 yield Rule(says, call.file, call.line, And(precedes, Or(Not(call.guard), Not(before))))
 
-    def _noted(self) -> Iterator[Rule]:
+    def noted(self) -> Iterator[Rule]:
         """vcpu->cpu is the CPU on which a vCPU is loaded, -1 if it is not: a reset asks for that."""
         for name, value in (("kvm_arch_vcpu_load", t.var("cpu", 32)), ("kvm_arch_vcpu_put", t.const(-1, 32))):
             f = skeleton(self.program, name, self.mode, WATCHED, ARM_C, re.compile("^vcpu->cpu$"))
@@ -83,7 +84,6 @@ class Lifecycle(Reader):
 
     def load_and_put(self) -> Iterator[Rule]:
         """Under VHE the traps are activated with the vCPU's load, and deactivated with its put."""
-        yield from self._noted()
         if self.k.tracks_debug_owner:
             yield from self._load_and_put_by_owner()
             return
@@ -148,8 +148,8 @@ class Lifecycle(Reader):
             right = Eq(value, at_el1)
             if self.k.nests:
                 right, says = Eq(value, If(t.var(HAS_EL2, BOOL), at_el2, at_el1)), f"{says}, or {RESET_PSTATE_EL2:#x}"
-        yield Rule(says, stored[0].file, stored[0].line, Or(right, aarch32, Not(stored[0].guard)))
-
+        holds = Or(right, aarch32, Not(stored[0].guard))
+        yield Rule(says, stored[0].file, stored[0].line, holds, untimely=False)
         if self.k.defers_pc_adjustment:
             yield self._forgets_pending(f)
 
@@ -162,4 +162,7 @@ class Lifecycle(Reader):
             mask = t.const(sum(1 << bit for bit in pending), t.width(value))
             asked = And(succeeds(f), t.var("vcpu->arch.reset_state.reset", BOOL))
             right = And(Eq(value & mask, t.const(0, t.width(value))), Or(Not(asked), stores[-1].guard))
-        return Rule(f"{f.function}() forgets what is pending", f.file, stores[-1].line if stores else f.line, right)
+        line = stores[-1].line if stores else f.line
+        keeps = None if stores else (RESET, frozenset(("adjust_pc",)))
+        says = f"{f.function}() forgets what is pending"
+        return Rule(says, f.file, line, right, of=(RESET,), untimely=False, keeps=keeps)

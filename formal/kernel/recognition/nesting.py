@@ -9,8 +9,9 @@ what switches between a guest hypervisor and its guest, and for what decides whi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from formal.kernel.belongs import ERET, EXITS, GUEST_DEBUG, INJECTS, NESTING, REENTERS, RESETS, TRAPS
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2
 from formal.kernel.lift.program import Program
@@ -48,15 +49,19 @@ _M, _EL0T, _EL2 = 0x1F, 0b0000, (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0
 class Nesting(Reader):
     """Rules of what switches between a guest hypervisor and its guest."""
 
-    def rules(self) -> Iterator[Rule]:
-        """All rules; none for a kernel in which no guest has an EL2.
-
-        Raises:
-            NotUnderstoodError: if a function is missing, or one that is reviewed is not as known.
-        """
+    def groups(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]]:
+        """All rules, with the operations that they are about; none for a kernel in which no guest has an EL2."""
         if self.k.nests:
-            review(self.program)
-            yield from (*self._inject(), *self._eret(), *self._exit(), *self._fine_grained(), *self._registers())
+            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._reviewed
+            yield (INJECTS, GUEST_DEBUG), self._inject
+            yield (ERET,), self._eret
+            yield (EXITS, REENTERS), self._exit
+            yield (), self._fine_grained
+            yield RESETS, self._registers
+
+    def _reviewed(self) -> Iterator[Rule]:
+        review(self.program)
+        yield from ()
 
     def _inject(self) -> Iterator[Rule]:
         """kvm_inject_nested: what is pending is committed, and the exception is entered between a put and a load."""
@@ -138,11 +143,11 @@ class Nesting(Reader):
         right: Term = FALSE
         if counters is not None and after is not None and f.returns is t.TRUE:
             right = Eq(after, t.zero_extend(counters, 64))
-        yield Rule(f"{f.name}() lets the guest hypervisor have all counters", f.file, f.line, right)
+        yield Rule(f"{f.name}() lets the guest hypervisor have all counters", f.file, f.line, right, untimely=False)
         f = self.program.lift("access_mdcr", self.mode, file=SYS_REGS, memory={"p->is_write": 0})
         before, answer = f.reads.get(lvalue), f.writes.get("p->regval")
         right = Eq(answer, before) if before is not None and answer is not None and lvalue not in f.writes else FALSE
-        yield Rule(f"{f.name}() gives MDCR_EL2 to a read", f.file, f.line, right)
+        yield Rule(f"{f.name}() gives MDCR_EL2 to a read", f.file, f.line, right, of=None)
 
 
 def review(program: Program) -> None:

@@ -12,6 +12,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from formal.epochs import Kernel
+from formal.kernel.belongs import (
+    ERET,
+    FIRST_RUN,
+    GUEST_DEBUG,
+    INJECTS,
+    LOADING,
+    PERF,
+    RESET,
+    SET_DEBUG,
+    SET_UP,
+    TRAP_OSLAR,
+)
+from formal.kernel.errors import Gap
 from formal.kernel.source.tree import KVM, Sources
 from formal.kernel.text import signs
 from formal.kernel.text.forms import tokens
@@ -33,21 +46,22 @@ class Region:
     function: str
     between: tuple[str, str]
     names: tuple[str, ...]
+    of: tuple[str, ...]  # the operations that it is about
     when: Callable[[Kernel], bool] = lambda k: True
 
 
 REGIONS: tuple[Region, ...] = (
     # called from handlers, with preemption on; before v6.14 from functions that have switched it off
-    Region(f"{KVM}/debug.c", "kvm_arm_setup_mdcr_el2", _PREEMPT, _HARDWARE, lambda k: k.tracks_debug_owner),
-    Region(f"{KVM}/debug.c", "kvm_arm_vcpu_init_debug", _PREEMPT, _HARDWARE),
-    Region(f"{KVM}/debug.c", "kvm_debug_handle_oslar", _PREEMPT, _MOVES),
-    Region(f"{KVM}/reset.c", "kvm_reset_vcpu", _PREEMPT, _MOVES),
-    Region(f"{KVM}/emulate-nested.c", "kvm_emulate_nested_eret", _PREEMPT, _MOVES),
-    Region(f"{KVM}/emulate-nested.c", "kvm_inject_nested", _PREEMPT, _MOVES),
+    Region(f"{KVM}/debug.c", "kvm_arm_setup_mdcr_el2", _PREEMPT, _HARDWARE, SET_UP, lambda k: k.tracks_debug_owner),
+    Region(f"{KVM}/debug.c", "kvm_arm_vcpu_init_debug", _PREEMPT, _HARDWARE, (FIRST_RUN,)),
+    Region(f"{KVM}/debug.c", "kvm_debug_handle_oslar", _PREEMPT, _MOVES, (TRAP_OSLAR,)),
+    Region(f"{KVM}/reset.c", "kvm_reset_vcpu", _PREEMPT, _MOVES, (RESET,)),
+    Region(f"{KVM}/emulate-nested.c", "kvm_emulate_nested_eret", _PREEMPT, _MOVES, (ERET,)),
+    Region(f"{KVM}/emulate-nested.c", "kvm_inject_nested", _PREEMPT, _MOVES, (INJECTS, GUEST_DEBUG)),
     # an interrupt that changes PMUSERENR_EL0 finds the flag as the register is
     *(
         Region(f"{KVM}/hyp/vhe/switch.c", name, _IRQ, ("__activate_traps_common", "__deactivate_traps_common"),
-               lambda k: k.vhe and k.guards_pmuserenr)
+               (PERF, LOADING), lambda k: k.vhe and k.guards_pmuserenr)
         for name in ("__vcpu_load_activate_traps", "__vcpu_put_deactivate_traps", "activate_traps_vhe_load",
                      "deactivate_traps_vhe_put")
     ),
@@ -68,23 +82,28 @@ sizeof ( dbg ) ) ) goto out ; r = kvm_arch_vcpu_ioctl_set_guest_debug ( vcpu , &
 )
 
 
-def check(tree: Sources, k: Kernel) -> Iterator[str]:
-    """Where a tree does not keep to this, one line each with its place."""
+def check(tree: Sources, k: Kernel) -> Iterator[Gap]:
+    """Where a tree does not keep to this, with the operations that this is about."""
     for region in REGIONS:
         if region.when(k) and (found := _body(tree, region.file, region.function)):
-            yield from (f"{region.file}:{found[1]}: not so: {says}" for says in _torn(region, tokens(found[0])))
+            yield from (_gap(region.file, found[1], says, region.of) for says in _torn(region, tokens(found[0])))
     for function, calls in ALWAYS.items():
         body, line = _body(tree, MAIN, function) or ("", 0)
         words = tokens(body)
         if "#" in words or tuple(name for name in _unconditional(words) if name in _WATCHED) != calls:
-            yield f"{MAIN}:{line}: not so: {function}() calls {', then '.join(calls)}, whatever happens"
+            yield _gap(MAIN, line, f"{function}() calls {', then '.join(calls)}, whatever happens", (LOADING,))
     whole = tokens(signs.source(tree, MAIN) or "")
     for name, times in _TIMES.items():
         if whole.count(name) != times:
-            yield f"{MAIN}:0: not so: {name} is named {times} times, where it is defined or needed"
+            yield _gap(MAIN, 0, f"{name} is named {times} times, where it is defined or needed", (LOADING,))
     body, line = _body(tree, MAIN, "kvm_vcpu_ioctl") or ("", 0)
     if not _gives_guest_debug(tokens(body)):
-        yield f"{MAIN}:{line}: not so: KVM_SET_GUEST_DEBUG is handed on as user space gave it, with vcpu->mutex held"
+        says = "KVM_SET_GUEST_DEBUG is handed on as user space gave it, with vcpu->mutex held"
+        yield _gap(MAIN, line, says, (SET_DEBUG,))
+
+
+def _gap(file: str, line: int, says: str, of: tuple[str, ...]) -> Gap:
+    return Gap(file, line, f"not so: {says}", frozenset(of), broken=True, untimely=True)
 
 
 def _body(tree: Sources, file: str, function: str) -> tuple[str, int] | None:

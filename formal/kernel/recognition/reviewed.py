@@ -5,6 +5,7 @@ They loop over tables, copy structures or decode registers; what the specificati
 
 from __future__ import annotations
 
+from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Mode, Program
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text import forms, signs
@@ -29,19 +30,20 @@ LIFTED = ("forward_debug_exception", "forward_mdcr_traps", "__forward_traps")  #
 EARLY: dict[str, tuple[str, ...]] = {f"{KVM}/handle_exit.c": ("__kvm_skip_instr",)}  # while PC was adjusted at once
 
 
-def check(program: Program, mode: Mode, defers_pc_adjustment: bool, nests: bool) -> None:
+def check(program: Program, mode: Mode, defers_pc_adjustment: bool, nests: bool, gaps: Gaps) -> None:
     """Refuses a function that nobody has read.
 
     Raises:
-        NotUnderstoodError: at its definition.
+        NotUnderstoodError: at its definition, if that is not noted.
     """
     for table in (FUNCTIONS, {} if defers_pc_adjustment else EARLY):
         for file, names in table.items():
             for name in names:
-                if program.defines(name, mode, file):
-                    _, cursor = program.resolver.find(name, mode, file)
-                    place, line, text = program.resolver.source(cursor)
-                    forms.known().check(name, text, place, line)
+                with gaps.at(name):
+                    if program.defines(name, mode, file):
+                        _, cursor = program.resolver.find(name, mode, file)
+                        place, line, text = program.resolver.source(cursor)
+                        forms.known().check(name, text, place, line)
     assert isinstance(program.tree, KernelTree)
     for file, names in ANSWERED.items():
         whole = signs.source(program.tree, file)
@@ -49,4 +51,5 @@ def check(program: Program, mode: Mode, defers_pc_adjustment: bool, nests: bool)
             if nests and name in LIFTED:
                 continue
             if whole is not None and (found := signs.body(whole, name)):
-                forms.known().check(name, found[0], file, found[1])
+                with gaps.at(name):
+                    forms.known().check(name, found[0], file, found[1])

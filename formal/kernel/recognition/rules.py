@@ -6,10 +6,11 @@ Each rule is a sentence with its place and a term that must be valid.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from formal.epochs import Kernel
+from formal.kernel.errors import Gap
 from formal.kernel.lift.program import Mode, Program
 from formal.kernel.model.binding import PENDING, Flag
 from formal.kernel.recognition.skeleton import Call, Skeleton, skeleton
@@ -54,7 +55,10 @@ class Rule:
     """Something that a function must do: a sentence, its place, and a term that must be valid.
 
     A call that is missing, and nothing else, breaks no more than that: ``omits`` is the part of operations
-    (``formal/worldswitch.py``) or the operation that such a tree goes without.
+    (``formal/worldswitch.py``) or the operation that such a tree goes without. ``of`` are the operations and parts that
+    are not what is said if it is broken (none: all that KVM does; ``None``: it is about nothing that is modelled), and
+    ``untimely`` is whether they may come at other times then. With ``keeps`` a tree that breaks it has an operation
+    that leaves these variables as they were.
     """
 
     says: str
@@ -62,6 +66,20 @@ class Rule:
     line: int
     holds: Term
     omits: str | None = None
+    of: tuple[str, ...] | None = ()
+    untimely: bool = True
+    keeps: tuple[str, frozenset[str]] | None = None
+
+    @property
+    def gap(self) -> Gap:
+        """What is not understood of a tree that breaks it."""
+        of = frozenset(self.of or ())
+        return Gap(self.file, self.line, f"not so: {self.says}", of, broken=True, untimely=self.untimely)
+
+
+def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Rules that are about these operations and parts, unless they say otherwise."""
+    yield from (replace(rule, of=tuple(of)) if rule.of == () else rule for rule in rules)
 
 
 class Reader:
@@ -104,11 +122,11 @@ class Reader:
         value = c.result
         says = f"{f.function}() leaves the modelled bits of {lvalue} alone"
         if bits == 0 or value is None:
-            return Rule(says, c.file, c.line, t.boolean(value is not None))
+            return Rule(says, c.file, c.line, t.boolean(value is not None), untimely=False)
         before = [v for v in nodes((value,)) if v.op == "var" and str(v.data).startswith(lvalue)]
         mask = t.const(bits, t.width(value))
         same = Eq(value & mask, before[0] & mask) if len(before) == 1 else FALSE
-        return Rule(says, c.file, c.line, same)
+        return Rule(says, c.file, c.line, same, untimely=False)
 
     def when(self, f: Skeleton, name: str, expected: Term, only_if: Term = TRUE) -> Iterator[Rule]:
         """A call happens exactly then; ``only_if`` restricts the question."""

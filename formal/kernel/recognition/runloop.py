@@ -7,9 +7,11 @@ conditions under which they happen (``skeleton``). Each rule is a sentence with 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from formal.epochs import Kernel
+from formal.kernel import belongs
+from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import Flag
 from formal.kernel.recognition.emulation import Emulation
@@ -28,6 +30,7 @@ from formal.kernel.recognition.rules import (
     WORK,
     Reader,
     Rule,
+    belonging,
     missed,
     truth,
 )
@@ -76,7 +79,7 @@ class RunLoop(Reader):
                 yield Rule(f"{setup.name}() is called only when {call.name}() says so", setup.file, setup.line,
                            Not(And(setup.guard, call.guard, Not(goes_on))))  # fmt: skip
         yield from self._interrupts(f, setup, clear)
-        yield from self._completed_access(f)
+        yield from belonging((belongs.MMIO, belongs.LOAD), self._completed_access(f))
         load, put = f.named("vcpu_load"), f.named("vcpu_put")
         if load and put:
             yield from self.when(f, "vcpu_put", load[0].guard)
@@ -86,7 +89,7 @@ class RunLoop(Reader):
             yield Rule(f"{early[0]}() precedes vcpu_load()", first.file, first.line,
                        And(*(Not(And(c.guard, Or(failed, Not(first.guard)))) for c in load)))  # fmt: skip
         if adjust:
-            yield from self._pending_adjustment(f)
+            yield from belonging((belongs.RUN_RETURNS,), self._pending_adjustment(f))
         if entry == ENTRIES[0]:
             g = self.read(entry, ARM_C)
             yield from self.exactly(g, ["__kvm_vcpu_run"])
@@ -197,18 +200,30 @@ def _left_out(f: Skeleton, wanted: Sequence[_Wanted]) -> list[_Wanted]:
     return [] if calls else missing
 
 
-def rules(program: Program, k: Kernel, flags: Mapping[str, Flag]) -> Iterator[Rule]:
-    """What the functions around debug.c must do.
+def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps | None = None) -> Iterator[Rule]:
+    """What the functions around debug.c must do, each rule with the operations that it is about.
 
     Args:
         flags: where the flags of a vCPU are kept, those of ``PENDING`` and ``ON_CPU`` among them.
 
     Raises:
-        NotUnderstoodError: if a function is missing, or a watched call in it cannot be placed.
+        NotUnderstoodError: if a function is missing, or a watched call in it cannot be placed, and that is not noted.
     """
-    life, loop = Lifecycle(program, k, flags), RunLoop(program, k, flags)
-    between = Emulation(program, k, flags)
-    yield from (*life.initialisation(), *life.creation(), *life.load_and_put(), *life.reset())
-    yield from (*loop.run_loop(), *loop.world_switch())
-    yield from (*between.program_counter(), *between.pmuserenr(), *between.exits())
-    yield from Nesting(program, k, flags).rules()
+    life, loop, gaps = Lifecycle(program, k, flags), RunLoop(program, k, flags), gaps or Gaps()
+    between, nested = Emulation(program, k, flags), Nesting(program, k, flags)
+    groups: tuple[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]], ...] = (
+        ((belongs.INIT,), life.initialisation),
+        ((belongs.CREATE, belongs.FIRST_RUN), life.creation),
+        ((belongs.RESET,), life.noted),
+        ((belongs.LOADING,), life.load_and_put),
+        (belongs.RESETS, life.reset),
+        (belongs.RUN_LOOP, loop.run_loop),
+        (belongs.WORLD_SWITCH, loop.world_switch),
+        ((*belongs.SKIPPING, belongs.ENTERS, belongs.RUN_RETURNS, belongs.INJECTS), between.program_counter),
+        ((belongs.PERF,), between.pmuserenr),
+        (belongs.SKIPPING, between.exits),
+        *((of, make) for of, make in nested.groups()),
+    )
+    for of, make in groups:
+        with gaps.at(*of, untimely=True):
+            yield from belonging(of, make())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.recognition import indirect
 from formal.kernel.recognition.callers import Bodies, Mentions
 from formal.kernel.recognition.regnames import modelled, written
@@ -347,7 +347,11 @@ def _called_or_static(words: list[Token], i: int) -> bool:
 
 
 def check(
-    tree: Sources, knows: Callable[[str, str, str], bool], whole: Collection[str] = (), kept: Found | None = None
+    tree: Sources,
+    knows: Callable[[str, str, str], bool],
+    whole: Collection[str] = (),
+    kept: Found | None = None,
+    gaps: Gaps | None = None,
 ) -> list[Store]:
     """All places, if each is known, and the functions that they are in are called by known functions only.
 
@@ -357,9 +361,10 @@ def check(
         kept: what an earlier search with the same ``whole`` found; files with other texts are searched again.
 
     Raises:
-        NotUnderstoodError: at the first that does not.
+        NotUnderstoodError: at the first that is not, if that is not noted in ``gaps``.
     """
-    mentions = Mentions(whole)
+    gaps = gaps or Gaps()
+    mentions = Mentions(whole, gaps=gaps)
     stores = scan(tree, mentions, kept)
     mentions.check()
     private = {(file, name) for file in whole for name in helpers(tree.read(file))}
@@ -368,5 +373,6 @@ def check(
             continue
         place = f"in {store.function}()" if store.function else "outside a function"
         reason = f"{store.lvalue} may be written ({store.how}) {place}, which the specification does not know"
-        raise NotUnderstoodError(store.file, store.line, reason)
+        with gaps.at(store.function, writes=store.lvalue):
+            raise NotUnderstoodError(store.file, store.line, reason)
     return stores

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from formal.common.lifetime import Scratch
-from formal.kernel.errors import NotUnderstoodError, TreeError
+from formal.kernel.errors import Gap, NotUnderstoodError, TreeError
 from formal.kernel.source import headers, kconfig, makefiles
 from formal.kernel.source.definitions import Definitions
 from formal.kernel.source.makefiles import Build
@@ -59,7 +59,7 @@ class KernelTree:
         if config is not None and not self.config.is_file():
             raise TreeError(f"{self.config}: no such configuration file")
         self.kconfig_files: list[str] = []  # that were read
-        self.searched = False  # for functions that write modelled state, and none found that is not known
+        self.searched: tuple[Gap, ...] | None = None  # for functions that write modelled state: those not known
         self.opened: set[str] = set()  # files of the tree that the compiler opened, by path
 
     def _check(self) -> tuple[int, int, int]:

@@ -9,7 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.belongs import (
+    ENTERS,
+    HANDLING,
+    INIT,
+    PERF,
+    REENTERS,
+    RESETS,
+    RUN_RETURNS,
+    SET_BANK,
+    SET_OSLSR,
+    SKIPPING,
+    TRAP_BANK,
+    TRAP_OSLAR,
+)
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.source.tree import KVM, KernelTree, Sources
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
@@ -101,17 +115,31 @@ def nesting(tree: Sources) -> Sign:
     return Sign("nested_virtualization", False, NESTING[0][0], 0)
 
 
-def read(tree: KernelTree) -> tuple[Sign, ...]:
+# what is not what is said if a behaviour cannot be told; that of parts and lifted functions the C itself says
+_DECIDES: dict[str, tuple[str, ...]] = {
+    "guards_pmuserenr": (PERF,),
+    "defers_pc_adjustment": (*SKIPPING, ENTERS, RUN_RETURNS),
+    "skip_advances_step": (*SKIPPING, ENTERS, RUN_RETURNS, REENTERS),
+    "fakes_step_exit": HANDLING,
+    "indexes_trapped_banks": (TRAP_BANK, SET_BANK, *RESETS),
+    "emulates_os_lock": (TRAP_OSLAR, SET_OSLSR, *RESETS),
+    "vhe_reads_boot_mdcr": (INIT,),
+}
+
+
+def read(tree: KernelTree, gaps: Gaps | None = None) -> tuple[Sign, ...]:
     """The behaviours of a tree that its lifted functions do not decide.
 
     Raises:
-        NotUnderstoodError: if the source has neither sign.
+        NotUnderstoodError: if the source has neither sign, and that is not noted.
     """
-    r, signs = _Reader(tree), []
+    r, gaps = _Reader(tree), gaps or Gaps()
+    signs: list[Sign] = []
 
     def contains(behaviour: str, files: tuple[str, ...], function: str, *tokens: str) -> None:
-        file, body, line = r.function(files, function)
-        signs.append(Sign(behaviour, any(re.search(token, body) for token in tokens), file, line))
+        with gaps.at(*_DECIDES.get(behaviour, ("activate traps", "deactivate traps"))):
+            file, body, line = r.function(files, function)
+            signs.append(Sign(behaviour, any(re.search(token, body) for token in tokens), file, line))
 
     def exists(behaviour: str, file: str, function: str) -> None:
         there, found, line = r.defined(file, function)
@@ -121,11 +149,12 @@ def read(tree: KernelTree) -> tuple[Sign, ...]:
     owner = _field(tree, r"\bdebug_owner;")
     signs.append(Sign("tracks_debug_owner", owner is not None, KVM_HOST, owner or 0))
     saves = (activate, ((f"{KVM}/hyp/nvhe/switch.c",), "__activate_traps")) if owner is not None else (activate,)
-    places = [r.function(*place) for place in saves]
-    saved = [p for p in places if re.search(r"read_sysreg\(mdcr_el2\)", p[1])] or places
-    signs.append(Sign("saves_host_mdcr", saved is not places, saved[0][0], saved[0][2]))
-    file, text, line = r.function(*activate)
-    signs.append(Sign("saves_host_pmuserenr", "read_sysreg(pmuserenr_el0)" in text, file, line))
+    with gaps.at("activate traps", "deactivate traps"):
+        places = [r.function(*place) for place in saves]
+        saved = [p for p in places if re.search(r"read_sysreg\(mdcr_el2\)", p[1])] or places
+        signs.append(Sign("saves_host_mdcr", saved is not places, saved[0][0], saved[0][2]))
+        file, text, line = r.function(*activate)
+        signs.append(Sign("saves_host_pmuserenr", "read_sysreg(pmuserenr_el0)" in text, file, line))
     exists("guards_pmuserenr", f"{KVM}/pmu.c", "kvm_set_pmuserenr")
     exists("defers_pc_adjustment", f"{KVM}/hyp/exception.c", "__kvm_adjust_pc")
     skip = (f"{KVM}/hyp/include/hyp/adjust_pc.h", "arch/arm64/include/asm/kvm_emulate.h")
@@ -134,8 +163,9 @@ def read(tree: KernelTree) -> tuple[Sign, ...]:
     bank = "demux_wb_reg" if owner is not None else "trap_bvr"
     contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"\brd->CRm\b")
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
-    file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")
-    signs.append(Sign("vhe_reads_boot_mdcr", "kvm_arm_init_debug" not in body, file, line))
+    with gaps.at(*_DECIDES["vhe_reads_boot_mdcr"]):
+        file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")
+        signs.append(Sign("vhe_reads_boot_mdcr", "kvm_arm_init_debug" not in body, file, line))
     signs.append(nesting(tree))
     if owner is not None:  # protected mode: what its hypervisor takes over of the host's copy at each entry
         flush = r.body(f"{KVM}/hyp/nvhe/hyp-main.c", "flush_debug_state")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.source.tree import KVM
 from formal.tree.verdicts import DEBUG_C
 from tests.kernel.compare.test_newest import ARM, EXIT, FILES_EDITED, REGS
@@ -194,8 +195,8 @@ def test_a_difference_for_hypervisors_is_named(nesting: Copy, name: str) -> None
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_nobody_has_read_is_refused(nesting: Copy, name: str) -> None:
     file, edits, reason = REFUSED[name]
-    with pytest.raises(NotUnderstoodError, match=reason):
-        nesting.report(file, edits, Mode.VHE)
+    found = [str(gap) for gap in nesting.report(file, edits, Mode.VHE).gaps]
+    assert any(re.search(reason, text) for text in found), found
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from formal.epochs import Mode
 from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.compare.ownership import COMPONENTS
-from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.model.substitution import Assembly
 from formal.kernel.source.tree import KVM
 from tests.kernel.edited import Copy
@@ -137,8 +137,8 @@ def test_a_difference_is_named(copy: Copy, name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_else_must_hold_is_demanded(copy: Copy, name: str) -> None:
     file, edits, reason = REFUSED[name]
-    with pytest.raises(NotUnderstoodError, match=reason):
-        copy.report(file, edits, Mode.VHE)
+    found = [str(gap) for gap in copy.report(file, edits, Mode.VHE).gaps]
+    assert any(re.search(reason, text) for text in found), found
 
 
 def test_code_that_is_rewritten_is_equal(copy: Copy) -> None:

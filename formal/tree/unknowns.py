@@ -1,0 +1,290 @@
+"""What is not understood of a tree: systems with all the runs that the tree may have, and with only those it has.
+
+A place that is not understood belongs to operations and parts of operations (``formal/kernel/belongs.py``). In
+the wider system these may do anything to what they change by their description, and to whatever the place, or anything
+that it leads to by name, may write (``formal.kernel.recognition.scan``): what is proved there holds whatever the place
+does. In the narrower system they are missing: a run of it is one in which nothing takes part that is not understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from formal.epochs import Kernel
+from formal.kernel.belongs import ROOTS, expanded
+from formal.kernel.compare import hypervisor
+from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.compare.handlers import HANDLERS
+from formal.kernel.errors import Gap, Gaps
+from formal.kernel.model.binding import FLAGS
+from formal.kernel.model.substitution import Step, TreeKernel, parts_of
+from formal.kernel.recognition import scan
+from formal.kernel.recognition.callers import Bodies, Mentions
+from formal.kernel.source.tree import KVM, Sources
+from formal.logic import terms as t
+from formal.logic.terms import Term
+from formal.operations import Actor, Inputs, Operation
+from formal.ownership import flush_hyp_vcpu, load_debug, put_debug
+from formal.state import VARIABLES, State
+from formal.system import System
+from formal.transitions import OPERATIONS
+from formal.worldswitch import PARTS
+
+EVERYTHING = frozenset(name for name, variable in VARIABLES.items() if not variable.ghost)
+STEPS: Mapping[str, Step] = {
+    **PARTS, "kvm_vcpu_load_debug": load_debug, "kvm_vcpu_put_debug": put_debug, "flush_hyp_vcpu": flush_hyp_vcpu,
+}  # fmt: skip
+# what ``scan`` calls a place: the first that is part of its name says which state variables it may be
+_PLACES: tuple[tuple[str, frozenset[str]], ...] = tuple((part, frozenset(names)) for part, names in (
+    *((macro.lower(), [*FLAGS, "adjust_pc"]) for macros in FLAGS.values() for macro in macros),
+    ("guest_debug_preserved", [n for n in EVERYTHING if n.startswith("preserved_")]),
+    ("mdcr_el2", [n for n in EVERYTHING if "mdcr_el2" in n]),
+    ("mdscr_el1", [n for n in EVERYTHING if "mdscr_el1" in n]),
+    ("oslsr_el1", ["oslsr_el1"]),
+    ("pstate", ["pstate", "hw_pstate", "preserved_pstate_ss"]),
+    ("host_debug_state", ["host_debug_state", "mdcr_el2_host", "hw_bank"]),  # the whole structure has MDCR_EL2 too
+    ("dbg_", [n for n in EVERYTHING if n.endswith(("_bank", "debug_state"))]),
+    ("debug_state", [n for n in EVERYTHING if n.endswith(("_bank", "debug_state"))]),
+    ("guest_debug", ["guest_debug"]),
+    ("debug_owner", ["debug_owner", "hyp_debug_owner"]),
+    ("debug_ptr", ["debug_ptr_external"]),
+    ("pmuserenr_el0", [n for n in EVERYTHING if "pmuserenr_el0" in n]),
+    ("flags", [*FLAGS, "adjust_pc"]),
+    ("hw.", [n for n in EVERYTHING if n.startswith("hw_")]),  # a name that is pasted together
+))  # fmt: skip
+_BY_CPU = frozenset(  # with these per-CPU variables are written, by a name that is no member of anything
+    "__this_cpu_write this_cpu_write raw_cpu_write this_cpu_ptr per_cpu_ptr per_cpu this_cpu_ptr_nvhe_sym "
+    "per_cpu_ptr_nvhe_sym this_cpu_ptr_hyp_sym per_cpu_ptr_to_phys host_data_ptr".split()
+)
+_PERCPU = frozenset(("percpu_mdcr_el2", "nr_event_counters", "mdcr_el2_host"))
+_OURS = (Actor.KVM, Actor.USER)
+_NAMED = frozenset(name for op in OPERATIONS for name in (op.name, op.c_function))
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A place that is not understood, and what it may change: by operation, by part, or as a step of its own.
+
+    ``joins`` are operations in which it takes part, whatever else they are.
+    """
+
+    gap: Gap
+    operations: Mapping[str, frozenset[str]]
+    parts: Mapping[str, frozenset[str]]
+    own: frozenset[str] | None = None
+    joins: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return str(self.gap).removeprefix(f"{KVM}/")
+
+    def __hash__(self) -> int:
+        return hash(self.gap)
+
+    def same_effects(self, other: Unknown) -> bool:
+        """Whether two places may do the same."""
+        mine, theirs = ((u.operations, u.parts, u.own, u.gap.untimely) for u in (self, other))
+        return mine == theirs
+
+
+@dataclass
+class Effects:
+    """What functions may write, by names."""
+
+    tree: Sources
+    bodies: Bodies = field(default_factory=dict)
+    stores: list[scan.Store] = field(default_factory=list)
+
+    @staticmethod
+    def of(tree: Sources) -> Effects:
+        """All of a tree."""
+        mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
+        return Effects(tree, mentions.bodies, scan.scan(tree, mentions))
+
+    def written(self, functions: Iterable[str]) -> frozenset[str]:
+        """The state variables that functions, and all that these lead to by name, may write."""
+        reached, new = set[str](), set(functions)
+        if any({"asm", "__asm__"} & self.bodies.get(function, {}).keys() for function in new):
+            return EVERYTHING
+        while new:
+            reached |= new
+            new = {name for function in new for name in self.bodies.get(function, {})} - reached
+        found = [places(s.lvalue) for s in self.stores if s.function.removeprefix("macro ") in reached]
+        by_cpu = any(not _BY_CPU.isdisjoint(self.bodies.get(function, ())) for function in reached)
+        return (_PERCPU if by_cpu else frozenset[str]()).union(*found)
+
+    def roots(self, function: str) -> frozenset[str]:
+        """The operations whose C calls a function, by name, before anything that is an operation of its own."""
+        every = {root for roots in ROOTS.values() for root in roots}
+        of = {root: [name for name, roots in ROOTS.items() if root in roots] for root in every}
+        seen, new, found = {function}, [function], set[str]()
+        while new:
+            name = new.pop()
+            found |= {*of.get(name, ())}
+            if name not in of or name == function:
+                callers = [caller for caller, names in self.bodies.items() if name in names and caller not in seen]
+                seen |= {*callers}
+                new += callers
+        return frozenset(found)
+
+
+def places(lvalue: str) -> frozenset[str]:
+    """The state variables that a place may be, as the search calls it."""
+    return next((names for part, names in _PLACES if part in lvalue.lower()), EVERYTHING)
+
+
+def unknowns(system: System, gaps: Iterable[Gap], effects: Effects) -> tuple[Unknown, ...]:
+    """What belongs to each place that is not understood; several gaps at one place are one unknown."""
+    together: dict[tuple[str, int, str], Unknown] = {}
+    for gap in gaps:
+        found = _unknown(system, gap, effects)
+        known = together.get(gap.place)
+        together[gap.place] = found if known is None else _merged(known, found)
+    return tuple(together.values())
+
+
+def _merged(a: Unknown, b: Unknown) -> Unknown:
+    own = None if a.own is None and b.own is None else (a.own or frozenset()) | (b.own or frozenset())
+    gap = replace(a.gap, untimely=a.gap.untimely or b.gap.untimely)
+    operations, parts = _united((a.operations, b.operations)), _united((a.parts, b.parts))
+    return Unknown(gap, operations, parts, own, a.joins | b.joins)
+
+
+def _united(maps: Iterable[Mapping[str, frozenset[str]]]) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for each in maps:
+        found |= {name: names | found.get(name, frozenset()) for name, names in each.items()}
+    return found
+
+
+def _unknown(system: System, gap: Gap, effects: Effects) -> Unknown:
+    k = system.kernel
+    if gap.writes is not None:
+        joins = expanded({one for name in gap.of for one in effects.roots(name)}, k)
+        calls = effects.written(place.removesuffix("()") for place in gap.writes if place.endswith("()"))
+        others = [place for place in gap.writes if not place.endswith("()")]
+        stored = [frozenset((place,)) if place in VARIABLES else places(place) for place in others]
+        return Unknown(gap, {}, {}, calls.union(*stored), joins)
+    if not gap.of:
+        ours = [op for op in system.operations if op.actor in _OURS]
+        return Unknown(gap, {op.name: op.writes | EVERYTHING for op in ours}, {}, EVERYTHING)
+    operations: dict[str, frozenset[str]] = {}
+    parts: dict[str, frozenset[str]] = {}
+    own: frozenset[str] | None = None
+    named = expanded(gap.of, k)
+    handlers = [f for h in HANDLERS if h.operation in gap.of and h.when(k) for f in h.functions]
+    written = frozenset[str]() if gap.broken else effects.written([*gap.of, *handlers])
+    for name in named:
+        if ops := [op for op in system.operations if name in (op.name, op.c_function)]:
+            operations |= {op.name: written | _changed(system, op) for op in ops}
+        elif name in STEPS and gap.broken:
+            made = [op for op in system.operations if _made_of(op, system) & {name}]
+            operations |= {op.name: _changed(system, op) for op in made}
+        elif name in STEPS:
+            functions = [f for c in hypervisor.COMPONENTS if c.part == name for f in c.names(k)]
+            s = system.state()
+            after = STEPS[name](s, k).values
+            changed = {variable for variable, value in after.items() if value is not s.values[variable]}
+            parts[name] = written | changed | effects.written(functions)
+        elif name not in _NAMED:
+            own = written
+    if gap.broken:  # the one may do what the other should
+        operations = dict.fromkeys(operations, frozenset[str]().union(*operations.values()))
+    return Unknown(gap, operations, parts, own)
+
+
+def _changed(system: System, op: Operation) -> frozenset[str]:
+    """What an operation changes by its description, whether or not it goes to a guest hypervisor."""
+    s, k = system.state(), system.kernel
+    inputs = Inputs(f"in.{op.name}", k.breakpoints)
+    found = set(op.writes)
+    for handler in HANDLERS:
+        if handler.operation == op.name and handler.when(k) and handler.forwarding is not None:
+            after = handler.forwarding.step(s, k, inputs, inputs.flag("goes to the guest hypervisor"))
+            found |= {name for name, value in after.values.items() if value is not s.values[name]}
+    return frozenset(found)
+
+
+# ---- the two systems
+
+
+def wider(system: System, found: Collection[Unknown]) -> System:
+    """A system with all runs that the tree may have, whatever its unknowns do."""
+    if not found:
+        return system
+    parts = _united(u.parts for u in found)
+    operations = _united(u.operations for u in found)
+    untimely = {name for u in found if u.gap.untimely for name in u.operations}
+    own = [_step(number, u) for number, u in enumerate(found) if u.own is not None]
+    if parts:
+        steps = tuple((name, _anything(name, names)) for name, names in parts.items())
+        system = System(with_steps(system.kernel, steps), tuple(_writing_all(op) for op in system.operations))
+    new = {op.name: _doing_anything(op, operations[op.name], op.name in untimely)
+           for op in system.operations if op.name in operations}  # fmt: skip
+    return System(system.kernel, (*system.replacing(new).operations, *own))
+
+
+def narrower(system: System, found: Collection[Unknown]) -> System:
+    """A system with those runs of the tree in which no unknown takes part."""
+    if not found:
+        return system
+    left = [op for op in system.operations if not any(takes_part(u, op, system) for u in found)]
+    return System(system.kernel, tuple(left))
+
+
+def takes_part(unknown: Unknown, op: Operation, system: System) -> bool:
+    """Whether a place that is not understood is in an operation."""
+    if op.name in unknown.operations or op.name in unknown.joins:
+        return True
+    return bool(unknown.parts) and not _made_of(op, system).isdisjoint(unknown.parts)
+
+
+def _made_of(op: Operation, system: System) -> set[str]:
+    return {name for name, _ in parts_of(op, system.state(), system.kernel)}
+
+
+def with_steps(kernel: Kernel, steps: tuple[tuple[str, Step], ...]) -> TreeKernel:
+    """A kernel that does some steps in its own way."""
+    values: dict[str, Any] = {f.name: getattr(kernel, f.name) for f in fields(Kernel)}
+    before = kernel.steps if isinstance(kernel, TreeKernel) else ()
+    return TreeKernel(**values, steps=(*before, *steps))
+
+
+def _writing_all(op: Operation) -> Operation:
+    return replace(op, writes=frozenset(VARIABLES)) if op.actor in _OURS else op
+
+
+def _doing_anything(op: Operation, names: frozenset[str], untimely: bool) -> Operation:
+    def step(s: State, k: Kernel, i: Inputs) -> State:
+        free = {n: i.free(f"not understood: {n}", s.values[n].sort) for n in names if n in s.values}
+        return State({**op.step(s, k, i).values, **free}, s.vcpu_id, s.cpu_id)
+
+    return replace(op, step=step, writes=op.writes | names, guard=_always if untimely else op.guard)
+
+
+def _always(s: State, k: Kernel, i: Inputs) -> Term:
+    return t.TRUE
+
+
+def _step(number: int, unknown: Unknown) -> Operation:
+    """An operation of its own that may do anything to these variables, at any time."""
+    names = unknown.own or frozenset()
+
+    def step(s: State, k: Kernel, i: Inputs) -> State:
+        free = {n: i.free(n, s.values[n].sort) for n in names if n in s.values}
+        return State({**s.values, **free}, s.vcpu_id, s.cpu_id)
+
+    return Operation(f"not understood: {number}", Actor.KVM, str(unknown), "", names, _always, step)
+
+
+def _anything(what: str, names: frozenset[str]) -> Step:
+    """A part of operations that may do anything to these variables, and something else each time."""
+    times: dict[tuple[Term, ...], int] = {}
+
+    def does(s: State, k: Kernel) -> State:
+        number = times.setdefault(tuple(s.values.values()), len(times))
+        free = {n: t.var(f"not understood: {what} {number}: {n}", s.values[n].sort) for n in names if n in s.values}
+        return State({**STEPS[what](s, k).values, **free}, s.vcpu_id, s.cpu_id)
+
+    return does
