@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from formal.engines.induction import VacuousError
 from formal.engines.verdict import Checker, Result, Verdict
 from formal.engines.z3backend import SolverTimeoutError
+from formal.evidence.runs.traces import TraceBook
 from formal.kernel.belongs import INSIDE
+from formal.kernel.errors import NotUnderstoodError
+from formal.matrix.configuration_run import book_path
+from formal.scope.configuration import Configuration
 from formal.system import System
 from formal.tree.unknowns import Unknown, takes_part, wider
 from formal.vocabulary import Claim
 
+GIVEN_UP = 20.0  # work for one question about a claim, as Z3Solver counts it, whatever --timeout says
+SEARCHED = 5.0  # and for all searches for a run that breaks one claim; known traces are tried before any search
+SHALLOW = 6  # fused steps, for every claim
 BLAMING_SECONDS = 60.0  # of this process, for all claims of a mode together; what is left then hangs on all places
 SHOWN = 3  # places in a reason
 WHATEVER = "induction, whatever is not understood does"
@@ -56,7 +64,7 @@ class Decider:
         until, found = time.process_time() + BLAMING_SECONDS, dict[str, str]()
         checker = self.make(self.described)
         for claim in claims:
-            result = checker.check(claim)
+            result = checked(checker.check, claim)
             if result.verdict is Verdict.UNKNOWN:
                 found[claim.name] = result.reason
                 continue
@@ -87,6 +95,24 @@ class Decider:
             return invariant.implies(claim) or invariant.keeps(claim)
         except (SolverTimeoutError, VacuousError):
             return False
+
+
+def checked(check: Callable[[Claim], Result], claim: Claim) -> Result:
+    """The verdict on a claim, which may be about something in the C that the state does not have."""
+    try:
+        return check(claim)
+    except NotUnderstoodError as error:
+        return Result(claim, Verdict.UNKNOWN, "-", 0.0, reason=f"hangs on {error}")
+
+
+def checker_of(traces: Path, c: Configuration, timeout: float | None, system: System) -> Checker:
+    """A checker of one system, which tries the traces of a configuration and of others like it first."""
+    faults = Path(__file__).with_name("faults")  # what breaks the claims when the specification is at fault
+    paths = (*sorted(traces.glob(f"*-{c.mode}.json")), *sorted(faults.glob("*.json")))
+    pool = [trace for path in paths for trace in TraceBook.read(path).traces]
+    seconds = GIVEN_UP if timeout is None else min(timeout, GIVEN_UP)
+    book = TraceBook.read(book_path(traces, c))
+    return Checker(system, book, timeout=seconds, depth=SHALLOW, pool=pool, budget=SEARCHED)
 
 
 def hangs_on(unknowns: Sequence[Unknown]) -> str:

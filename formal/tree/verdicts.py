@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from formal.engines.equality import Questions
-from formal.engines.verdict import Checker, Result, Verdict
+from formal.engines.verdict import Result, Verdict
 from formal.epochs import Kernel, Mode
-from formal.evidence.runs.traces import Trace, TraceBook
 from formal.kernel.belongs import GUEST_DEBUG
 from formal.kernel.compare import handlers, hypervisor, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
@@ -27,7 +26,7 @@ from formal.kernel.recognition import debugexit, regions, reviewed, runloop, sca
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
-from formal.matrix.configuration_run import Row, book_path, checks
+from formal.matrix.configuration_run import Row, checks
 from formal.operations import Inputs, Operation
 from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
@@ -35,15 +34,12 @@ from formal.scope.manifest import Manifest
 from formal.state import VARIABLES
 from formal.system import System
 from formal.transitions import OPERATIONS
-from formal.tree.deciding import Decider
+from formal.tree.deciding import Decider, checked, checker_of
 from formal.tree.reading import Source, source
 from formal.tree.unknowns import Effects, Unknown, narrower, unknowns
-from formal.vocabulary import Claim
 from formal.worldswitch import PARTS
 
-GIVEN_UP = 20.0  # work for one question about a claim, as Z3Solver counts it, whatever --timeout says
-SEARCHED = 5.0  # and for all searches for a run that breaks one claim; known traces are tried before any search
-SHALLOW, DEEP = 6, 9  # fused steps: for every claim; and, if nothing was found, for those that are still open
+DEEP = 9  # fused steps, for the claims that are still open
 RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
 
 
@@ -360,20 +356,21 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     wanted = [(n, claim) for n, claim in checks(CLAIMS) if " without " not in n]
     wanted += [(claim.name, claim) for claim in obligation_claims(report.counterparts.values(), system.state())]
     wanted = [(n, claim) for n, claim in wanted if not job.claims or claim.name in job.claims]
-    expected = job.manifest.expected(Configuration(report.resolved.epoch.name, mode.value))
+    configuration = Configuration(report.resolved.epoch.name, mode.value)
+    expected = job.manifest.expected(configuration)
     if report.gaps:
         report.unknowns = unknowns(system, report.gaps, Effects.of(job.tree))
-    understood = narrower(system, report.unknowns)
-    checker = _checker(job, report, understood)
-    decides = Decider(checker, system, report.unknowns, partial(_checker, job, report)) if report.unknowns else None
+    make = partial(checker_of, job.proofs / "traces", configuration, job.timeout)
+    checker = make(narrower(system, report.unknowns))
+    decides = Decider(checker, system, report.unknowns, make) if report.unknowns else None
     check = checker.check if decides is None else decides.check
-    report.rows = [_row(report, _checked(check, claim), expected.get(name)) for name, claim in wanted]
+    report.rows = [_row(report, checked(check, claim), expected.get(name)) for name, claim in wanted]
     report.facts = checker.facts() if decides is None else decides.wider.facts()
     if not any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
         checker.depth = DEEP
         for number, (name, claim) in enumerate(wanted):
             if report.rows[number].verdict == "UNKNOWN":
-                report.rows[number] = _row(report, _checked(check, claim), expected.get(name))
+                report.rows[number] = _row(report, checked(check, claim), expected.get(name))
                 if worse(report.rows[number]) and report.rows[number].verdict == "VIOLATED":
                     break
     if decides is not None:
@@ -382,27 +379,6 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
         report.rows = [replace(row, reason=reasons.get(row.check, row.reason)) for row in report.rows]
     if not job.claims and not any(row.verdict == "UNKNOWN" for row in report.rows):
         report.problems += [str(unknown) for unknown in report.unknowns if unknown.gap.broken]
-
-
-def _checked(check: Callable[[Claim], Result], claim: Claim) -> Result:
-    """The verdict on a claim, which may be about something in the C that the state does not have."""
-    try:
-        return check(claim)
-    except NotUnderstoodError as error:
-        return Result(claim, Verdict.UNKNOWN, "-", 0.0, reason=f"hangs on {error}")
-
-
-def _checker(job: TreeJob, report: TreeReport, system: System) -> Checker:
-    c = Configuration(report.resolved.epoch.name, report.mode.value)
-    timeout = GIVEN_UP if job.timeout is None else min(job.timeout, GIVEN_UP)
-    book, pool = TraceBook.read(book_path(job.proofs / "traces", c)), _pool(job.proofs / "traces", report.mode)
-    return Checker(system, book, timeout=timeout, depth=SHALLOW, pool=pool, budget=SEARCHED)
-
-
-def _pool(traces: Path, mode: Mode) -> list[Trace]:
-    faults = Path(__file__).with_name("faults")  # what breaks the claims when the specification is at fault
-    paths = (*sorted(traces.glob(f"*-{mode.value}.json")), *sorted(faults.glob("*.json")))
-    return [trace for path in paths for trace in TraceBook.read(path).traces]
 
 
 def _row(report: TreeReport, r: Result, expected: str | None) -> Row:
