@@ -21,7 +21,7 @@ from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import Epoch, Kernel, Mode, of_release
 from formal.kernel.compare import handlers, hypervisor, ownership, protected
 from formal.kernel.compare.behaviours import DEBUG_C, mattering, resolve
-from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Lifted, Program, files_for, load, side_of
 from formal.kernel.model.binding import Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities
@@ -104,7 +104,7 @@ class _Tree:
                     held.differ[name] = sorted({*held.differ.get(name, ()), *differing})
                 else:
                     held.equal.append(name)
-        held.unread |= {name: _reason(error) for name, error in self.gaps.found.items()}
+        held.unread |= {name: _reason(gap) for gap in reversed(self.gaps.found) for name in gap.of}
         held.equal = sorted({*held.equal} - held.differ.keys() - held.unread.keys())
         return held
 
@@ -165,7 +165,7 @@ def _operation(c: Counterpart, s: State, k: Kernel) -> tuple[Conditions, Term]:
     return c.differences(s, k, inputs), And(c.operation.enabled(s, k, inputs), allowed(s))
 
 
-def _reason(error: NotUnderstoodError) -> str:
+def _reason(error: NotUnderstoodError | Gap) -> str:
     return f"{error.file.rpartition('/')[2]}: {error.reason}"
 
 
