@@ -44,7 +44,7 @@ def verdicts(report: TreeReport, verdict: str) -> set[str]:
 
 def test_a_tree_that_is_understood_has_no_gaps(copy: Copy) -> None:
     whole = copy.report(GUEST, {IOCTL: IOCTL}, Mode.VHE, ALL)
-    expected = Manifest.read(PROOFS / "manifest.toml").expected(Configuration("E8", "vhe"))
+    expected = Manifest.read(PROOFS / "manifest.toml").expected(Configuration("E8s", "vhe"))
     assert not whole.gaps and not whole.unknowns and not verdicts(whole, "UNKNOWN")
     assert {expected[name] for name in verdicts(whole, "PROVED") if name in expected} == {"PROVED"}
 
@@ -87,7 +87,7 @@ def test_the_heart_is_not_understood(copy: Copy) -> None:
     """What it decides about the tree is as in its release; what it does may be anything."""
     heart = "static void kvm_arm_setup_mdcr_el2(struct kvm_vcpu *vcpu)\n{\n"
     found = copy.report(DEBUG_C, {heart: f"{heart}\twhile (vcpu->cpu == 0x77)\n\t\tvcpu->cpu += 2;\n"}, Mode.VHE, ALL)
-    assert found.resolved.epoch.name == "E8"
+    assert found.resolved.epoch.name == "E8s"
     assert {"os_registers", "performance_monitors", "bug_on_unreachable"} <= verdicts(found, "UNKNOWN")
     assert all("WHILE_STMT" in gap.reason for gap in found.gaps)
 
