@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from formal.common.files import write_file
-from formal.common.places import FORMAL
+from formal.common.places import FORMAL, cache_folder
 from formal.common.processes import Beside
 from formal.epochs import EPOCHS, Kernel, Mode
 from formal.evidence.runs.replay import Replay, ReplayError
@@ -97,7 +97,7 @@ def _plain_report(job: TreeJob, common: Source, mode: Mode) -> tuple[dict[str, A
 
 def default_folder() -> Path:
     """Below ``XDG_CACHE_HOME``, or else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kvm-debug-trap-proofs")
+    return cache_folder() / "kvm-debug-trap-proofs"
 
 
 # ---- what a verdict came from
@@ -154,7 +154,7 @@ def _store(path: Path, job: TreeJob, before: Mapping[str, str], reports: list[Tr
         "reports": [_report_data(r) for r in reports],
     }
     try:
-        write_file(path, json.dumps({"format": FORMAT, "data": data, "digest": _sealed(data)}))
+        write_file(path, json.dumps({"format": FORMAT, "data": data, "digest": _sealed(data)}), sync=False)
         entries = sorted(path.parent.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
         for old in entries[KEPT:]:
             old.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ the boot image is kept, in DIRECTORY/SERIES/vmlinuz-RELEASE, and it appears ther
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from formal.common.files import write_file
 from formal.common.lifetime import Scratch, bound, run
+from formal.common.places import cache_folder
 
 NEWEST = "newest"
 _META = "linux-image-cloud-arm64"  # depends on the newest image of its suite
@@ -39,7 +39,7 @@ class Image:
 
 def default_directory() -> Path:
     """Where kernels are kept: in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "formal-conform" / "kernels"
+    return cache_folder() / "formal-conform" / "kernels"
 
 
 def image(series: str, directory: Path) -> Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from formal.common.files import write_file
+from formal.common.places import cache_folder
 from formal.common.processes import in_turn
 from formal.epochs import Mode
 from formal.kernel.effects import assembly, codec, files
@@ -217,15 +217,14 @@ class _Store:
         data = {"files": sources, "summary": codec.plain_summary(read)}
         path = self._path(side, file)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, json.dumps(data))
+            write_file(path, json.dumps(data), sync=False)
         except OSError:
             return  # no cache, no harm
 
     def _path(self, side: str, file: str) -> Path:
         options = [self._named(word) for word in files.flags(self.tree, side)]
         asked = json.dumps([_tool(), side, file, options, self.lvalues, self._of(str(self.tree.path / file))])
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kvm-debug-trap-proofs", "effects")
+        folder = cache_folder() / "kvm-debug-trap-proofs" / "effects"
         return folder / f"{_digest(asked.encode())}.json"
 
     def _named(self, path: str) -> str:
