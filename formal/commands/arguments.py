@@ -98,6 +98,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
     p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
     p.add_argument("--accept", action="store_true", help="with --refresh: record verdicts that got worse as well")
+    p.add_argument("-v", "--verbose", action="store_true", help="every table, and what is assumed and not modelled")
     p.add_argument("--gate", action="store_true", help="everything, with all evidence, and what is left to trust")
     p.add_argument("--bisect", action="store_true", help="exit codes for `git bisect run`")
     p.add_argument("--proofs", metavar="DIR", type=Path, default=PROOFS, help=argparse.SUPPRESS)

@@ -323,19 +323,22 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
             for row in report.rows:
                 if row.check in (args.explain, f"not {args.explain}"):
                     put(explanation.lines(report.configuration, row, args.breakpoints))
+        put("", text.assumed())
         return
-    epochs = [r for r in reports if not r.configuration.is_bug]
-    if len(reports) == 1:
+    whole = not args.verbose and not args.claim
+    if whole:
+        put(*text.first_screen(reports))
+    elif len(reports) == 1:
         put(text.detail(reports[0]))
     else:
-        for part in (epochs, [r for r in reports if r.configuration.is_bug]):
+        bugs = [r for r in reports if r.configuration.is_bug]
+        for part in ([r for r in reports if not r.configuration.is_bug], bugs):
             for start in range(0, len(part), 8):
                 put(text.matrix(part[start : start + 8]), "")
     lines = [*text.summary(reports), text.sanity(reports), *problems]
-    lines += [f"DIFFERS: {line}" for line in text.differences(reports)]
+    lines += [] if whole else [f"DIFFERS: {line}" for line in text.differences(reports)]
     put([line for line in lines if line])
-    for report in reports:
-        for row in report.rows:
-            if not row.as_expected and row.trace is not None:
-                put("", explanation.lines(report.configuration, row, args.breakpoints))
-    put("", text.assumptions())
+    unexpected = [(r, row) for r in reports for row in r.rows if not row.as_expected and row.trace is not None]
+    for report, row in unexpected[: 1 if whole else None]:  # one run says enough; -v shows all
+        put("", explanation.lines(report.configuration, row, args.breakpoints))
+    put(*text.assumptions() if args.verbose else [text.assumed(), *text.next_steps(reports)])

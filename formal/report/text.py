@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
+from formal.epochs import EPOCHS
 from formal.explain.show import ShownStep
 from formal.matrix.configuration_run import Report, Row
 from formal.report.grid import Cell, Grid
@@ -82,6 +84,68 @@ def assumptions() -> list[str]:
     """What was assumed, is not modelled, and has to be trusted."""
     parts = (("Assumed:", ASSUMED), ("Not modelled:", NOT_MODELLED), ("Trusted:", TRUSTED))
     return [line for title, items in parts for line in (title, *(f"  - {item}" for item in items))]
+
+
+def assumed() -> str:
+    """The same in a line, and where the list is."""
+    counts = f"Assumed: {len(ASSUMED)} points. Trusted: {len(TRUSTED)}. Not modelled: {len(NOT_MODELLED)}."
+    return f"{counts} -v lists them; formal/scope/assumptions.py has them."
+
+
+_SHOWN = 5  # differences on the first screen
+
+
+def first_screen(reports: Sequence[Report]) -> list[Grid | list[str]]:
+    """What was proved, a line an epoch, and what is not as expected; at most 30 lines on a terminal."""
+    modes = list(dict.fromkeys(r.configuration.mode for r in reports))
+    grid = Grid(("epoch", "releases", *modes))
+    epochs: dict[str, dict[str, Cell | str]] = {}
+    for report in reports:
+        if not report.configuration.is_bug:
+            epochs.setdefault(report.configuration.name, {})[report.configuration.mode] = _counts(report)
+    for name, cells in epochs.items():
+        grid.add(name, EPOCHS[name].releases, *(cells.get(mode, "-") for mode in modes))
+    bugs = [r for r in reports if r.configuration.is_bug]
+    lines = ["Each cell: claims PROVED / VIOLATED, as the manifest expects unless it says so."]
+    if bugs:
+        found = sum(all(row.as_expected for row in r.rows) for r in bugs)
+        names = len({r.configuration.name for r in bugs})
+        lines.append(f"{names} past bugs brought back: {found} of {len(bugs)} configurations break as expected.")
+    if len(reports) == 1 and not bugs:
+        broken = [r.check for r in reports[0].rows if r.verdict == "VIOLATED" and _promise(r)]
+        lines += textwrap.wrap(f"VIOLATED: {', '.join(broken) or 'none'}", 110, subsequent_indent="  ")
+    different = differences(reports)
+    lines += [f"DIFFERS: {line}" for line in different[:_SHOWN]]
+    if len(different) > _SHOWN:
+        lines.append(f"and {len(different) - _SHOWN} more: -v lists them")
+    return [grid, lines]
+
+
+def next_steps(reports: Sequence[Report]) -> list[str]:
+    """What to run next: the reason of a violated claim, the evidence of all."""
+    broken = [row for r in reports if not r.configuration.is_bug for row in r.rows if row.verdict == "VIOLATED"]
+    if not broken or len(reports) == 1:
+        return []
+    row = min(broken, key=lambda r: (r.as_expected, " " in r.check))
+    where = f"--epoch {row.epoch} --mode {row.mode}"
+    return [f"Next: formal.prove {where} --explain {row.claim}; formal.check re-checks all; -v shows every table."]
+
+
+def _promise(row: Row) -> bool:
+    """Whether it is a claim as it stands, not a variant that lacks a precondition or a non-property."""
+    return " without " not in row.check and not row.check.startswith("not ")
+
+
+def _counts(report: Report) -> Cell:
+    """PROVED and VIOLATED claims of a configuration, UNKNOWN ones if there are any; a mark if it is unexpected."""
+    rows = [row for row in report.rows if _promise(row)]
+    count = {v: sum(row.verdict == v for row in rows) for v in STYLE}
+    pieces = [(f"{count['PROVED']}", "green"), (" / ", ""), (f"{count['VIOLATED']}", "red")]
+    if count["UNKNOWN"]:
+        pieces.append((f" / {count['UNKNOWN']} UNKNOWN", "yellow"))
+    if wrong := sum(not row.as_expected for row in report.rows):
+        pieces.append((f" ({wrong} not as expected)", "bold red"))
+    return Cell(tuple(pieces))
 
 
 def trace(steps: Iterable[ShownStep]) -> list[str]:

@@ -187,8 +187,7 @@ def test_one_claim(capsys: Output) -> None:
     assert (code, err) == (0, "")
     assert re.search(r"^trace +PROVED +induction, \d+ lemmas", out, re.M)
     assert "1 configurations, 1 checks: 1 PROVED, 0 VIOLATED" in out
-    assert "Assumed:" in out
-    assert "Not modelled:" in out
+    assert "Assumed: " in out and "Not modelled: " in out
     assert "Trusted:" in out
 
 
@@ -353,6 +352,8 @@ def test_the_whole_gate(capsys: Output) -> None:
     assert "; 0 not as expected" in out
     assert "0 UNKNOWN" in out
     assert f"Checked in each of {len(EPOCH_CONFIGURATIONS)} epoch configurations: Init can be met" in out
+    assert len(out.splitlines()) <= 30, "the first screen"
+    assert all(epoch.releases in out for epoch in EPOCHS.values())
 
 
 def test_results_come_in_the_order_of_the_jobs() -> None:

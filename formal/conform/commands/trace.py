@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal import epochs
+from formal.arch.registers import MDCR_EL2
 from formal.common.exit_codes import ExitCode
 from formal.common.files import STANDARD
 from formal.common.options import Parser
@@ -20,7 +21,7 @@ from formal.conform.trace.coverage import coverage, lines
 from formal.conform.trace.groups import Grouping
 from formal.conform.trace.owner_groups import by_owner, grouping
 from formal.conform.trace.runs import FIELDS
-from formal.conform.trace.text import REQUIRED_PROBES, TraceFormatError, TraceText, parse, read
+from formal.conform.trace.text import REQUIRED_PROBES, NotRecordedError, TraceFormatError, TraceText, parse, read
 from formal.epochs import EPOCHS, HOSTS, Mode, NoEpochError
 from formal.evidence.runs.traces import TraceBook, TraceError
 from formal.releases import RELEASES, Release
@@ -84,6 +85,9 @@ def _run(args: argparse.Namespace) -> int:
     name = "standard input" if args.file == STANDARD else args.file.name
     try:
         report = examine(read(args.file), name, args.epoch, args.mode)
+    except NotRecordedError as error:
+        sys.stderr.write(f"formal.conform trace: {error}\n")
+        return ExitCode.UNKNOWN
     except InconclusiveError as error:
         sys.stderr.write(f"formal.conform trace: {name if args.file == STANDARD else args.file}: {error}\n")
         return ExitCode.UNKNOWN
@@ -138,6 +142,8 @@ def examine(text: TraceText, name: str, epoch: str | None = None, mode: str | No
             results[configuration] = Check(configuration.kernel(), groups).run()
         except TooManyRunsError as e:
             raise InconclusiveError(f"{e}; record more trace points") from e
+    if not any(r.conforms for r in results.values()) and (why := _beyond_the_model(text)):
+        raise InconclusiveError(why)
     if not any(r.conforms for r in results.values()) and all(
         r.unexplained is None or r.unexplained.event is None for r in results.values()
     ):
@@ -165,6 +171,33 @@ def _relevant(text: TraceText, cut: str | None) -> None:
             f"no event {' and '.join(absent)}{f', only others ({others})' if others else ''}: "
             f"nothing can be compared; {says}" + (f"; {cut}" if cut else "")
         )
+
+
+_ERET = 0x1A  # ESR_EL2.EC: a guest hypervisor's ERET
+_HAS_EL2 = 1 << 7  # KVM_ARM_VCPU_HAS_EL2 in the features of KVM_ARM_VCPU_INIT
+
+
+def _beyond_the_model(text: TraceText) -> str:
+    """Why a trace that nothing explains may be a run all the same: it shows what traces are not read for."""
+    for event in text.events:
+        fields = event.fields
+        verb = fields.get("verb") if event.name == "marker" else ""
+        if fields.get("ec") == _ERET or (verb == "vcpu_init" and int(str(fields["features"]), 0) & _HAS_EL2):
+            return (
+                f"line {event.line}: a guest with an EL2, which traces are not read for; record a guest without one, "
+                "or prove the tree with --kernel"
+            )
+    values = [
+        e.fields["value"] if e.name == "kvm_arm_set_dreg32" else e.fields["mdcr_el2"]
+        for e in text.events
+        if "mdcr_el2" in e.fields or e.fields.get("register") == "MDCR_EL2"
+    ]
+    if values and not any(value & MDCR_EL2.mask("HPMN") for value in values):
+        return (
+            "MDCR_EL2.HPMN is 0 in every value: the host has no PMUv3, which is not modelled, or KVM has lost HPMN; "
+            "record on a host with a PMU, where HPMN must be what the boot code chose"
+        )
+    return ""
 
 
 def _candidates(text: TraceText, epoch: str | None, mode: str | None) -> Iterator[Configuration]:

@@ -22,6 +22,10 @@ class TraceFormatError(Exception):
     """The text is no trace that is understood; the message names the line."""
 
 
+class NotRecordedError(TraceFormatError):
+    """The tool that made the text has lost something that is needed; the message says what to record instead."""
+
+
 @dataclass(frozen=True)
 class Event:
     """One line of the trace; ``fields`` hold numbers as integers, register names and pointers as text."""
@@ -54,10 +58,12 @@ _HEX = r"(?:0x)?([0-9a-f]+)"
 _PTR = r"(?:0x)?([0-9a-f]+|\(_+ptrval_+\))"
 _LIST = r"(?:\{([^}]*)\}|ARRAY\[([^\]]*)\])"
 _LINE = re.compile(
-    r"\s*(?P<comm>.*?\S)(?:-|\s+)(?P<pid>\d+|<\.\.\.>)\s+(?:\(\s*[-\d]+\)\s+)?\[(?P<cpu>\d+)\]\s+"
+    r"\s*(?P<comm>.*?\S)(?:-|\s+)(?:\d+/)?(?P<pid>\d+|<\.\.\.>)\s+(?:\(\s*[-\d]+\)\s+)?\[(?P<cpu>\d+)\]\s+"
     r"(?:(?P<flags>[^\s\d]\S{2,7}|\d?\S*\.\S*[a-zA-Z.#]\S*)\s+)?(?P<time>\d+(?:\.\d+)?)(?:us)?:\s+(?P<rest>.*)"
 )
-_NAME = re.compile(r"(?:\w+:)?(\w+):\s*(.*)")
+_NAME = re.compile(r"(?:(\w+):(?=\w))?(\w+):\s*(.*)")
+_STACK = re.compile(r"\s*(?:=>|<=)\s+\S|\s+[0-9a-f]{8,16}\s+\S.*\)\s*$|\s*<(?:user )?stack trace>\s*$")
+_STACK_OF = re.compile(r"<(?:user )?stack trace>")
 _LOST = re.compile(r"\bCPU:?\s*\d+.*?\[?\s*(?:LOST\s+(\d+)\s+EVENTS|(\d+)\s+EVENTS\s+DROPPED|EVENTS\s+DROPPED)", re.I)
 _WRITTEN = re.compile(r"#\s*entries-in-buffer/entries-written:\s*(\d+)/(\d+)")
 _HEADER = re.compile(r"\s*(#.*|cpus=\d+|version = .*|CPU \d+ is empty|)$")
@@ -178,6 +184,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
 _TEXTS = ("reg", "reason")
 REQUIRED = ("kvm_arm_setup_debug", "kvm_arm_set_dreg32")  # without these nothing can be said
 REQUIRED_PROBES = ("guest_mdscr", "load_debug", "put_debug", "vcpu_enter", "vcpu_leave", "kvm_exit")  # from v6.14 on
+GROUPS = ("kvm", "kprobes", "conform", "probe")  # of events; of our dynamic events, those that people choose
+_BARE_CALLER = re.compile(r"\((?:0x)?[0-9a-f]+(?: <- (?:0x)?[0-9a-f]+)?\)")
 _AT_LOAD = re.compile(r"\((?:kvm_vcpu_load_debug|setup_external_mdscr)\+")  # who called vcpu_read_sys_reg
 _POINTER_NAME = re.compile(r"(?:0x)?[0-9a-f]{6,}: ")
 
@@ -198,7 +206,7 @@ def parse(text: str) -> TraceText:
             continue
         if written := _WRITTEN.match(line):
             found.overwritten = max(0, int(written[2]) - int(written[1]))
-        if _HEADER.match(line):
+        if _HEADER.match(line) or _STACK.match(line):
             continue
         try:
             _read_line(found, number, line)
@@ -218,9 +226,11 @@ def _read_line(found: TraceText, number: int, line: str) -> None:
             f"line {number}: no trace event in the format of ftrace or trace-cmd: {line.strip()[:80]!r}"
         )
     named = _NAME.match(match["rest"])
+    if named is None and _STACK_OF.match(match["rest"]):
+        return
     if named is None:
         raise TraceFormatError(f"line {number}: an event without a name: {match['rest'][:80]!r}")
-    name, text = named[1], named[2].rstrip()
+    group, name, text = named[1], named[2], named[3].rstrip()
     task, cpu = f"{match['comm'].strip()}-{match['pid']}", int(match["cpu"])
     if name in ("tracing_mark_write", "print"):
         marker = _MARKER.match(text)
@@ -232,19 +242,35 @@ def _read_line(found: TraceText, number: int, line: str) -> None:
         found.events.append(Event(number, task, cpu, "marker", text, {"verb": marker[1], **keys}))
         return
     reader = _READERS.get(name)
-    if reader is None or (name == "guest_mdscr" and not _AT_LOAD.match(text)):
+    if name == "guest_mdscr" and _BARE_CALLER.match(text):
+        raise NotRecordedError(
+            f"line {number}: {name} with its caller as an address; record the kernel's own trace file, or make "
+            "/proc/kallsyms readable (kernel.kptr_restrict = 0) for the tool that prints it"
+        )
+    if reader is None or _foreign(group, name, text) or (name == "guest_mdscr" and not _AT_LOAD.match(text)):
         found.others[name] += 1
         return
+    if name in PROBES:
+        text = re.sub(r"ARRAY\[([^\]]*)\]", lambda array: "{" + re.sub(r"[,\s]+", ",", array[1].strip()) + "}", text)
     read = reader[0].fullmatch(text)
     if read is None:
-        hint = ""
         if name == "kvm_arm_set_dreg32" and _POINTER_NAME.match(text):
-            hint = "; trace-cmd cannot follow the name's pointer: use the kernel's own trace file"
-        raise TraceFormatError(f"line {number}: {name} with a text that is not the kernel's: {text[:80]!r}{hint}")
+            raise NotRecordedError(
+                f"line {number}: {name} with its register's name as a pointer, which only the kernel can follow; "
+                "record the kernel's own trace file (/sys/kernel/tracing/trace) instead of trace-cmd's or perf's report"
+            )
+        raise TraceFormatError(f"line {number}: {name} with a text that is not the kernel's: {text[:80]!r}")
     try:
         found.events.append(Event(number, task, cpu, name, text, reader[1](read)))
     except ValueError as error:
         raise TraceFormatError(f"line {number}: {name}: {error}: {text[:80]!r}") from error
+
+
+def _foreign(group: str | None, name: str, text: str) -> bool:
+    """Whether it is another tool's event that happens to have the name: by its group, or a probe without our fields."""
+    if group is not None and name not in PROBES:
+        return group != "kvm"
+    return name in PROBES and not re.search(r"(?:^|\s)vcpu=", text)
 
 
 def _check_marker(number: int, verb: str, keys: Mapping[str, str]) -> None:
@@ -275,4 +301,4 @@ def read(path: Path) -> TraceText:
     try:
         return parse(text)
     except TraceFormatError as error:
-        raise TraceFormatError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error

@@ -170,3 +170,65 @@ def test_it_runs_as_a_module(trace):
     )
     assert done.returncode == 0, done.stderr
     assert "conforms to E4s nvhe (v5.10.y)" in done.stdout
+
+
+# ---- traces as people have them
+
+
+def test_stacks_do_not_disturb(capsys, trace):
+    """As ftrace prints them below an event, and as perf does."""
+    lines = []
+    for number, line in enumerate(text_of("6.12-nvhe").splitlines()):
+        lines.append(line)
+        if "kvm_entry" in line and number % 2:
+            head = line.partition(": kvm_entry")[0]
+            lines += [f"{head}: kernel_stack: <stack trace>", " => kvm_arch_vcpu_ioctl_run+0x3a4/0x8f0", " => el0_svc"]
+        elif "kvm_entry" in line:
+            lines += ["\tffff800080b1c3a4 kvm_arch_vcpu_ioctl_run+0x3a4 ([kernel.kallsyms])", ""]
+    code, out, err = told(capsys, trace("\n".join(lines) + "\n"))
+    assert (code, err) == (0, "") and "every event is explained" in out
+
+
+def test_thread_and_process_in_one_column(capsys, trace):
+    text = re.sub(r"(?m)^(\s*\S+)-(\d+)(\s+\[)", r"\1 7/\2\3", text_of("6.12-nvhe"))
+    assert told(capsys, trace(text))[0] == 0
+
+
+def test_another_tools_event_of_the_same_name(capsys, trace):
+    lines = text_of("6.12-nvhe").splitlines()
+    at = [n for n, line in enumerate(lines) if "kvm_arm_set_dreg32" in line][5]
+    head = lines[at].partition(": kvm_arm_set_dreg32")[0]
+    strangers = [f"{head}: mine:kvm_exit: reason EPT", f"{head}: vcpu_enter: (do_something+0x0/0x10) arg1=0x1"]
+    code, out, _ = told(capsys, trace("\n".join([*lines[:at], *strangers, *lines[at:]]) + "\n"))
+    assert code == 0 and "2 others" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "instead", "says"),
+    [
+        ("6.12-nvhe", r"dreg32: MDCR_EL2:", "dreg32: 0xffff800081a2b3c8:", "the kernel's own trace file"),
+        ("7.3-vhe", r"guest_mdscr: \(.*?\)", "guest_mdscr: (ffff800080a1b2c3)", "kptr_restrict"),
+    ],
+)
+def test_what_a_tool_has_lost_is_said(capsys, trace, name, pattern, instead, says):
+    text = re.sub(pattern, instead, text_of(name))
+    assert text != text_of(name)
+    code, out, err = told(capsys, trace(text))
+    assert (code, out) == (3, "") and says in err and err.count("\n") == 1
+
+
+def test_a_host_without_a_pmu_is_no_false_finding(capsys, trace):
+    text = re.sub(r"MDCR_EL2: 0x(\w+)", lambda m: f"MDCR_EL2: {int(m[1], 16) & ~0x1F:#x}", text_of("6.12-nvhe"))
+    code, _, err = told(capsys, trace(text))
+    assert code == 3 and "PMUv3" in err
+
+
+def test_a_guest_with_an_el2_is_no_false_finding(capsys, trace):
+    """What is not explained, in a trace that shows a guest hypervisor's ERET."""
+    lines = text_of("7.3-vhe").splitlines()
+    exits = [n for n, line in enumerate(lines) if "kvm_exit: TRAP" in line]
+    lines[exits[3]] = re.sub(r"HSR_EC: 0x\w+ \(\w+\)", "HSR_EC: 0x001a (ERET)", lines[exits[3]])
+    after = next(n for n, line in enumerate(lines) if "vcpu_enter:" in line and n > exits[3])
+    lines[after] = lines[after].replace("mdcr_el2=0x84e66", "mdcr_el2=0x84e67")
+    code, _, err = told(capsys, trace("\n".join(lines) + "\n"))
+    assert code == 3 and "EL2" in err

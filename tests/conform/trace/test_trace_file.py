@@ -89,7 +89,7 @@ def test_a_cut_off_end_is_seen(end):
         ("exit mmio w=1 addr=9000000", "line 1: no trace event in the format of ftrace or trace-cmd"),
         ("x-1 [000] d.... 1: something happened", "line 1: an event without a name"),
         ("x-1 [000] d.... 1: kvm_entry: somewhere", "line 1: kvm_entry with a text that is not the kernel's"),
-        ("x-1 [000] d.... 1: kvm_arm_set_dreg32: 0xffff8000: 0x84e66", "use the kernel's own trace file"),
+        ("x-1 [000] d.... 1: kvm_arm_set_dreg32: 0xffff8000: 0x84e66", "record the kernel's own trace file"),
         ("x-1 [000] d.... 1: kvm_arm_set_regset: 3 BKPTS CTRL:{0x0} VALUE:{0x0}", "not as long as the event says"),
         ("x-1 [000] d.... 1: tracing_mark_write: conform: set_one_reg vcpu=0", "the marker set_one_reg has no reg"),
         ("x-1 [000] d.... 1: tracing_mark_write: conform: result error=x", "no number for error: 'x'"),
