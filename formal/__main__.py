@@ -15,7 +15,8 @@ _SAYS = "Proves the debug-trap code of KVM/arm64 right: its specification, and t
 COMMANDS = {  # each is a module of formal.commands
     "prove": "proves the claims, for the modelled kernels or for a kernel tree",
     "check": "checks the evidence of every expected verdict, without a solver",
-    "traps": "says what a value of MDCR_EL2 traps",
+    "traps": "says what a value of MDCR_EL2 traps, and what becomes of an access",
+    "book": "writes the review book: static pages about claims, verdicts and evidence",
     "conform": "holds the model against emulated CPUs, running kernels and their traces",
     "mutate": "makes every small edit of a tree's C, and says which ones nothing tells",
     "export": "writes the transition systems for other model checkers",

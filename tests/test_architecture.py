@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.tree",),
     ("formal.report", "formal.mutate"),
     ("formal.commands",),
-    ("formal.prove", "formal.check", "formal.export", "formal.traps", "formal.__main__"),
+    ("formal.prove", "formal.check", "formal.export", "formal.traps", "formal.book", "formal.__main__"),
     ("formal.mutate.__main__", "formal.conform.__main__"),
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}

@@ -21,16 +21,21 @@ def may_follow(system: System) -> nx.DiGraph:
     Over-approximated: an edge means that phases fit. A node without a way on is dead for certain.
     """
     graph: nx.DiGraph = nx.DiGraph()
-    moves: dict[str, Moves] = {}
-    for step in system.applied:
-        if step.guard is FALSE:  # this kernel has no such operation
-            continue
-        graph.add_node(step.operation.name)
-        moves[step.operation.name] = _moves(step.guard, step.after.values["phase"], step.after.values["in_run"])
+    moves = moves_of(system)
+    graph.add_nodes_from(moves)
     for a, made in moves.items():
         reached = set(made.values())
         graph.add_edges_from((a, b) for b, needed in moves.items() if not reached.isdisjoint(needed))
     return graph
+
+
+def moves_of(system: System) -> dict[str, Moves]:
+    """By operation: from which phases, inside KVM_RUN or not, it may start, and where each of them leads."""
+    return {
+        step.operation.name: _moves(step.guard, step.after.values["phase"], step.after.values["in_run"])
+        for step in system.applied
+        if step.guard is not FALSE  # else this kernel has no such operation
+    }
 
 
 @cache
