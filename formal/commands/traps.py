@@ -18,11 +18,11 @@ from pathlib import Path
 from formal.arch import features as feat
 from formal.arch import names as naming
 from formal.arch.settings import check, controls
-from formal.commands import trap_query
-from formal.commands.trap_tables import SCHEMA_VERSION, print_aarch32, print_json, print_tables, rows, rows32
 from formal.common.exit_codes import ExitCode
 from formal.common.options import Parser, UsageError
 from formal.common.runner import run
+from formal.explain import access
+from formal.explain.trap_tables import SCHEMA_VERSION, print_aarch32, print_json, print_tables, rows, rows32
 
 # ---- the command line
 
@@ -162,11 +162,36 @@ def _access(args: argparse.Namespace) -> tuple[list[naming.Named], naming.Syndro
 
 
 def _answer(args: argparse.Namespace, found: list[naming.Named], seen: naming.Syndrome | None) -> Iterator[str]:
-    answers = trap_query.answers(found)
+    answers = access.answers(found)
     if args.json:
         head = {"schema_version": SCHEMA_VERSION, "exception_class": None if seen is None else seen.ec}
         yield json.dumps({**head, "answers": [a.as_json() for a in answers]}, indent=1)
         return
     if seen is not None:
-        yield from trap_query.explain_syndrome(seen)
-    yield from trap_query.text(answers, args.kernel)
+        yield from access.explain_syndrome(seen)
+    yield from access.text(answers, None if args.kernel is None else partial(_handler, args.kernel))
+
+
+def _handler(tree: Path, named: naming.Named) -> str:
+    """The function that emulates a trapped access in a kernel tree, with its place.
+
+    Raises:
+        UsageError: if the table of registers cannot be read.
+    """
+    from formal.kernel.compare.tables import SYS_REGS, system_registers
+    from formal.kernel.errors import NotUnderstoodError
+    from formal.kernel.lift.program import load
+    from formal.kernel.source.tree import KernelTree
+
+    if named.line32 is not None:
+        return f"looked up in the AArch32 tables of {SYS_REGS}, which are not read here"
+    try:
+        entries = {e.encoding: e for e in system_registers(load(KernelTree(tree), (SYS_REGS,)))}
+    except NotUnderstoodError as error:
+        raise UsageError(f"{tree}: {error}") from error
+    entry = entries.get(named.register.encoding(named.index))
+    if entry is None or not entry.fields.get("access"):
+        return "no handler: KVM gives the guest an UNDEFINED exception"
+    access = str(entry.fields["access"])
+    kinds = {"trap_raz_wi": "reads as zero, ignores writes", "undef_access": "UNDEFINED into the guest"}
+    return f"{access}() at {SYS_REGS}:{entry.line}: {kinds.get(access, 'emulated')}"

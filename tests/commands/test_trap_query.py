@@ -8,8 +8,8 @@ import pytest
 
 from formal.arch.names import UnknownNameError, named, spelled, syndrome
 from formal.arch.sysregs import SYSTEM_REGISTERS
-from formal.commands.trap_query import SITUATIONS
 from formal.commands.traps import main
+from formal.explain.access import SITUATIONS
 from tests.kernel.conftest import tree_path
 
 

@@ -7,9 +7,8 @@ second is the specification's MDCR_EL2 of that release, in three situations, put
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from formal.arch import aarch32
 from formal.arch import features as feat
@@ -18,7 +17,6 @@ from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, PMUSERENR_EL0
 from formal.arch.settings import SETTABLE
 from formal.arch.sysregs import SystemRegister
 from formal.arch.traps import Access, Check, Controls, Outcome, checks, decide
-from formal.common.options import UsageError
 from formal.epochs import EPOCHS, Epoch, Kernel, Mode
 from formal.logic import terms as t
 from formal.logic.evaluation import evaluate, support
@@ -184,46 +182,18 @@ def _mdcr(k: Kernel, situation: int) -> int:
     return value
 
 
-# ---- what KVM does with it, where a tree is given
-
-
-def handler(tree: Path, named: Named) -> str:
-    """The function that emulates a trapped access in a kernel tree, with its place.
-
-    Raises:
-        UsageError: if the table of registers cannot be read.
-    """
-    from formal.kernel.compare.tables import SYS_REGS, system_registers
-    from formal.kernel.errors import NotUnderstoodError
-    from formal.kernel.lift.program import load
-    from formal.kernel.source.tree import KernelTree
-
-    if named.line32 is not None:
-        return f"looked up in the AArch32 tables of {SYS_REGS}, which are not read here"
-    try:
-        entries = {e.encoding: e for e in system_registers(load(KernelTree(tree), (SYS_REGS,)))}
-    except NotUnderstoodError as error:
-        raise UsageError(f"{tree}: {error}") from error
-    entry = entries.get(named.register.encoding(named.index))
-    if entry is None or not entry.fields.get("access"):
-        return "no handler: KVM gives the guest an UNDEFINED exception"
-    access = str(entry.fields["access"])
-    kinds = {"trap_raz_wi": "reads as zero, ignores writes", "undef_access": "UNDEFINED into the guest"}
-    return f"{access}() at {SYS_REGS}:{entry.line}: {kinds.get(access, 'emulated')}"
-
-
 # ---- text
 
 
-def text(found: Sequence[Answer], tree: Path | None) -> Iterator[str]:
-    """The answers for a reader, a line at a time."""
+def text(found: Sequence[Answer], handler: Callable[[Named], str] | None = None) -> Iterator[str]:
+    """The answers for a reader, a line at a time; ``handler`` says what a tree does with a trapped access."""
     of: SystemRegister | None = None
     for a in found:
         if a.named.register is not of:
             of = a.named.register
             yield f"{a.named.spelled}: {_what(a.named)}"
-            if tree is not None:
-                yield f"  KVM, once it is trapped: {handler(tree, a.named)}"
+            if handler is not None:
+                yield f"  KVM, once it is trapped: {handler(a.named)}"
         yield f"  {'write' if a.write else 'read'} at EL{a.el}"
         yield from (f"    {n}. {_reason(why)}: {SAYS[outcome]}" for n, (why, outcome) in enumerate(a.stops, 1))
         if a.executes:
