@@ -18,17 +18,15 @@ from formal.kernel.parse.clang import (
     initialiser,
     is_pointer,
     is_record,
+    preorder,
     unary_operator,
 )
-
-_NOT_EVALUATED = frozenset((Kind.TYPE_REF, Kind.CXX_UNARY_EXPR, Kind.INTEGER_LITERAL, Kind.STRING_LITERAL))
 
 _TELLING = frozenset(
     kind.value
     for kind in (
         Kind.BINARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.UNARY_OPERATOR, Kind.VAR_DECL, Kind.CALL_EXPR,
-        Kind.ASM_STMT, Kind.RETURN_STMT, Kind.DECL_REF_EXPR, Kind.CSTYLE_CAST_EXPR, Kind.TYPE_REF, Kind.CXX_UNARY_EXPR,
-        Kind.INTEGER_LITERAL, Kind.STRING_LITERAL,
+        Kind.ASM_STMT, Kind.RETURN_STMT, Kind.DECL_REF_EXPR, Kind.CSTYLE_CAST_EXPR,
     )
 )  # fmt: skip
 
@@ -39,20 +37,30 @@ class Body(Expressions):
     def __init__(self, unit: Unit, definition: Cursor, facts: Facts, key: str) -> None:
         super().__init__(unit, definition, key)
         self._facts = facts
-        self._asm: list[Statement] | None = None
-        self._as_argument = False
+        self._asm: list[Statement] = []
+        self._called: set[int] = set()  # mentions of functions that are called there
+        self._passed: set[int] = set()  # mentions of functions that are arguments
 
     def read(self) -> None:
         """Fills in the facts."""
-        for child in children(self._definition):
-            if child.kind == Kind.COMPOUND_STMT:
-                self._visit(child)
+        self._all(self._assignments.telling(_TELLING))
+
+    def _all(self, cursors: list[Cursor]) -> None:
+        """Each of the cursors, parents before what is below them."""
+        number = sum(c._kind_id == Kind.ASM_STMT.value for c in cursors)
+        if number:
+            self._asm = statements(self._definition)
+            if len(self._asm) != number:  # which is which cannot be told: each may be any
+                every = "\n".join(statement.template for statement in self._asm)
+                self._asm = [Statement(every, 1 << 10, True)] * number
+        for c in cursors:
+            self._visit(c)
 
     def table(self, declared: Cursor) -> None:
         """The functions that the initialiser of a variable names, and the enumerators beside each."""
         value = initialiser(declared)
         if value is not None:
-            self._visit(value)
+            self._all([c for c in preorder(value) if c._kind_id in _TELLING])
             self._entry(value)
 
     def _entry(self, c: Cursor) -> tuple[list[str], list[int]]:
@@ -76,10 +84,6 @@ class Body(Expressions):
     # ---- statements and expressions
 
     def _visit(self, c: Cursor) -> None:
-        if c._kind_id not in _TELLING:  # most of a function: looked at first, since each look costs
-            for child in children(c):
-                self._visit(child)
-            return
         kind = c.kind
         if kind == Kind.BINARY_OPERATOR:
             if binary_operator(c) == "=":
@@ -95,12 +99,9 @@ class Body(Expressions):
         elif kind == Kind.VAR_DECL:
             value = initialiser(c)
             if value is not None:
-                self._visit(value)
                 self._flow(self._variable(c), value, c.type)
-            return
         elif kind == Kind.CALL_EXPR:
             self._call(c)
-            return
         elif kind == Kind.ASM_STMT:
             self._assembly(c)
         elif kind == Kind.RETURN_STMT:
@@ -108,13 +109,8 @@ class Body(Expressions):
                 self._flow(Node("r", self._key, ""), value, value.type)
         elif kind == Kind.DECL_REF_EXPR:
             self._mention(c)
-            return
-        elif kind == Kind.CSTYLE_CAST_EXPR:
+        elif is_pointer(c.type):
             self._cast(c)
-        elif kind in _NOT_EVALUATED:
-            return
-        for child in children(c):
-            self._visit(child)
 
     def _mention(self, c: Cursor) -> None:
         """A function whose address is taken; a hypercall, which is named by an enumerator."""
@@ -122,19 +118,19 @@ class Body(Expressions):
         if to is None:
             return
         if to.kind == Kind.FUNCTION_DECL:
-            self._facts.taken.append((self._unit.key_of(to), to.type.get_canonical().spelling, self._as_argument))
+            if c.hash not in self._called:
+                kind = to.type.get_canonical().spelling
+                self._facts.taken.append((self._unit.key_of(to), kind, c.hash in self._passed))
         elif to.kind == Kind.ENUM_CONSTANT_DECL and to.spelling.startswith("__KVM_HOST_SMCCC_FUNC_"):
             self._facts.hypercalls.append(to.spelling.removeprefix("__KVM_HOST_SMCCC_FUNC_"))
 
     def _cast(self, c: Cursor) -> None:
         """A function whose address is taken as of another type."""
-        inner = c
-        while inner.kind in TRANSPARENT and children(inner):
-            inner = children(inner)[-1]
+        inner = _stripped(c)
         to = inner.referenced if inner.kind == Kind.DECL_REF_EXPR else None
-        if to is not None and to.kind == Kind.FUNCTION_DECL and is_pointer(c.type):
+        if to is not None and to.kind == Kind.FUNCTION_DECL:
             as_type = c.type.get_canonical().get_pointee().spelling
-            self._facts.taken.append((self._unit.key_of(to), str(as_type), self._as_argument))
+            self._facts.taken.append((self._unit.key_of(to), str(as_type), inner.hash in self._passed))
 
     def _assign(self, left: Cursor, right: Cursor) -> None:
         target = left
@@ -201,26 +197,20 @@ class Body(Expressions):
         parts = children(c)
         callee, pointer = self._callee(c)
         arguments = list(c.get_arguments())
-        if pointer:
-            for part in parts[: len(parts) - len(arguments)]:
-                self._visit(part)
+        if not pointer and parts:
+            self._called.add(_stripped(parts[0]).hash)
+        self._passed.update(_stripped(a).hash for a in arguments)
         sources = tuple(self._values(a) if self._carries(a.type) else () for a in arguments)
         kinds = self._unit.parameters(c, pointer)
         blobs = tuple(i for i, s in enumerate(sources) if s and self._unit.may_fill(kinds, i, arguments))
         self._facts.calls.append(
             Call(c.location.line, callee, pointer, sources, self._given(c, pointer), blobs, self._facts.function.file)
         )
-        before, self._as_argument = self._as_argument, True
-        for argument in arguments:
-            self._visit(argument)
-        self._as_argument = before
 
     # ---- assembly
 
     def _assembly(self, c: Cursor) -> None:
-        if self._asm is None:
-            self._asm = statements(self._definition)
-        statement = self._asm.pop(0) if self._asm else Statement("", 0, True)
+        statement = self._asm.pop(0)
         line, file = c.location.line, self._facts.function.file
         for name in assembly.registers(statement.template):
             self._facts.writes.append(Write(line, f"hw.{name}", 0, 64, ALL, "assembly", file))
@@ -240,3 +230,10 @@ class Body(Expressions):
                 self._facts.flows.append((node, tuple(gathered)))
         if gathered and statement.memory and assembly.may_store(statement.template):
             self._facts.stores.append(Store(line, tuple(gathered), 0, 0, ALL, "assembly", file))
+
+
+def _stripped(c: Cursor) -> Cursor:
+    """An expression without casts, parentheses and ``&``."""
+    while (c.kind in TRANSPARENT or (c.kind == Kind.UNARY_OPERATOR and unary_operator(c) == "&")) and children(c):
+        c = children(c)[-1]
+    return c

@@ -57,7 +57,7 @@ class Reader:
             elif c.kind == Kind.VAR_DECL:
                 variables.setdefault(c.spelling, c.type)
             elif c.kind == Kind.ENUM_DECL:
-                for item in children(c):
+                for item in (i for i in children(c) if i.kind == Kind.ENUM_CONSTANT_DECL):
                     enumerators.setdefault(item.spelling, item.enum_value)
         self._places.learn(records, variables, enumerators)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 
 from formal.kernel.effects.types import ALL
 from formal.kernel.effects.unit import Unit
@@ -19,26 +20,37 @@ from formal.kernel.parse.clang import (
     unary_operator,
 )
 
-_LEAVES = frozenset((Kind.INTEGER_LITERAL, Kind.CHARACTER_LITERAL, Kind.CXX_UNARY_EXPR))
+_ASSIGNS = frozenset(kind.value for kind in (
+    Kind.VAR_DECL, Kind.BINARY_OPERATOR, Kind.UNARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.ASM_STMT,
+))  # fmt: skip
+_KEPT = _ASSIGNS | {kind.value for kind in (
+    Kind.CALL_EXPR, Kind.RETURN_STMT, Kind.DECL_REF_EXPR, Kind.CSTYLE_CAST_EXPR,
+)}  # fmt: skip
+_SUSPICIOUS = frozenset(kind.value for kind in (
+    Kind.DECL_REF_EXPR, Kind.CALL_EXPR, Kind.StmtExpr, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.ASM_STMT,
+))  # fmt: skip
 _TRANSPARENT = frozenset((Kind.PAREN_EXPR, Kind.UNEXPOSED_EXPR, Kind.CSTYLE_CAST_EXPR))
 _DEPTH = 12  # of variables made from variables
 
 
 def number(cursor: Cursor) -> int | None:
     """The value of an expression if it is constant, as 64 bits."""
-    for part in preorder(cursor):
-        kind = part.kind
-        if kind == Kind.StmtExpr or (kind == Kind.CALL_EXPR and not part.spelling.startswith("__builtin_")):
-            return None
-        to = part.referenced if kind == Kind.DECL_REF_EXPR else None
-        if to is not None and to.kind in (Kind.VAR_DECL, Kind.PARM_DECL):
-            return None
     value = constant(cursor)
-    return None if value is None else value & ALL
+    if value is None:
+        return None
+    for part in preorder(cursor):
+        if part._kind_id in _SUSPICIOUS:
+            kind = part.kind
+            if kind == Kind.DECL_REF_EXPR:
+                if part.referenced is not None and part.referenced.kind in (Kind.VAR_DECL, Kind.PARM_DECL):
+                    return None
+            elif kind != Kind.CALL_EXPR or not part.spelling.startswith("__builtin_"):
+                return None
+    return value & ALL
 
 
 class Assignments:
-    """Collected when first asked for: few functions need it."""
+    """What each local variable of a function is ever made from."""
 
     def __init__(self, unit: Unit, definition: Cursor) -> None:
         self._unit, self._definition = unit, definition
@@ -52,40 +64,50 @@ class Assignments:
             return None
         return assigned.get(declared.hash)
 
-    def _collect(self, c: Cursor) -> None:
-        assert self._assigned is not None
-        kind = c.kind
-        parts = children(c)
-        if kind == Kind.VAR_DECL:
-            value = initialiser(c)
-            self._assigned.setdefault(c.hash, [])
-            if value is not None and self._assigned[c.hash] is not None:
-                self._assigned[c.hash].append(value)  # type: ignore[union-attr]
-        elif kind == Kind.BINARY_OPERATOR and binary_operator(c) == "=" and parts[0].kind == Kind.DECL_REF_EXPR:
-            known = self._assigned.setdefault(parts[0].referenced.hash, [])
-            if known is not None:
-                known.append(parts[1])
-            parts = parts[1:]
-        elif kind in (Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.ASM_STMT) or (
-            kind == Kind.UNARY_OPERATOR and unary_operator(c) in ("&", "p++", "p--", "++", "--")
-        ):
-            for part in parts:
-                while part.kind in (Kind.PAREN_EXPR, Kind.UNEXPOSED_EXPR) and children(part):
-                    part = children(part)[0]
-                if part.kind == Kind.DECL_REF_EXPR and part.referenced is not None:
-                    self._assigned[part.referenced.hash] = None
-        for part in parts:
-            self._collect(part)
-
     def changes(self, declared: Cursor) -> bool:
         """Whether a parameter is given another value anywhere in the function."""
         return declared.hash in self._collected()
 
+    def telling(self, kinds: Collection[int]) -> list[Cursor]:
+        """The cursors of some kinds in the function, parents before what is below them."""
+        return [c for c in self._whole if c._kind_id in kinds]
+
+    @cached_property
+    def _whole(self) -> list[Cursor]:
+        return [c for c in preorder(self._definition) if c._kind_id in _KEPT]
+
     def _collected(self) -> dict[int, list[Cursor] | None]:
         if self._assigned is None:
             self._assigned = {}
-            self._collect(self._definition)
+            for c in self._whole:
+                if c._kind_id in _ASSIGNS:
+                    self._collect(c, self._assigned)
         return self._assigned
+
+    def _collect(self, c: Cursor, assigned: dict[int, list[Cursor] | None]) -> None:
+        kind = c.kind
+        if kind == Kind.VAR_DECL:
+            value = initialiser(c)
+            known = assigned.setdefault(c.hash, [])
+            if value is not None and known is not None:
+                known.append(value)
+            return
+        plain = kind == Kind.BINARY_OPERATOR
+        if plain and binary_operator(c) != "=":
+            return
+        if kind == Kind.UNARY_OPERATOR and unary_operator(c) not in ("&", "p++", "p--", "++", "--"):
+            return
+        parts = children(c)
+        for part in parts if kind == Kind.ASM_STMT else parts[:1]:
+            while part.kind in (Kind.PAREN_EXPR, Kind.UNEXPOSED_EXPR) and children(part):
+                part = children(part)[0]
+            if part.kind != Kind.DECL_REF_EXPR or part.referenced is None:
+                continue
+            known = assigned.setdefault(part.referenced.hash, [])
+            if plain and known is not None:
+                known.append(parts[1])
+            elif not plain:
+                assigned[part.referenced.hash] = None
 
 
 class Bits:

@@ -92,7 +92,11 @@ UNMODELLED: dict[str, tuple[str, ...]] = {**PENDING, ON_CPU: (ON_CPU,)}
 SYSREGS: dict[str, tuple[str, ...]] = {LOADED: (LOADED,)}
 
 
-_MOVED = {"vcpu->arch.ctxt.regs.pstate": ("vcpu->arch.ctxt.gp_regs.regs.pstate",)}  # before v5.9
+PC = "vcpu->arch.ctxt.regs.pc"  # no state variable, but no instruction may be passed without its step being counted
+_MOVED = {  # before v5.9
+    "vcpu->arch.ctxt.regs.pstate": ("vcpu->arch.ctxt.gp_regs.regs.pstate",),
+    PC: ("vcpu->arch.ctxt.gp_regs.regs.pc",),
+}
 # Of PSTATE the bits that KVM is answerable for: SS and D. The guest moves between exception levels by itself.
 _BITS = {"vcpu->arch.ctxt.regs.pstate": 1 << 21 | 1 << 9}
 
@@ -104,7 +108,7 @@ def modelled(flags: Mapping[str, Flag]) -> tuple[Lvalue, ...]:
         flags: the flags of the tree, ``UNMODELLED`` ones included.
     """
     named = [lvalue for lvalues in (*REGISTERS.values(), *BANKS.values()) for lvalue in lvalues]
-    named += [DEBUG_PTR, PMU_COUNTERS, *OWNERS]
+    named += [DEBUG_PTR, PMU_COUNTERS, PC, *OWNERS]
     found = [Lvalue(path, name, _BITS.get(name, ALL)) for name in named for path in (name, *_MOVED.get(name, ()))]
     found += [Lvalue(flag.lvalue, f"{flag.lvalue}#{name}", 1 << flag.bit) for name, flag in flags.items()]
     return tuple(lvalue for lvalue in found if not lvalue.path.startswith("hw."))
