@@ -275,8 +275,9 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     lines = [f"PROBLEM: {p}" for p in problems]
     for r in reports:
         for row in r.rows:
-            if verdicts.worse(row) or args.explain:
+            if args.explain or (verdicts.worse(row) and row.verdict != "UNKNOWN"):
                 lines += ["", *report.explanation(r, row)]
+        lines += [] if args.explain else report.undecided(r)
     lines += tree_run_files.write(args, outputs, tree, reports)
     put(lines, "", text.assumptions())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}

@@ -101,6 +101,16 @@ def explanation(report: TreeReport, row: Row) -> Iterator[str]:
         yield from (f"         {name} = {value}" for name, value in values.items())
 
 
+def undecided(report: TreeReport) -> Iterator[str]:
+    """The claims that are UNKNOWN, together where they hang on the same."""
+    claims: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.verdict == "UNKNOWN":
+            claims.setdefault(row.reason, []).append(row.check)
+    for reason, names in claims.items():
+        yield from ("", f"UNKNOWN ({report.mode.value}): {', '.join(names)}", f"  {reason}")
+
+
 def _c_lines(makers: Mapping[str, Makes], replay: Replay, seen: Seen) -> list[str]:
     if seen.step is None or seen.step.operation not in makers:
         return []

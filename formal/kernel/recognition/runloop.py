@@ -178,9 +178,11 @@ class RunLoop(Reader):
                 yield Rule(f"{f.function}() saves SPSR_EL2 as PSTATE", call.file, call.line,
                            And(t.boolean(held), call.guard))  # fmt: skip
         else:
-            yield from self.exactly(f, ["synchronize_vcpu_pstate", "__fixup_guest_exit"])
-            yield from self.when(f, "synchronize_vcpu_pstate", TRUE)
-            yield from self.when(f, "__fixup_guest_exit", TRUE)
+            inner = "__fixup_guest_exit"  # from v6.4 on a function of its own
+            names = ["synchronize_vcpu_pstate", *([inner] if self.program.defines(inner, self.mode) else [])]
+            yield from self.exactly(f, names)
+            for name in names:
+                yield from self.when(f, name, TRUE)
 
 
 _Wanted = tuple[str, str, str | None]  # a call, its first argument, the part of the world switch that it is
