@@ -5,6 +5,7 @@ Place names are those of v6.1 under arch/arm64/kvm, unless a release is named.
 
 from __future__ import annotations
 
+from formal import history
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, OSLSR_EL1, PMUSERENR_EL0, PSTATE
 from formal.arch.traps import Access, executes
 from formal.epochs import Kernel
@@ -34,7 +35,17 @@ def slot(index: Term, k: Kernel) -> Term:
 
 
 def writes_virtual_mdcr(s: State, value: MDCR_EL2) -> State:
-    return s.but(virtual_mdcr_el2=value, hypervisor_mdcr_el2=value)
+    return history.sets_hypervisors_mdcr(s.but(virtual_mdcr_el2=value), value)
+
+
+def has_os_lock(k: Kernel) -> bool:
+    """Whether a guest has an OS lock: before v5.18 it is told of none, and its writes of OSLAR_EL1 are ignored."""
+    return k.documents_os_lock or k.emulates_os_lock
+
+
+def writes_os_lock(s: State, k: Kernel, locks: Term) -> State:
+    """The guest, or user space for it, locks or unlocks the guest's OS lock, if it has one."""
+    return history.sets_os_lock(s, locks) if has_os_lock(k) else s
 
 
 # ---- the guest, whenever nothing traps
@@ -51,7 +62,7 @@ def _guest_runs(writes: str | None = None) -> Guard:
 @operation(
     "the guest executes",
     "Arm ARM D2.12, software step",
-    writes="hw_pstate steps",
+    writes="hw_pstate guest_pstate_ss steps",
     enabled=_guest_runs(),
     actor=Actor.GUEST,
 )
@@ -63,7 +74,7 @@ def guest_executes(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "the guest writes MDSCR_EL1",
     "Arm ARM D24.3, MDSCR_EL1",
-    writes="hw_mdscr_el1 mdscr_el1 guest_mdscr_el1 hw_pstate steps",
+    writes="hw_mdscr_el1 mdscr_el1 guest_mdscr_el1 hw_pstate guest_pstate_ss steps",
     enabled=_guest_runs("MDSCR_EL1"),
     actor=Actor.GUEST,
 )
@@ -74,32 +85,32 @@ def guest_writes_mdscr(s: State, k: Kernel, i: Inputs) -> State:
     if k.nests:
         after = after.but(mdscr_el1=If(s.in_hypervisor, value, s.mdscr_el1.raw))
     written = If(s.in_hypervisor, s.hw_mdscr_el1.raw, value)
-    return after.but(hw_mdscr_el1=written, guest_mdscr_el1=value)
+    return history.sets_mdscr(after.but(hw_mdscr_el1=written), value)
 
 
 @operation(
     "the guest writes a break- or watchpoint register",
     "Arm ARM D24.3, DBGBCR<n>_EL1 and its siblings",
-    writes="hw_bank guest_bank hw_pstate steps",
+    writes="hw_bank guest_bank hw_pstate guest_pstate_ss steps",
     enabled=_guest_runs("DBGBCR<n>_EL1"),
     actor=Actor.GUEST,
 )
 def guest_writes_bank(s: State, k: Kernel, i: Inputs) -> State:
     """An access that does not trap."""
     index, value = i.index("index"), i.bits("value")
-    return retire(s, i).but(hw_bank=t.store(s.hw_bank, index, value), guest_bank=t.store(s.guest_bank, index, value))
+    return history.sets_bank(retire(s, i).but(hw_bank=t.store(s.hw_bank, index, value)), index, value)
 
 
 @operation(
     "the guest writes OSLAR_EL1",
     "Arm ARM D24.3, OSLAR_EL1",
-    writes="hw_oslk hw_pstate steps",
+    writes="hw_oslk guest_os_lock hw_pstate guest_pstate_ss steps",
     enabled=_guest_runs("OSLAR_EL1"),
     actor=Actor.GUEST,
 )
 def guest_writes_oslar(s: State, k: Kernel, i: Inputs) -> State:
     """An access that does not trap: the physical OS lock."""
-    return retire(s, i).but(hw_oslk=i.flag("locks"))
+    return writes_os_lock(retire(s, i).but(hw_oslk=i.flag("locks")), k, i.flag("locks"))
 
 
 # ---- user space, on a vCPU that is not running
@@ -108,7 +119,7 @@ def guest_writes_oslar(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "KVM_SET_GUEST_DEBUG",
     "guest.c, kvm_arch_vcpu_ioctl_set_guest_debug",
-    writes="guest_debug external_debug_state user_bank ss_active_pending steps",
+    writes="guest_debug external_debug_state user_debug user_bank ss_active_pending steps",
     enabled=user_space_has_vcpu,
     actor=Actor.USER,
     c_function="kvm_arch_vcpu_ioctl_set_guest_debug",
@@ -119,14 +130,14 @@ def set_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
     valid = control.only("ENABLE", "SINGLESTEP", "USE_SW_BP", "USE_HW")
     on, off = And(valid, control.ENABLE), And(valid, Not(control.ENABLE))
     gives_bank = And(on, control.USE_HW)
-    starts_stepping = And(on, control.SINGLESTEP, Not(s.stepping))
-    return s.but(
+    starts_stepping = And(on, control.SINGLESTEP, Not(s.user_steps))
+    s = s.but(
         guest_debug=If(on, control.raw, If(off, t.const(0, 64), s.guest_debug.raw)),
         external_debug_state=If(gives_bank, bank, s.external_debug_state),
-        user_bank=If(gives_bank, bank, s.user_bank),
         ss_active_pending=And(s.ss_active_pending, Not(off)) if k.keeps_step_pending else s.ss_active_pending,
         steps=If(starts_stepping, t.const(0, 2), s.steps),
     )
+    return history.user_sets_debug(s, control, bank)
 
 
 @operation(
@@ -139,7 +150,7 @@ def set_guest_debug(s: State, k: Kernel, i: Inputs) -> State:
 def set_mdscr(s: State, k: Kernel, i: Inputs) -> State:
     """Any 64-bit value, as live migration does."""
     value = i.bits("value")
-    return s.but(mdscr_el1=value, guest_mdscr_el1=value)
+    return history.sets_mdscr(s.but(mdscr_el1=value), value)
 
 
 @operation(
@@ -152,7 +163,7 @@ def set_mdscr(s: State, k: Kernel, i: Inputs) -> State:
 def set_pstate(s: State, k: Kernel, i: Inputs) -> State:
     """Any value with an AArch64 mode of EL0 or EL1, or of EL2 if the guest has one."""
     value = PSTATE(i.bits("value"))
-    s = s.but(pstate=value, guest_pstate_ss=value.SS)
+    s = history.sets_pstate_ss(s.but(pstate=value), value.SS)
     return s.but(nested=And(s.has_nv, i.flag("below_el2"))) if k.nests else s
 
 
@@ -180,8 +191,8 @@ def set_el2_registers(s: State, k: Kernel, i: Inputs) -> State:
 def set_nr_counters(s: State, k: Kernel, i: Inputs) -> State:
     """Before the guest first runs, user space chooses how many event counters it has; HPMN follows."""
     counters = i.bits("counters", 5)
-    s = s.but(nr_pmu_counters=counters, hypervisor_mdcr_el2=s.hypervisor_mdcr_el2.but(HPMN=counters))
-    return s.but(virtual_mdcr_el2=s.virtual_mdcr_el2.but(HPMN=counters))
+    s = s.but(nr_pmu_counters=counters, virtual_mdcr_el2=s.virtual_mdcr_el2.but(HPMN=counters))
+    return history.sets_hypervisors_mdcr(s, s.hypervisor_mdcr_el2.but(HPMN=counters))
 
 
 @operation(
@@ -194,7 +205,7 @@ def set_nr_counters(s: State, k: Kernel, i: Inputs) -> State:
 def set_oslsr(s: State, k: Kernel, i: Inputs) -> State:
     """Only OSLK may differ from the reset value."""
     locks = i.flag("locks")
-    return s.but(oslsr_el1=OSLSR_EL1(t.const(OSLM_IMPLEMENTED, 64)).but(OSLK=locks), guest_os_lock=locks)
+    return writes_os_lock(s.but(oslsr_el1=OSLSR_EL1(t.const(OSLM_IMPLEMENTED, 64)).but(OSLK=locks)), k, locks)
 
 
 @operation(
@@ -207,10 +218,7 @@ def set_oslsr(s: State, k: Kernel, i: Inputs) -> State:
 def set_bank(s: State, k: Kernel, i: Inputs) -> State:
     """Any value, in its place."""
     index, value = i.index("index"), i.bits("value")
-    return s.but(
-        vcpu_debug_state=t.store(s.vcpu_debug_state, slot(index, k), value),
-        guest_bank=t.store(s.guest_bank, index, value),
-    )
+    return history.sets_bank(s.but(vcpu_debug_state=t.store(s.vcpu_debug_state, slot(index, k), value)), index, value)
 
 
 # ---- the host, with its own use of the same registers
@@ -226,7 +234,7 @@ def set_bank(s: State, k: Kernel, i: Inputs) -> State:
 def host_writes_debug(s: State, k: Kernel, i: Inputs) -> State:
     """perf and ptrace set up break- and watchpoints of the host, also while a vCPU is loaded but not entered."""
     mdscr, bank = i.bits("mdscr_el1"), i.bank("bank")
-    return s.but(hw_mdscr_el1=mdscr, host_mdscr_el1=mdscr, hw_bank=bank, host_bank=bank)
+    return history.host_sets_debug(s.but(hw_mdscr_el1=mdscr, hw_bank=bank), mdscr, bank)
 
 
 @operation(

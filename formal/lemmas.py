@@ -9,39 +9,46 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
+from formal.environment import has_os_lock
 from formal.epochs import Kernel
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.ownership import looks_like_pmuv3, setup_mdcr_el2_by_owner
-from formal.state import DebugOwner, Exit, Phase, State
-from formal.transitions import setup_mdcr_el2, tweaks_guest
-from formal.vocabulary import (
+from formal.preconditions import (
     BOOT_GIVES_ALL_COUNTERS,
     BOOT_VALUE_AS_REBUILT,
     CPUS_BOOT_ALIKE,
     FIRST_BREAKPOINT_ONLY,
     INIT_ONLY_AT_BOOT,
+    LOCK_NOT_STEPPED,
     MDSCR_IN_32_BITS,
     MDSCR_LEFT_ALONE,
     NEVER_DEBUGGED,
+    NEVER_STEPPED,
+    NO_EMULATED_STEP,
     NO_RESET_WITH_SKIP_PENDING,
     NO_RETURN_WITH_SKIP_PENDING,
+    ONE_DEBUGGER,
     PERF_KEEPS_OFF,
     STEPPED_WITHOUT_ERET,
     STEPPING_ENDS_WITH_DEBUGGING,
     UP_TO_PMUV3P7,
+    rebuilt_mdcr,
+)
+from formal.state import DebugOwner, Exit, Phase, State
+from formal.transitions import setup_mdcr_el2, tweaks_guest
+from formal.vocabulary import (
     Lemma,
     event_counters_seen,
     host_has_cpu,
-    in_entry_window,
     lemma,
     low_half,
     outside_window,
-    rebuilt_mdcr,
     switched,
     switched_to_guests,
     switched_to_users,
     taken_by_host,
+    taken_from_guest,
 )
 
 # ---- lemmas: why the claims hold
@@ -49,6 +56,10 @@ from formal.vocabulary import (
 
 def _by_dirty(k: Kernel) -> bool:
     return not k.tracks_debug_owner
+
+
+def _in_entry_window(s: State, k: Kernel) -> Term:
+    return And(s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED), tweaks_guest(s, k))
 
 
 def _by_owner(k: Kernel) -> bool:
@@ -157,7 +168,7 @@ def copy_is_boots(s: State, k: Kernel) -> Term:
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2))
 
 
-_COMPUTED_FROM = ("guest_debug", "sampled_dirty", "oslsr_el1", "percpu_mdcr_el2", "mdcr_el2")
+_COMPUTED_FROM = ("guest_debug", "guest_wrote_debug", "oslsr_el1", "percpu_mdcr_el2", "mdcr_el2")
 _COMPUTED_BY_OWNER_FROM = ("guest_debug", "debug_owner", "nr_event_counters", "mdcr_el2", "hw_mdcr_el2")
 _COMPUTED_NESTED_FROM = ("has_nv", "nested", "has_fgt", "virtual_mdcr_el2")
 
@@ -174,7 +185,7 @@ def _computed_mdcr_el2(k: Kernel, *read: Term) -> Term:
     values = dict(zip(_computed_from(k), read, strict=True))
     if k.tracks_debug_owner:
         return setup_mdcr_el2_by_owner(State(values), k).mdcr_el2.raw
-    return setup_mdcr_el2(State({**values, "debug_dirty": values["sampled_dirty"]}), k).mdcr_el2.raw
+    return setup_mdcr_el2(State({**values, "debug_dirty": values["guest_wrote_debug"]}), k).mdcr_el2.raw
 
 
 def _window_lemma(
@@ -183,13 +194,13 @@ def _window_lemma(
     same: Callable[[MDCR_EL2, MDCR_EL2, Kernel], Term],
     applies: Callable[[Kernel], bool] = lambda k: True,
 ) -> Lemma:
-    """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and DIRTY as it was.
+    """From setup to exit, part of mdcr_el2 is what kvm_arm_setup_mdcr_el2 computes for this CPU and the guest's writes.
 
     From v6.14 on: while it is loaded, for this CPU and the owner.
     """
 
     def holds(s: State, k: Kernel) -> Term:
-        window = s.here if k.tracks_debug_owner else And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED))
+        window = s.here if k.tracks_debug_owner else And(s.here, s.at(Phase.SETUP, Phase.IN_GUEST))
         computed = MDCR_EL2(_computed_mdcr_el2(k, *(s.values[name] for name in _computed_from(k))))
         return Implies(window, same(s.mdcr_el2, computed, k))
 
@@ -248,10 +259,23 @@ def debug_ptr_in_window(s: State, k: Kernel) -> Term:
     return Implies(Not(s.at(Phase.NEW)), Eq(s.debug_ptr_external, And(window, s.guest_debug.USE_HW)))
 
 
+@lemma()
+def debugging_is_as_asked(s: State, k: Kernel) -> Term:
+    """While user space debugs, guest_debug is what it last asked for."""
+    return Implies(s.user_debugs, s.guest_debug.same(s.user_debug))
+
+
+@lemma()
+def debugging_ends_as_asked(s: State, k: Kernel) -> Term:
+    """While user space does not debug, guest_debug is 0."""
+    return Implies(Not(s.user_debugs), Not(s.guest_debug.any()))
+
+
 @lemma(_by_dirty)
-def sampled_dirty_stays(s: State, k: Kernel) -> Term:
-    """In the window DIRTY is set if it was sampled so."""
-    return Implies(And(s.at(Phase.SETUP, Phase.IN_GUEST), s.sampled_dirty), s.debug_dirty)
+def dirty_after_the_guests_write(s: State, k: Kernel) -> Term:
+    """DIRTY is set exactly if the guest last left to write a debug register; in the window it may be set besides."""
+    inside = s.at(Phase.SETUP, Phase.IN_GUEST)
+    return And(Implies(s.guest_wrote_debug, s.debug_dirty), Or(inside, Eq(s.debug_dirty, s.guest_wrote_debug)))
 
 
 @lemma(_by_dirty)
@@ -283,7 +307,7 @@ def mdscr_outside_window(s: State, k: Kernel) -> Term:
     theirs = low_half(s.guest_mdscr_el1)
     return And(
         Implies(outside_window(s, k), Eq(low_half(s.mdscr_el1), theirs)),
-        Implies(in_entry_window(s, k), Eq(low_half(s.preserved_mdscr_el1), theirs)),
+        Implies(_in_entry_window(s, k), Eq(low_half(s.preserved_mdscr_el1), theirs)),
         Implies(
             And(s.at(Phase.SETUP, Phase.EXITED), Not(tweaks_guest(s, k))),
             Eq(low_half(s.mdscr_el1), theirs),
@@ -328,26 +352,62 @@ def mdscr_high_half_is_clear(s: State, k: Kernel) -> Term:
     )
 
 
-@lemma(lambda k: k.preserves_pstate_ss and _by_dirty(k))
-def pstate_ss_through_window(s: State, k: Kernel) -> Term:
-    """PSTATE.SS: the guest's outside the window, kept aside inside."""
-    return And(
-        Implies(outside_window(s, k), Eq(s.pstate.SS, s.guest_pstate_ss)),
-        Implies(And(s.at(Phase.SETUP, Phase.EXITED), Not(tweaks_guest(s, k))), Eq(s.pstate.SS, s.guest_pstate_ss)),
-        Implies(in_entry_window(s, k), Eq(s.preserved_pstate_ss, s.guest_pstate_ss)),
-    )
+# ---- PSTATE.SS, where the guest steps itself
 
 
-@lemma(lambda k: _by_dirty(k) and (k.preserves_pstate_ss or not k.emulates_os_lock), given=(NEVER_DEBUGGED,))
+def _ss_is_the_guests(s: State, lent: Term, kept: Term) -> Term:
+    """PSTATE.SS is the guest's but where it is ``lent``; ``kept`` is what will be put back there.
+
+    An instruction that has been emulated clears it for the guest at once, in the context when the PC is adjusted.
+    """
+    outside = Or(s.at(Phase.IN_GUEST), s.adjust_pc, Eq(s.pstate.SS, s.guest_pstate_ss))
+    inside = Implies(s.in_guest, Eq(s.hw_pstate.SS, s.guest_pstate_ss))
+    return And(Implies(s.adjust_pc, Not(s.guest_pstate_ss)), If(lent, Not(kept), And(inside, outside)))
+
+
+def _lent_by_dirty(s: State, k: Kernel) -> Term:
+    return And(s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED), tweaks_guest(s, k))
+
+
+def _lent_by_owner(s: State) -> Term:
+    return And(s.at(Phase.LOADED, Phase.IN_GUEST), s.stepping)
+
+
+@lemma(lambda k: _by_dirty(k), given=(NEVER_DEBUGGED,))
 def nobody_debugs(s: State, k: Kernel) -> Term:
-    """If user space never debugs, guest_debug stays 0 and PSTATE.SS the guest's."""
-    window = s.at(Phase.SETUP, Phase.EXITED)
-    tweaks = tweaks_guest(s, k)
+    """If user space never debugs, guest_debug stays 0, and debug exceptions never go to EL2."""
+    active = s.here if k.traps_at_load else s.in_guest
+    return And(Not(s.guest_debug.any()), Not(s.mdcr_el2.TDE), Implies(active, Not(s.hw_mdcr_el2.TDE)))
+
+
+@lemma(
+    lambda k: _by_dirty(k) and not k.preserves_pstate_ss and k.skip_advances_step,
+    given=(NEVER_DEBUGGED,),
+)
+def undebugged_ss_is_the_guests(s: State, k: Kernel) -> Term:
+    """If user space never debugs, PSTATE.SS is the guest's, its OS lock locked or not."""
+    return _ss_is_the_guests(s, FALSE, FALSE)
+
+
+@lemma(lambda k: _by_dirty(k) and not k.skip_advances_step, given=(NEVER_DEBUGGED, NO_EMULATED_STEP))
+def unemulated_ss_is_the_guests(s: State, k: Kernel) -> Term:
+    """As above, before v4.20, if the guest steps itself over no emulated instruction."""
+    return _ss_is_the_guests(s, FALSE, FALSE)
+
+
+def _only_one_steps(s: State, k: Kernel) -> Term:
+    lent = _lent_by_dirty(s, k)
     return And(
-        Not(s.guest_debug.any()),
-        Implies(outside_window(s, k), Eq(s.pstate.SS, s.guest_pstate_ss)),
-        Implies(And(window, Not(tweaks)), Eq(s.pstate.SS, s.guest_pstate_ss)),
+        Not(And(s.guest_pstate_ss, taken_from_guest(s))),
+        Implies(And(taken_from_guest(s), outside_window(s, k)), Not(s.pstate.SS)),
+        _ss_is_the_guests(s, lent, s.preserved_pstate_ss),
     )
+
+
+@lemma(lambda k: _by_dirty(k) and k.preserves_pstate_ss, given=(ONE_DEBUGGER, LOCK_NOT_STEPPED))
+def lent_ss_was_clear(s: State, k: Kernel) -> Term:
+    """If only one steps at a time, PSTATE.SS is the guest's, and clear while a debugger or the OS lock has it."""
+    return _only_one_steps(s, k)
 
 
 @lemma()
@@ -409,6 +469,12 @@ def user_bank_through_switch(s: State, k: Kernel) -> Term:
 def os_lock_is_guests(s: State, k: Kernel) -> Term:
     """The emulated OS lock is what the guest, or user space for it, last made it."""
     return Eq(s.os_lock, s.guest_os_lock)
+
+
+@lemma(lambda k: not has_os_lock(k))
+def there_is_no_os_lock(s: State, k: Kernel) -> Term:
+    """Before v5.18 a guest has no OS lock that it could lock."""
+    return Not(s.guest_os_lock)
 
 
 @lemma()
@@ -553,6 +619,13 @@ def owner_is_decided(s: State, k: Kernel) -> Term:
 
 
 @lemma(_by_owner)
+def owner_is_the_rightful(s: State, k: Kernel) -> Term:
+    """While the vCPU is loaded, and KVM does not need the registers, the guest owns them exactly if it uses them."""
+    unneeded = And(s.at(Phase.LOADED, Phase.IN_GUEST), Not(s.owned_by(DebugOwner.HOST)))
+    return Implies(unneeded, Eq(s.owned_by(DebugOwner.GUEST), s.guest_uses_debug))
+
+
+@lemma(_by_owner)
 def guest_owns_if_enabled(s: State, k: Kernel) -> Term:
     """While the vCPU is loaded, a guest with debug exceptions enabled has an owner for its registers: KVM or itself."""
     enabled = Or(s.guest_mdscr_el1.KDE, s.guest_mdscr_el1.MDE)
@@ -590,13 +663,32 @@ def external_mdscr_has_guests_rest(s: State, k: Kernel) -> Term:
     return Implies(taken_by_host(s), rest_is_guests)
 
 
-@lemma(_by_owner)
-def pstate_ss_is_lent(s: State, k: Kernel) -> Term:
-    """PSTATE.SS in memory is the guest's, unless a debugger that steps has it; then a flag keeps the guest's."""
-    lent = And(s.at(Phase.LOADED, Phase.IN_GUEST), s.stepping)
+@lemma(_by_owner, given=(ONE_DEBUGGER,))
+def lent_ss_was_clear_by_owner(s: State, k: Kernel) -> Term:
+    """If only one steps at a time, PSTATE.SS is the guest's, and clear while user space debugs."""
+    unlent = And(s.user_debugs, Not(_lent_by_owner(s)))
     return And(
-        Implies(And(outside_window(s, k), Not(lent)), Eq(s.pstate.SS, s.guest_pstate_ss)),
-        Implies(lent, Eq(s.guest_ss_pending, Not(s.guest_pstate_ss))),
+        Not(And(s.guest_pstate_ss, s.user_debugs)),
+        Implies(And(unlent, Not(s.at(Phase.IN_GUEST))), Not(s.pstate.SS)),
+        Implies(And(unlent, s.in_guest), Not(s.hw_pstate.SS)),
+        _ss_is_the_guests(s, _lent_by_owner(s), Not(s.guest_ss_pending)),
+    )
+
+
+@lemma(_by_owner, given=(NEVER_DEBUGGED,))
+def undebugged_ss_is_the_guests_by_owner(s: State, k: Kernel) -> Term:
+    """If user space never debugs, PSTATE.SS is the guest's, its OS lock locked or not."""
+    return And(Not(s.user_debugs), _ss_is_the_guests(s, FALSE, FALSE))
+
+
+@lemma(lambda k: _by_owner(k) or (not k.preserves_pstate_ss and k.skip_advances_step), given=(NEVER_STEPPED,))
+def ss_is_not_set_by_debugging(s: State, k: Kernel) -> Term:
+    """If user space never steps the guest, PSTATE.SS is set only where the guest has left it set."""
+    return And(
+        Not(s.stepping),
+        Implies(s.adjust_pc, Not(s.guest_pstate_ss)),
+        Implies(s.in_guest, Implies(s.hw_pstate.SS, s.guest_pstate_ss)),
+        Implies(Not(Or(s.at(Phase.IN_GUEST), s.adjust_pc)), Implies(s.pstate.SS, s.guest_pstate_ss)),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 
+from formal import history
 from formal.arch.exceptions import eret_ss, goes_to_el2, step_state
 from formal.arch.features import WITHOUT_FGT
 from formal.arch.fgt import HDFGWTR_EL2
@@ -169,7 +170,7 @@ def may_execute(s: State) -> Term:
 
 def eret_to_guest(s: State, spsr: PSTATE) -> State:
     """ERET from EL2, where debug exceptions are off (PSTATE.D), with this SPSR_EL2 (Arm ARM D2.12.4)."""
-    return s.but(hw_pstate=spsr.but(SS=eret_ss(s.hw_mdcr_el2, s.hw_mdscr_el1, s.hw_oslk, spsr)))
+    return history.enters(s.but(hw_pstate=spsr.but(SS=eret_ss(s.hw_mdcr_el2, s.hw_mdscr_el1, s.hw_oslk, spsr))))
 
 
 def retire(s: State, i: Inputs) -> State:
@@ -177,6 +178,7 @@ def retire(s: State, i: Inputs) -> State:
     only an ERET of the guest that begins its own stepping sets it (Arm ARM D2.12.3, D2.12.4)."""
     after = PSTATE(i.bits("pstate"))
     own_step = And(s.hw_mdscr_el1.SS, Not(goes_to_el2(s.hw_mdcr_el2)), Not(s.hw_oslk))
+    s = history.executes(s, after.SS)
     return s.but(hw_pstate=after.but(SS=And(after.SS, own_step)), steps=one_more(s.steps))
 
 

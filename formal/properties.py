@@ -17,23 +17,29 @@ from formal.epochs import Kernel
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, And, Eq, If, Implies, Ne, Not, Or, Term
 from formal.operations import controls, may_execute
-from formal.state import DebugOwner, Exit, Phase, State
-from formal.transitions import setup_debug_bug_on, tweaks_guest
-from formal.vocabulary import (
+from formal.preconditions import (
     BOOT_GIVES_ALL_COUNTERS,
     BOOT_VALUE_AS_REBUILT,
     CPUS_BOOT_ALIKE,
     FIRST_BREAKPOINT_ONLY,
     INIT_ONLY_AT_BOOT,
+    LOCK_NOT_STEPPED,
     MDSCR_IN_32_BITS,
     MDSCR_LEFT_ALONE,
     NEVER_DEBUGGED,
+    NEVER_STEPPED,
+    NO_EMULATED_STEP,
     NO_RESET_WITH_SKIP_PENDING,
     NO_RETURN_WITH_SKIP_PENDING,
+    ONE_DEBUGGER,
     PERF_KEEPS_OFF,
     STEPPED_WITHOUT_ERET,
     STEPPING_ENDS_WITH_DEBUGGING,
     UP_TO_PMUV3P7,
+)
+from formal.state import DebugOwner, Exit, Phase, State
+from formal.transitions import setup_debug_bug_on
+from formal.vocabulary import (
     UP_TO_PMUV3P8,
     Claim,
     Point,
@@ -46,14 +52,15 @@ from formal.vocabulary import (
     group_traps,
     host_has_cpu,
     hypervisor_wants,
-    in_entry_window,
+    kept_out,
     low_half,
     mdscr_is_redirected,
     outside_window,
+    rightful_owner,
     step_claim,
-    switched,
-    switched_to_users,
     taken_by_host,
+    taken_from_guest,
+    uses_debug,
     variant,
 )
 
@@ -240,11 +247,8 @@ def trace_trapped(s: State, k: Kernel) -> Term:
 
 
 def _keeps_out(s: State, k: Kernel) -> Term:
-    if k.tracks_debug_owner:
-        others = Or(hypervisor_wants(s, "TDA"), mdscr_is_redirected(s))
-        return Or(Not(s.owned_by(DebugOwner.GUEST)), others)
-    locked = s.os_lock if k.emulates_os_lock else FALSE
-    return Or(Not(s.sampled_dirty), s.guest_debug.USE_HW, locked)
+    hypervisors = Or(hypervisor_wants(s, "TDA"), mdscr_is_redirected(s))
+    return Or(Not(uses_debug(s, k)), kept_out(s, k), hypervisors)
 
 
 def _hypervisor_keeps_out(s: State) -> Term:
@@ -257,16 +261,20 @@ _DIRTY = "the document, kvm_arm_setup_debug, sentence 3"
 
 @claim(_DIRTY, when=lambda s, k: And(s.in_guest, _keeps_out(s, k)))
 def debug_registers_trapped_unless_in_use(s: State, k: Kernel) -> Term:
-    """Debug registers trap unless the guest was using them (DEBUG_DIRTY when traps were chosen, or its ownership)."""
+    """Debug registers trap unless the guest actively uses them, and whenever somebody else has to be kept from them.
+
+    It uses them if it last left to write one; from v6.14 on if it had debug exceptions enabled when it was loaded, or
+    has accessed one since. So trapping comes back with the next exit, from v6.14 on with the next load.
+    """
     return And(s.hw_mdcr_el2.TDA, group_traps(s, "breakpoint", "debug"))
 
 
 @claim(
     _DIRTY,
-    when=lambda s, k: And(s.in_guest, Not(_keeps_out(s, k)), Not(s.guest_debug.any()), Not(hypervisor_wants(s, "TDE"))),
+    when=lambda s, k: And(s.in_guest, Not(_keeps_out(s, k)), Not(s.user_debugs), Not(hypervisor_wants(s, "TDE"))),
 )
 def debug_registers_free_when_in_use(s: State, k: Kernel) -> Term:
-    """A guest that uses its debug registers, with nobody to be kept out, reaches them without a trap.
+    """Trapping stops for a guest that actively uses its debug registers, if nobody has to be kept from them.
 
     Except that a guest hypervisor's own writes of MDSCR_EL1 always trap.
     """
@@ -282,8 +290,7 @@ def debug_registers_free_when_in_use(s: State, k: Kernel) -> Term:
     "sys_regs.c, comment above trap_debug_regs, on guest entry, second item",
     when=lambda s, k: And(
         s.in_guest,
-        Not(s.guest_debug.any()),
-        Not(s.os_lock),
+        Not(taken_from_guest(s)),
         Or(s.guest_mdscr_el1.MDE, s.guest_mdscr_el1.KDE),
         Not(_hypervisor_keeps_out(s)),
     ),
@@ -298,7 +305,7 @@ def debug_exceptions_enabled_means_untrapped(s: State, k: Kernel) -> Term:
 
 @claim(
     "the document, kvm_arm_setup_debug, sentence 4",
-    when=lambda s, k: And(s.in_guest, s.guest_debug.USE_HW),
+    when=lambda s, k: And(s.in_guest, s.user_debug.USE_HW),
 )
 def host_debug_sets_tda(s: State, k: Kernel) -> Term:
     """While user space debugs the guest with the debug registers, TDA itself is set, without leaning on TDE."""
@@ -306,7 +313,7 @@ def host_debug_sets_tda(s: State, k: Kernel) -> Term:
 
 
 def _host_debugs(s: State, k: Kernel) -> Term:
-    return And(s.in_guest, s.guest_debug.any())
+    return And(s.in_guest, s.user_debugs)
 
 
 @claim("the document, kvm_arm_setup_debug, sentence 4", when=_host_debugs)
@@ -326,7 +333,7 @@ def host_takes_debug_exceptions(s: State, k: Kernel) -> Term:
 
 @claim(
     "debug.c, kvm_arm_setup_mdcr_el2, comment on TDE",
-    when=lambda s, k: And(s.in_guest, Not(s.guest_debug.any())),
+    when=lambda s, k: And(s.in_guest, Not(s.user_debugs)),
 )
 def guest_keeps_its_debug_exceptions(s: State, k: Kernel) -> Term:
     """While nobody debugs the guest, debug exceptions are the guest's own, or its guest hypervisor's."""
@@ -358,18 +365,18 @@ def setup_before_every_entry(s: State, k: Kernel) -> Term:
 
 @claim("the document, kvm_arm_setup_debug, sentences 1 and 2")
 def entry_is_fresh(s: State, k: Kernel) -> Term:
-    """MDCR_EL2 in the guest is what this CPU's HPMN, guest_debug, the OS lock and DEBUG_DIRTY ask for, no more.
+    """MDCR_EL2 in the guest is what this CPU's HPMN, user space, the OS lock and the guest's writes ask for, no more.
 
-    From v6.14 on: what its PMCR_EL0.N, guest_debug and the owner of the debug registers ask for; from v6.18 on also
-    what a guest hypervisor asks for.
+    From v6.14 on: its PMCR_EL0.N, user space, the OS lock and the guest's use of its debug registers; from v6.18 on
+    also a guest hypervisor.
     """
     fresh = MDCR_EL2.of(
-        TTRF=k.traps_trace_filter,
+        TTRF=k.documents_trace_traps,
         TPMS=k.traps_profiling,
         TDRA=True,
         TDOSA=True,
         TDA=_keeps_out(s, k),
-        TDE=s.guest_debug.any(),
+        TDE=s.user_debugs,
         TPM=True,
         TPMCR=True,
         HPMN=event_counters_seen(s, k) if k.tracks_debug_owner else s.boot_mdcr_el2.HPMN,
@@ -405,7 +412,11 @@ def _created_outside(s: State, k: Kernel) -> Term:
 _SAVE = "the document, save_guest_debug_regs, sentences 1 and 2"
 
 
-@claim(_SAVE, at=Point.ALWAYS, when=in_entry_window)
+def _tweaked_for_entry(s: State, k: Kernel) -> Term:
+    return And(s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED), taken_from_guest(s))
+
+
+@claim(_SAVE, at=Point.ALWAYS, when=_tweaked_for_entry)
 def saved_before_modified(s: State, k: Kernel) -> Term:
     """While the guest's MDSCR_EL1 is tweaked for an entry, a copy of all its 64 bits is kept."""
     kept = s.mdscr_el1 if k.tracks_debug_owner else s.preserved_mdscr_el1
@@ -418,7 +429,7 @@ def guest_mdscr_preserved(s: State, k: Kernel) -> Term:
     return s.mdscr_el1.same(s.guest_mdscr_el1)
 
 
-@claim("the document, save_guest_debug_regs, sentence 3", when=lambda s, k: And(s.in_guest, tweaks_guest(s, k)))
+@claim("the document, save_guest_debug_regs, sentence 3", when=lambda s, k: And(s.in_guest, taken_from_guest(s)))
 def mdscr_tweak_invisible(s: State, k: Kernel) -> Term:
     """While MDSCR_EL1 is tweaked, the guest can neither read nor write it without a trap."""
     return And(
@@ -466,17 +477,29 @@ def bug_on_unreachable(s: State, k: Kernel) -> Term:
     return Not(setup_debug_bug_on(s, k))
 
 
-def _ss_is_not_lent(s: State, k: Kernel) -> Term:
-    """From v6.14 on a debugger that steps has PSTATE.SS from vcpu_load to vcpu_put; user space never sees that."""
-    if k.tracks_debug_owner:
-        return And(outside_window(s, k), Not(And(s.at(Phase.LOADED), s.stepping)))
-    return outside_window(s, k)
+def _ss_shows(s: State, k: Kernel) -> Term:
+    """User space has the vCPU, or an exit is to be handled: no emulated instruction waits for its PC to be adjusted.
+
+    From v6.14 on a debugger that steps has PSTATE.SS from vcpu_load to vcpu_put; user space never sees that.
+    """
+    settled = And(outside_window(s, k), Or(Not(s.in_run), Not(s.exits_with(Exit.NONE))))
+    return And(settled, Not(And(s.at(Phase.LOADED), s.user_steps))) if k.tracks_debug_owner else settled
 
 
-@claim("debug.c (v6.1), comment on save/restore_guest_debug_regs, paragraph 3", at=Point.HANDLED, when=_ss_is_not_lent)
+_SS = "debug.c (v6.1), comment on save/restore_guest_debug_regs, paragraph 3; Arm ARM D2.12"
+
+
+@claim(_SS, at=Point.HANDLED, when=_ss_shows)
 def guest_pstate_ss_preserved(s: State, k: Kernel) -> Term:
-    """Debugging by user space neither sets nor clears the guest's PSTATE.SS."""
+    """PSTATE.SS is what the guest's own instructions make it: debugging by user space neither sets nor clears it."""
     return Eq(s.pstate.SS, s.guest_pstate_ss)
+
+
+@claim(_SS, at=Point.HANDLED, when=lambda s, k: And(_ss_shows(s, k), s.guest_mdscr_el1.SS))
+def guest_step_not_repeated(s: State, k: Kernel) -> Term:
+    """A step of the guest's own that has run is not begun again: with its MDSCR_EL1.SS set, PSTATE.SS is set only where
+    its own instructions have left it set."""
+    return Implies(s.pstate.SS, s.guest_pstate_ss)
 
 
 @claim("hyp/debug-sr.h, the world switch", at=Point.HANDLED, when=outside_window)
@@ -499,10 +522,10 @@ def _bank_readable(s: State) -> Term:
 
 @claim(
     "hyp/debug-sr.h; debug.c, comment on hardware breakpoints",
-    when=lambda s, k: And(s.in_guest, switched_to_users(s, k)),
+    when=lambda s, k: And(s.in_guest, kept_out(s, k)),
 )
 def external_bank_not_leaked(s: State, k: Kernel) -> Term:
-    """While user space's registers are in the hardware, the guest cannot read them."""
+    """While the hardware holds what is not the guest's (user space's registers, say), the guest cannot read it."""
     return Not(_bank_readable(s))
 
 
@@ -543,9 +566,7 @@ def host_debug_bank_restored(s: State, k: Kernel) -> Term:
 )
 def host_breakpoints_inert_in_guest(s: State, k: Kernel) -> Term:
     """Whenever breakpoints are enabled in the guest, the hardware holds the guest's or user space's, not the host's."""
-    users = s.owned_by(DebugOwner.HOST) if k.tracks_debug_owner else s.debug_ptr_external
-    theirs = And(switched(s, k), Or(users, Eq(s.hw_bank, s.guest_bank)))
-    return And(theirs, Implies(users, Eq(s.hw_bank, s.user_bank)))
+    return Eq(s.hw_bank, If(s.user_debug.USE_HW, s.user_bank, s.guest_bank))
 
 
 @claim(
@@ -567,15 +588,14 @@ _OWNER = "debug.c (v6.14), kvm_vcpu_load_debug, comment on the three states"
 @claim(_OWNER, applies=_from_owner)
 def host_owns_what_it_needs(s: State, k: Kernel) -> Term:
     """KVM owns the debug registers exactly while user space debugs the guest or the guest's OS lock is locked."""
-    return Eq(s.owned_by(DebugOwner.HOST), Or(s.guest_debug.any(), s.guest_os_lock))
+    return Eq(s.owned_by(DebugOwner.HOST), taken_from_guest(s))
 
 
 @claim(
     _OWNER,
     when=lambda s, k: And(
         s.in_guest,
-        Not(s.guest_debug.any()),
-        Not(s.guest_os_lock),
+        Not(taken_from_guest(s)),
         Or(s.guest_mdscr_el1.MDE, s.guest_mdscr_el1.KDE),
     ),
     applies=_from_owner,
@@ -587,22 +607,22 @@ def guest_owns_what_it_enabled(s: State, k: Kernel) -> Term:
 
 @claim("debug-sr.h (v6.14), __vcpu_debug_regs and __debug_switch_to_guest_common", applies=_from_owner)
 def owner_has_the_registers(s: State, k: Kernel) -> Term:
-    """In the guest the hardware holds the owner's break- and watchpoint registers; without an owner, the host's."""
-    return And(
-        Implies(s.owned_by(DebugOwner.GUEST), Eq(s.hw_bank, s.guest_bank)),
-        Implies(s.owned_by(DebugOwner.HOST), Eq(s.hw_bank, s.user_bank)),
-        Implies(s.owned_by(DebugOwner.FREE), Eq(s.hw_bank, s.host_bank)),
-        Or(*(s.owned_by(who) for who in DebugOwner)),
-    )
+    """In the guest the hardware holds the break- and watchpoint registers of whom they belong to.
+
+    User space's if KVM needs them, else the guest's if it actively uses them, else the host's.
+    """
+    others = If(s.guest_uses_debug, s.guest_bank, s.host_bank)
+    return Eq(s.hw_bank, If(taken_from_guest(s), s.user_bank, others))
 
 
 @claim("debug.c (v6.14), kvm_arm_setup_mdcr_el2, comment on TDA", applies=_from_owner)
 def only_the_owner_reaches_the_registers(s: State, k: Kernel) -> Term:
-    """The guest reaches MDSCR_EL1 and its break- and watchpoint registers without a trap exactly if it owns them.
+    """The guest reaches MDSCR_EL1 and its break- and watchpoint registers without a trap exactly if they are its own.
 
-    Unless a guest hypervisor traps them, or its own writes of MDSCR_EL1 have to trap.
+    They are if it actively uses them, user space does not debug and the OS lock is unlocked. Unless a guest hypervisor
+    traps them, or its own writes of MDSCR_EL1 have to trap.
     """
-    free = And(s.owned_by(DebugOwner.GUEST), Not(_hypervisor_keeps_out(s)))
+    free = And(s.guest_uses_debug, Not(taken_from_guest(s)), Not(_hypervisor_keeps_out(s)))
 
     def reached(register: str, write: bool) -> Term:
         return executes(Access(register, write, 1), controls(s))
@@ -618,30 +638,30 @@ _EXTERNAL = "debug.c (v6.14), setup_external_mdscr"
 
 
 def _host_owns(s: State, k: Kernel) -> Term:
-    return And(s.in_guest, s.owned_by(DebugOwner.HOST)) if k.tracks_debug_owner else s.in_guest
+    return And(s.in_guest, taken_from_guest(s))
 
 
 @claim(_EXTERNAL, when=_host_owns, applies=_from_owner)
 def external_mdscr_debugs_as_asked(s: State, k: Kernel) -> Term:
-    """While KVM owns the debug registers, MDSCR_EL1.SS is set just for SINGLESTEP, MDE and KDE just for USE_HW."""
+    """While KVM has to own the debug registers, MDSCR_EL1.SS is set just for SINGLESTEP, MDE and KDE for USE_HW."""
     m = s.hw_mdscr_el1
-    return And(Eq(m.SS, s.stepping), Eq(m.MDE, s.guest_debug.USE_HW), Eq(m.KDE, s.guest_debug.USE_HW))
+    return And(Eq(m.SS, s.user_steps), Eq(m.MDE, s.user_debug.USE_HW), Eq(m.KDE, s.user_debug.USE_HW))
 
 
 @claim(_EXTERNAL, when=_host_owns, applies=_from_owner)
 def external_mdscr_follows_guest(s: State, k: Kernel) -> Term:
-    """While KVM owns the debug registers, MDSCR_EL1 is what the guest last wrote, except SS, MDE and KDE."""
-    use_hw = s.guest_debug.USE_HW
-    return s.hw_mdscr_el1.same(s.guest_mdscr_el1.but(SS=s.stepping, MDE=use_hw, KDE=use_hw))
+    """While KVM has to own the debug registers, MDSCR_EL1 is what the guest last wrote, except SS, MDE and KDE."""
+    use_hw = s.user_debug.USE_HW
+    return s.hw_mdscr_el1.same(s.guest_mdscr_el1.but(SS=s.user_steps, MDE=use_hw, KDE=use_hw))
 
 
 @claim(
     "sysreg-sr.h (v6.14), ctxt_mdscr_el1",
-    when=lambda s, k: And(s.in_guest, Not(s.owned_by(DebugOwner.HOST))) if k.tracks_debug_owner else s.in_guest,
+    when=lambda s, k: And(s.in_guest, Not(taken_from_guest(s))),
     applies=_from_owner,
 )
 def mdscr_is_guests_unless_taken(s: State, k: Kernel) -> Term:
-    """While KVM does not own the debug registers, MDSCR_EL1 is all 64 bits of what the guest last wrote."""
+    """While KVM need not own the debug registers, MDSCR_EL1 is all 64 bits of what the guest last wrote."""
     return s.hw_mdscr_el1.same(s.guest_mdscr_el1)
 
 
@@ -659,8 +679,8 @@ _COPY = "hyp/nvhe/hyp-main.c (v6.14), flush_debug_state"
 
 @claim(_COPY, applies=_from_copies)
 def copy_at_el2_has_the_owner(s: State, k: Kernel) -> Term:
-    """In protected mode a guest runs with the owner of the debug registers that KVM has decided on."""
-    return Eq(s.hyp_debug_owner, s.debug_owner)
+    """In protected mode EL2 runs a guest for the rightful owner of the debug registers, which KVM has decided on."""
+    return rightful_owner(s, s.hyp_debug_owner)
 
 
 @claim(_COPY, when=_host_owns, applies=_from_copies)
@@ -723,8 +743,8 @@ def hypervisor_clears_no_trap(s: State, k: Kernel) -> Term:
     constant = ("TPM", "TPMCR", "TDRA", "TDOSA", "TPMS", "TTRF")
     return And(
         *(getattr(s.hw_mdcr_el2, name) for name in constant),
-        Implies(s.guest_debug.any(), s.hw_mdcr_el2.TDE),
-        Or(s.owned_by(DebugOwner.GUEST), s.hw_mdcr_el2.TDA),
+        Implies(s.user_debugs, s.hw_mdcr_el2.TDE),
+        Or(And(s.guest_uses_debug, Not(taken_from_guest(s))), s.hw_mdcr_el2.TDA),
     )
 
 
@@ -771,13 +791,13 @@ def hypervisor_gets_what_it_traps(s: State, k: Kernel) -> Term:
 # ---- claims: user space's debugger gets what it asked for
 
 
-@claim("debug.c, comment on hardware breakpoints", when=lambda s, k: And(s.in_guest, s.guest_debug.USE_HW))
+@claim("debug.c, comment on hardware breakpoints", when=lambda s, k: And(s.in_guest, s.user_debug.USE_HW))
 def host_breakpoints_armed(s: State, k: Kernel) -> Term:
     """With KVM_GUESTDBG_USE_HW, user space's registers are in hardware and enabled, with exceptions going to EL2."""
     return And(Eq(s.hw_bank, s.user_bank), s.hw_mdscr_el1.MDE, s.hw_mdcr_el2.TDE, Not(s.hw_oslk))
 
 
-@claim("debug.c, comment on single-step; Arm ARM D2.12", when=lambda s, k: And(s.in_guest, s.stepping))
+@claim("debug.c, comment on single-step; Arm ARM D2.12", when=lambda s, k: And(s.in_guest, s.user_steps))
 def step_armed(s: State, k: Kernel) -> Term:
     """With KVM_GUESTDBG_SINGLESTEP, the step machine is active in the guest, with its exception going to EL2."""
     return And(s.hw_mdscr_el1.SS, s.hw_mdcr_el2.TDE, Not(s.hw_oslk), Eq(may_execute(s), s.hw_pstate.SS))
@@ -786,7 +806,7 @@ def step_armed(s: State, k: Kernel) -> Term:
 _STEP = "Documentation/virt/kvm/api.rst, KVM_GUESTDBG_SINGLESTEP; debug.c, comments on single-step"
 
 
-@claim(_STEP, at=Point.ALWAYS, when=lambda s, k: s.stepping)
+@claim(_STEP, at=Point.ALWAYS, when=lambda s, k: s.user_steps)
 def one_step_one_instruction(s: State, k: Kernel) -> Term:
     """While single-stepping, every reported step is exactly one guest instruction: none lost, none that did not run."""
     return And(Not(s.wrong_step), t.ule(s.steps, t.const(1, 2)))
@@ -812,14 +832,14 @@ def physical_os_lock_stays_clear(s: State, k: Kernel) -> Term:
 )
 def os_lock_blocks_guest_debug(s: State, k: Kernel) -> Term:
     """With the guest's OS lock locked, no break- or watchpoint of its own fires and no step of its own is taken."""
-    own_bank = And(s.hw_mdscr_el1.MDE, Not(s.guest_debug.USE_HW))
-    own_step = And(s.hw_mdscr_el1.SS, Not(s.stepping))
+    own_bank = And(s.hw_mdscr_el1.MDE, Not(s.user_debug.USE_HW))
+    own_step = And(s.hw_mdscr_el1.SS, Not(s.user_steps))
     return And(Not(own_bank), Not(own_step))
 
 
 @claim(
     "debug.c (v6.1), comment on the OS lock",
-    when=lambda s, k: And(s.in_guest, Not(s.guest_os_lock), Not(s.guest_debug.any())),
+    when=lambda s, k: And(s.in_guest, Not(taken_from_guest(s))),
     applies=_has_os_lock,
 )
 def os_lock_blocks_nothing_else(s: State, k: Kernel) -> Term:
@@ -829,14 +849,14 @@ def os_lock_blocks_nothing_else(s: State, k: Kernel) -> Term:
 
 @claim(
     "debug.c (v6.1), comment on the OS lock",
-    when=lambda s, k: And(s.in_guest, s.guest_os_lock, s.guest_debug.any()),
+    when=lambda s, k: And(s.in_guest, s.guest_os_lock, s.user_debugs),
     applies=_has_os_lock,
 )
 def os_lock_spares_the_debugger(s: State, k: Kernel) -> Term:
     """The guest's OS lock takes nothing from user space: its breakpoints stay enabled, its steps active."""
     return And(
-        Implies(s.guest_debug.USE_HW, s.hw_mdscr_el1.MDE),
-        Implies(s.stepping, s.hw_mdscr_el1.SS),
+        Implies(s.user_debug.USE_HW, s.hw_mdscr_el1.MDE),
+        Implies(s.user_steps, s.hw_mdscr_el1.SS),
         s.hw_mdcr_el2.TDE,
         Not(s.hw_oslk),
     )
@@ -1035,7 +1055,42 @@ guest_pstate_ss_preserved_undebugged = variant(
     "guest_pstate_ss_preserved_undebugged",
     "As guest_pstate_ss_preserved, if user space never debugs the guest.",
     NEVER_DEBUGGED,
-    applies=_needless(lambda k: k.preserves_pstate_ss),
+    applies=_needless(lambda k: k.tracks_debug_owner, "holds if user space debugs, too, while the guest does not step"),
+)
+guest_pstate_ss_preserved_unemulated = variant(
+    guest_pstate_ss_preserved,
+    "guest_pstate_ss_preserved_unemulated",
+    "As guest_pstate_ss_preserved, if user space never debugs, and the guest steps itself over nothing emulated.",
+    NEVER_DEBUGGED,
+    NO_EMULATED_STEP,
+    applies=_needless(lambda k: k.skip_advances_step, "holds, or fails, without it"),
+)
+guest_pstate_ss_preserved_if_one_steps = variant(
+    guest_pstate_ss_preserved,
+    "guest_pstate_ss_preserved_if_one_steps",
+    "As guest_pstate_ss_preserved, if the guest does not step itself while user space debugs it.",
+    ONE_DEBUGGER,
+    applies=lambda k: _from_owner(k) and "needs one more precondition, or fails whatever the environment does",
+)
+guest_pstate_ss_preserved_if_one_steps_unlocked = variant(
+    guest_pstate_ss_preserved,
+    "guest_pstate_ss_preserved_if_one_steps_unlocked",
+    "As guest_pstate_ss_preserved_if_one_steps, if the guest locks its OS lock by no step either.",
+    ONE_DEBUGGER,
+    LOCK_NOT_STEPPED,
+    applies=lambda k: (
+        "holds with fewer preconditions"
+        if k.tracks_debug_owner
+        else None
+        if k.documents_os_lock
+        else "there is no OS lock, and single-stepping sets PSTATE.SS (before v6.1)"
+    ),
+)
+guest_step_not_repeated_unstepped = variant(
+    guest_step_not_repeated,
+    "guest_step_not_repeated_unstepped",
+    "As guest_step_not_repeated, if user space never single-steps the guest, whatever else it debugs.",
+    NEVER_STEPPED,
 )
 guest_bank_preserved_of_number_0 = variant(
     guest_bank_preserved,
@@ -1111,7 +1166,7 @@ def _scenario(name: str, says: str, reached: Predicate, applies: Callable[[Kerne
 
 def _uses(s: State, k: Kernel) -> Term:
     """The guest has just used the debug registers."""
-    return s.owned_by(DebugOwner.GUEST) if k.tracks_debug_owner else s.sampled_dirty
+    return And(uses_debug(s, k), Not(kept_out(s, k)))
 
 
 _keeps_dirty = _until_owner("the guest's use of the registers ends where KVM takes them, from v6.14 on")
@@ -1127,37 +1182,37 @@ NON_PROPERTIES: tuple[Claim, ...] = (
     _scenario(
         "use_hw_never_meets_dirty",
         "user space debugs with the registers while the guest has just used them",
-        lambda s, k: And(s.in_guest, s.guest_debug.USE_HW, s.sampled_dirty),
+        lambda s, k: And(s.in_guest, s.user_debug.USE_HW, uses_debug(s, k)),
         _keeps_dirty,
     ),
     _scenario(
         "step_never_meets_dirty",
         "user space steps a guest that has just used the debug registers",
-        lambda s, k: And(s.in_guest, s.stepping, Not(s.guest_debug.USE_HW), s.sampled_dirty),
+        lambda s, k: And(s.in_guest, s.user_steps, Not(s.user_debug.USE_HW), uses_debug(s, k)),
         _keeps_dirty,
     ),
     _scenario(
         "guest_never_owns_registers",
         "nobody debugs, and the guest has just used the debug registers",
-        lambda s, k: And(s.in_guest, Not(s.guest_debug.any()), _uses(s, k), Not(s.guest_os_lock)),
+        lambda s, k: And(s.in_guest, Not(taken_from_guest(s)), _uses(s, k)),
     ),
     _scenario(
         "locked_guest_never_debugs_itself",
         "the guest has locked its OS lock with all of its debug exceptions enabled, and has just used the registers",
-        lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), s.sampled_dirty, Not(s.guest_debug.any())),
-        _keeps_dirty,
+        lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), uses_debug(s, k), Not(s.user_debugs)),
+        lambda k: _keeps_dirty(k) or _has_os_lock(k),
     ),
     _scenario(
         "debugged_guest_never_debugs_itself",
         "the guest has all of its debug exceptions enabled and is debugged by user space, without the registers",
-        lambda s, k: And(s.in_guest, s.guest_debug.any(), Not(s.guest_debug.USE_HW), Not(s.stepping), _tweakable(s)),
+        lambda s, k: And(s.in_guest, s.user_debugs, Not(s.user_debug.USE_HW), Not(s.user_steps), _tweakable(s)),
     ),
     _scenario(
         "debugging_never_ends",
         "user space has debugged a guest with all debug exceptions enabled, has stopped, and the guest runs on",
         lambda s, k: And(
             s.in_guest,
-            Not(s.guest_debug.any()),
+            Not(s.user_debugs),
             _tweakable(s),
             (s.external_mdscr_el1 if k.tracks_debug_owner else s.preserved_mdscr_el1).SS,
         ),
@@ -1165,7 +1220,7 @@ NON_PROPERTIES: tuple[Claim, ...] = (
     _scenario(
         "locked_guest_never_owns_nothing",
         "the guest has locked its OS lock with all of its debug exceptions enabled, and KVM has taken the registers",
-        lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), Not(s.guest_debug.any()), taken_by_host(s)),
+        lambda s, k: And(s.in_guest, s.guest_os_lock, _tweakable(s), Not(s.user_debugs), taken_by_host(s)),
         _from_owner,
     ),
     _scenario(

@@ -219,7 +219,22 @@ class State:
     guest_os_lock = _flag("vcpu", "the guest (or user space for it) has locked its OS lock", ghost=True)
     guest_bank = _bank("vcpu", "break- and watchpoint registers as the guest last wrote them", ghost=True)
     user_bank = _bank("vcpu", "break- and watchpoint registers as user space last gave them", ghost=True)
-    sampled_dirty = _flag("vcpu", "DEBUG_DIRTY when mdcr_el2 was computed", ghost=True, exists=_by_dirty)
+    user_debug = _register(
+        "vcpu",
+        KVM_GUESTDBG,
+        "control that user space last gave to KVM_SET_GUEST_DEBUG (0 without ENABLE; other flags are refused)",
+        ghost=True,
+    )
+    guest_wrote_debug = _flag(
+        "vcpu", "the guest last left to write one of its debug registers", ghost=True, exists=_by_dirty
+    )
+    guest_uses_debug = _flag(
+        "vcpu",
+        "the guest had debug exceptions enabled (KDE or MDE) when it was last loaded, or has accessed a debug register "
+        "since, by a trap (from v6.14)",
+        ghost=True,
+        exists=_by_owner,
+    )
     is_set_up = _flag(
         "vcpu",
         "kvm_arm_setup_debug (from v6.14 kvm_vcpu_load_debug) has run since kvm_arm_clear_debug (kvm_vcpu_put_debug)",
@@ -300,8 +315,18 @@ class State:
 
     @property
     def stepping(self) -> Term:
-        """User space single-steps the guest."""
+        """KVM single-steps the guest (guest_debug has SINGLESTEP)."""
         return self.guest_debug.SINGLESTEP
+
+    @property
+    def user_debugs(self) -> Term:
+        """User space has asked to debug the guest, in any way."""
+        return self.user_debug.any()
+
+    @property
+    def user_steps(self) -> Term:
+        """User space has asked to single-step the guest."""
+        return self.user_debug.SINGLESTEP
 
     @property
     def may_nest(self) -> bool:
@@ -387,11 +412,11 @@ def init(s: State, k: Kernel) -> Term:
     zeroed = (
         "mdcr_el2 mdcr_el2_host guest_debug mdscr_el1 oslsr_el1 preserved_mdscr_el1 guest_mdscr_el1 steps "
         "debug_owner external_mdscr_el1 percpu_mdcr_el2 nr_event_counters virtual_mdcr_el2 hypervisor_mdcr_el2 "
-        "hyp_mdcr_el2 hyp_debug_owner hyp_external_mdscr_el1"
+        "hyp_mdcr_el2 hyp_debug_owner hyp_external_mdscr_el1 user_debug"
     ).split()
     lowered = (
-        "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss sampled_dirty is_set_up "
-        "wrong_step guest_os_lock guest_ss_pending nested wrong_route wrong_access"
+        "in_run debug_dirty ss_active_pending adjust_pc powered_off preserved_pstate_ss is_set_up "
+        "guest_wrote_debug guest_uses_debug wrong_step guest_os_lock guest_ss_pending nested wrong_route wrong_access"
     ).split()
     banks = "vcpu_debug_state external_debug_state host_debug_state guest_bank user_bank".split()
     empty = t.const_array(t.const(0, 64), 2 + (k.breakpoints - 1).bit_length())

@@ -10,6 +10,7 @@ Comments say, in our own words, what the kernel's comments or the Arm ARM ask fo
 
 from __future__ import annotations
 
+from formal import history
 from formal.arch.exceptions import goes_to_el2
 from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PSTATE
 from formal.arch.traps import Access, traps_to_el2
@@ -29,6 +30,7 @@ from formal.environment import (
     set_oslsr,
     set_pstate,
     slot,
+    writes_os_lock,
     writes_virtual_mdcr,
 )
 from formal.epochs import Kernel
@@ -79,12 +81,10 @@ RESET_PSTATE = 0x3C5  # EL1h with D, A, I and F masked (VCPU_RESET_PSTATE_EL1, a
 def cpu_boot(s: State, k: Kernel, i: Inputs) -> State:
     """The CPU comes up again: hotplug, or resume from a power-down. The boot code writes MDCR_EL2 as it did before."""
     mdscr, bank = i.bits("mdscr_el1"), i.bank("bank")
-    return s.but(
+    return history.host_sets_debug(s, mdscr, bank).but(
         hw_mdcr_el2=s.boot_mdcr_el2,
         hw_mdscr_el1=mdscr,
-        host_mdscr_el1=mdscr,
         hw_bank=bank,
-        host_bank=bank,
         hw_oslk=False,
         hw_pmuserenr_el0=i.bits("pmuserenr_el0"),
         kvm_ready=False,
@@ -149,15 +149,14 @@ def setup_mdcr_el2(s: State, k: Kernel) -> State:
             TPM=True,
             TPMCR=True,
             HPMN=s.percpu_mdcr_el2.HPMN if k.keeps_hpmn else 0,
-        ),
-        sampled_dirty=s.debug_dirty,
+        )
     )
 
 
 @operation(
     "kvm_arm_vcpu_init_debug",
     "debug.c, kvm_arm_vcpu_init_debug, from kvm_arch_vcpu_run_pid_change in arm.c",
-    writes="phase mdcr_el2 sampled_dirty",
+    writes="phase mdcr_el2",
     enabled=lambda s, k, i: And(s.at(Phase.CREATED), Not(s.in_run), s.idle, s.kvm_ready),
     c_function="kvm_arm_vcpu_init_debug",
 )
@@ -173,7 +172,7 @@ def vcpu_init_debug(s: State, k: Kernel, i: Inputs) -> State:
 def load(s: State, k: Kernel) -> State:
     """What vcpu_load does to the debug registers and the traps."""
     if k.tracks_debug_owner:
-        s = k.doing("kvm_vcpu_load_debug", load_debug)(s, k)
+        s = history.is_loaded(k.doing("kvm_vcpu_load_debug", load_debug)(s, k))
     return part("activate traps", s, k) if k.traps_at_load else s
 
 
@@ -186,7 +185,7 @@ def put(s: State, k: Kernel) -> State:
 
 _LOADS = (
     "host_ctxt_pmuserenr_el0 mdcr_el2_host hw_pmuserenr_el0 hw_mdcr_el2 mdcr_el2 debug_owner external_mdscr_el1 "
-    "guest_ss_pending pstate is_set_up"
+    "guest_ss_pending pstate is_set_up guest_uses_debug"
 )
 _PUTS = "hw_mdcr_el2 hw_pmuserenr_el0 ss_active_pending pstate is_set_up"
 
@@ -233,17 +232,12 @@ def adjust_pc(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "kvm_arch_vcpu_ioctl_run returns",
     "arm.c, kvm_arch_vcpu_ioctl_run, label out",
-    writes="phase in_run busy adjust_pc guest_pstate_ss " + _PUTS,
+    writes="phase in_run busy adjust_pc " + _PUTS,
     enabled=handling(Exit.NONE, Exit.MMIO),
 )
 def run_returns(s: State, k: Kernel, i: Inputs) -> State:
     """A signal, an immediate exit or an exit for user space: a pending PC adjustment is committed, the vCPU is put."""
-    adjusted = adjust_pc(s, k, i)
-    if k.tracks_debug_owner:  # PSTATE.SS is still the debugger's, if it steps
-        adjusted = adjusted.but(guest_pstate_ss=And(s.guest_pstate_ss, Or(s.stepping, Not(s.adjust_pc))))
-    else:
-        adjusted = adjusted.but(guest_pstate_ss=And(s.guest_pstate_ss, Not(s.adjust_pc)))
-    return _unload(adjusted, k).but(in_run=False)
+    return _unload(adjust_pc(s, k, i), k).but(in_run=False)
 
 
 # ---- before the entry
@@ -300,7 +294,7 @@ def _enters(s: State, k: Kernel, i: Inputs) -> Term:
 @operation(
     "kvm_arm_setup_debug",
     "debug.c, kvm_arm_setup_debug",
-    writes="phase mdcr_el2 sampled_dirty preserved_mdscr_el1 preserved_pstate_ss pstate mdscr_el1 debug_ptr_external "
+    writes="phase mdcr_el2 preserved_mdscr_el1 preserved_pstate_ss pstate mdscr_el1 debug_ptr_external "
     "debug_dirty hw_mdcr_el2 is_set_up",
     enabled=lambda s, k, i: And(t.boolean(not k.tracks_debug_owner), _enters(s, k, i)),
     c_function="kvm_arm_setup_debug",
@@ -326,11 +320,6 @@ def setup_debug_bug_on(s: State, k: Kernel) -> Term:
 # ---- world switch
 
 
-def ss_is_the_guests(s: State, k: Kernel) -> Term:
-    """Whether PSTATE.SS at entry and exit is the guest's own, not lent to a debugger."""
-    return Not(s.stepping) if k.tracks_debug_owner else Not(tweaks_guest(s, k))
-
-
 @operation(
     "__kvm_vcpu_run enters",
     "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
@@ -341,9 +330,7 @@ def ss_is_the_guests(s: State, k: Kernel) -> Term:
 )
 def run_enters(s: State, k: Kernel, i: Inputs) -> State:
     """The world switch in, interrupts off. Emulated instructions are skipped here."""
-    lent = Not(ss_is_the_guests(s, k))
-    s = part("save host state", s, k)
-    skipped = adjust_pc(s, k, i).but(guest_pstate_ss=And(s.guest_pstate_ss, Or(lent, Not(s.adjust_pc))))
+    skipped = adjust_pc(part("save host state", s, k), k, i)
     host = s = k.doing("flush_hyp_vcpu", flush_hyp_vcpu)(skipped, k) if k.copies_vcpu else skipped
     if k.copies_vcpu:
         s = hyps_view(s)
@@ -361,13 +348,14 @@ def run_enters(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "fixup_guest_exit re-enters",
     "hyp/include/hyp/switch.h, __fixup_guest_exit",
-    writes="pstate hw_pstate steps",
+    writes="pstate hw_pstate guest_pstate_ss steps",
     enabled=lambda s, k, i: And(s.in_guest, may_execute(s)),
 )
 def fixup_guest_exit(s: State, k: Kernel, i: Inputs) -> State:
     """An exit that the hypervisor handles alone, with or without skipping the instruction; no new setup_debug."""
     skips = i.flag("skips")
     spsr = PSTATE(If(And(skips, t.boolean(k.skip_advances_step)), s.hw_pstate.but(SS=False).raw, s.hw_pstate.raw))
+    s = choose(skips, history.was_done_for(s), s)
     s = s.but(pstate=spsr, steps=If(skips, one_more(s.steps), s.steps))
     return eret_to_guest(s, spsr)
 
@@ -376,7 +364,7 @@ def fixup_guest_exit(s: State, k: Kernel, i: Inputs) -> State:
     "__kvm_vcpu_run returns",
     "hyp/vhe/switch.c, __kvm_vcpu_run_vhe; hyp/nvhe/switch.c, __kvm_vcpu_run",
     writes="phase exit pstate mdscr_el1 external_mdscr_el1 hw_mdcr_el2 hw_pmuserenr_el0 hw_mdscr_el1 "
-    "vcpu_debug_state external_debug_state hw_bank debug_dirty guest_pstate_ss hyp_external_mdscr_el1",
+    "vcpu_debug_state external_debug_state hw_bank debug_dirty guest_wrote_debug hyp_external_mdscr_el1",
     enabled=lambda s, k, i: And(s.in_guest, _exit_is_possible(s, k, i)),
 )
 def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
@@ -385,9 +373,8 @@ def run_returns_from_guest(s: State, k: Kernel, i: Inputs) -> State:
         phase=Phase.LOADED if k.tracks_debug_owner else Phase.EXITED,
         exit=i.bits("exit", 3),
         pstate=s.hw_pstate,
-        guest_pstate_ss=If(ss_is_the_guests(s, k), s.hw_pstate.SS, s.guest_pstate_ss),
     )
-    host = s
+    host = s = history.leaves(s)
     if k.copies_vcpu:
         s = hyps_view(s)
     s = part("save guest state", s, k)
@@ -442,17 +429,17 @@ def clear_debug(s: State, k: Kernel, i: Inputs) -> State:
 
 def skip_instruction(s: State, k: Kernel) -> State:
     """asm/kvm_emulate.h, kvm_incr_pc (before v5.11 kvm_skip_instr at once): the instruction has been emulated."""
-    s = s.but(steps=one_more(s.steps), exit=Exit.NONE)
+    s = history.was_done_for(s).but(steps=one_more(s.steps), exit=Exit.NONE)
     if k.defers_pc_adjustment:
         return s.but(adjust_pc=True)
     if k.skip_advances_step:
-        return s.but(pstate=s.pstate.but(SS=False), guest_pstate_ss=False)
+        return s.but(pstate=s.pstate.but(SS=False))
     return s
 
 
 def report_step(s: State, when: Term) -> State:
     """KVM_EXIT_DEBUG for a single-step, noting whether exactly one instruction has run for it."""
-    wrong = And(when, s.stepping, Not(Eq(s.steps, t.const(1, 2))))
+    wrong = And(when, s.user_steps, Not(Eq(s.steps, t.const(1, 2))))
     return s.but(wrong_step=Or(s.wrong_step, wrong), steps=If(when, t.const(0, 2), s.steps))
 
 
@@ -461,6 +448,7 @@ def after_handled_exit(s: State, k: Kernel) -> State:
     return report_step(s, s.stepping) if k.fakes_step_exit else s
 
 
+_OWNS = "debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 guest_wrote_debug guest_uses_debug"
 _SKIPS = "steps wrong_step exit adjust_pc pstate guest_pstate_ss"
 
 
@@ -492,7 +480,7 @@ def inject_nested(s: State, k: Kernel, i: Inputs) -> State:
     # What is pending for the guest is committed first; it must not happen to the hypervisor. The switch itself comes
     # between a put and a load, which chooses the traps anew.
     s = put(adjust_pc(s, k, i), k)
-    s = s.but(pstate=PSTATE(i.bits("vector_pstate")).but(SS=False), guest_pstate_ss=False, nested=False)
+    s = history.was_done_for(s).but(pstate=PSTATE(i.bits("vector_pstate")).but(SS=False), nested=False)
     return load(s.but(steps=one_more(s.steps), exit=Exit.NONE), k)
 
 
@@ -510,7 +498,7 @@ def _handling_access(kind: Exit) -> Guard:
 
 _SWITCHES = (  # what a put and a load on the same CPU change, when the context changes between them
     "nested pstate guest_pstate_ss steps exit mdcr_el2 hw_mdcr_el2 debug_owner external_mdscr_el1 hw_pmuserenr_el0 "
-    "is_set_up"
+    "is_set_up guest_uses_debug"
 )
 
 
@@ -542,27 +530,28 @@ def nested_exception(s: State, k: Kernel, i: Inputs) -> State:
 def nested_eret(s: State, k: Kernel, i: Inputs) -> State:
     """An ERET of a guest hypervisor that may enter its guest, emulated between a put and a load."""
     spsr = PSTATE(i.bits("spsr"))
-    s = put(s, k).but(pstate=spsr, guest_pstate_ss=spsr.SS, nested=i.flag("enters_guest"))
+    s = history.sets_pstate_ss(put(s, k).but(pstate=spsr, nested=i.flag("enters_guest")), spsr.SS)
     return load(s.but(steps=one_more(s.steps), exit=Exit.NONE), k)
 
 
 @operation(
     "kvm_hyp_handle_eret",
     "hyp/vhe/switch.c, kvm_hyp_handle_eret",
-    writes="pstate hw_pstate steps",
+    writes="pstate hw_pstate guest_pstate_ss steps",
     enabled=lambda s, k, i: And(s.in_guest, may_execute(s), s.in_hypervisor),
     exists=nests,
 )
 def hyp_eret(s: State, k: Kernel, i: Inputs) -> State:
     """An ERET of a guest hypervisor to itself or its own user space, without leaving EL2."""
     spsr = PSTATE(i.bits("spsr"))
-    return eret_to_guest(s.but(pstate=spsr, steps=one_more(s.steps)), spsr)
+    s = history.sets_pstate_ss(s.but(pstate=spsr, steps=one_more(s.steps)), spsr.SS)
+    return eret_to_guest(s, spsr)
 
 
 @operation(
     "access_mdcr",
     "sys_regs.c, access_mdcr",
-    writes="virtual_mdcr_el2 hypervisor_mdcr_el2 steps exit adjust_pc",
+    writes="virtual_mdcr_el2 hypervisor_mdcr_el2 steps exit adjust_pc guest_pstate_ss",
     enabled=lambda s, k, i: And(handling(Exit.EMULATE)(s, k, i), s.in_hypervisor),
     preemptible=True,
     c_function="access_mdcr",
@@ -601,13 +590,13 @@ def handles_debug_exception(s: State, k: Kernel, i: Inputs, forwarded: Term) -> 
     # With v6.14: unless user space debugs, the exception is the guest hypervisor's, if that has asked for it.
     injected = inject_nested(before, k, i).but(guest_ss_pending=before.guest_ss_pending)  # nobody steps this guest
     s = choose(forwarded, injected, s)
-    return s.but(wrong_route=Or(before.wrong_route, Eq(forwarded, before.guest_debug.any())))
+    return s.but(wrong_route=Or(before.wrong_route, Eq(forwarded, before.user_debugs)))
 
 
 @operation(
     "trap_debug_regs",
     "sys_regs.c, trap_debug_regs",
-    writes="mdscr_el1 guest_mdscr_el1 debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 wrong_access " + _SKIPS,
+    writes=f"mdscr_el1 guest_mdscr_el1 {_OWNS} wrong_access {_SKIPS}",
     enabled=_handling_access(Exit.DEBUG_ACCESS),
     preemptible=True,
     c_function="trap_debug_regs",
@@ -615,10 +604,8 @@ def handles_debug_exception(s: State, k: Kernel, i: Inputs, forwarded: Term) -> 
 def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write or read of MDSCR_EL1; a write (from v6.14 a read too) makes the guest a user of the registers."""
     value, writes = i.bits("value"), i.flag("is_write")
-    s = handled_by_kvm(s, k).but(
-        mdscr_el1=If(writes, value, s.mdscr_el1.raw),
-        guest_mdscr_el1=If(writes, value, s.guest_mdscr_el1.raw),
-    )
+    s = choose(writes, history.sets_mdscr(s.but(mdscr_el1=value), value), s)
+    s = history.accesses_debug(handled_by_kvm(s, k), writes)
     s = set_guest_ownership(s, k) if k.tracks_debug_owner else s.but(debug_dirty=Or(writes, s.debug_dirty))
     return after_handled_exit(skip_instruction(s, k), k)
 
@@ -626,17 +613,15 @@ def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
 @operation(
     "trap_bvr, trap_bcr, trap_wvr, trap_wcr",
     "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg; from v6.14 trap_dbg_wb_reg",
-    writes="vcpu_debug_state guest_bank debug_dirty debug_owner mdcr_el2 hw_mdcr_el2 wrong_access " + _SKIPS,
+    writes=f"vcpu_debug_state guest_bank {_OWNS} wrong_access {_SKIPS}",
     enabled=_handling_access(Exit.DEBUG_ACCESS),
     preemptible=True,
 )
 def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write of a break- or watchpoint register goes to its place in memory."""
     index, value = i.index("index"), i.bits("value")
-    s = handled_by_kvm(s, k).but(
-        vcpu_debug_state=t.store(s.vcpu_debug_state, slot(index, k), value),
-        guest_bank=t.store(s.guest_bank, index, value),
-    )
+    s = history.accesses_debug(history.sets_bank(handled_by_kvm(s, k), index, value), t.TRUE)
+    s = s.but(vcpu_debug_state=t.store(s.vcpu_debug_state, slot(index, k), value))
     s = set_guest_ownership(s, k) if k.tracks_debug_owner else s.but(debug_dirty=True)
     return after_handled_exit(skip_instruction(s, k), k)
 
@@ -651,7 +636,7 @@ def trap_bank(s: State, k: Kernel, i: Inputs) -> State:
 )
 def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
     """A trapped write of OSLAR_EL1 locks or unlocks the guest's OS lock, in memory only."""
-    s = handled_by_kvm(s, k).but(guest_os_lock=i.flag("locks"))
+    s = writes_os_lock(handled_by_kvm(s, k), k, i.flag("locks"))
     if k.emulates_os_lock:
         s = s.but(oslsr_el1=s.oslsr_el1.but(OSLK=i.flag("locks")))
     if k.tracks_debug_owner:  # preemption off: the owner is decided anew
@@ -672,7 +657,7 @@ def handle_emulated(s: State, k: Kernel, i: Inputs) -> State:
     skipped = skip_instruction(s, k)
     if not k.defers_pc_adjustment:  # an exception is entered at once, and its entry clears SS in every release
         entered = PSTATE(i.bits("exception_pstate")).but(SS=False)
-        taken = s.but(pstate=entered, guest_pstate_ss=False, steps=skipped.steps, exit=Exit.NONE)
+        taken = history.was_done_for(s).but(pstate=entered, steps=skipped.steps, exit=Exit.NONE)
         skipped = choose(i.flag("takes_exception"), taken, skipped)
     return after_handled_exit(skipped, k)
 
@@ -714,18 +699,14 @@ def reset_vcpu(s: State, k: Kernel) -> State:
         s = s.but(
             nested=False,
             virtual_mdcr_el2=everything if k.resets_virtual_hpmn else MDCR_EL2.of(),
-            hypervisor_mdcr_el2=everything,
         )
     el2 = s.has_nv if k.nests else FALSE
+    s = history.is_reset(s, empty, s.nr_pmu_counters if k.nests else None)
     return s.but(
         pstate=If(el2, t.const(RESET_PSTATE_EL2, 64), t.const(RESET_PSTATE, 64)),
-        guest_pstate_ss=False,
         mdscr_el1=MDSCR_EL1.of(),
-        guest_mdscr_el1=MDSCR_EL1.of(),
         oslsr_el1=t.const(OSLM_IMPLEMENTED if k.emulates_os_lock else 0, 64),
-        guest_os_lock=False,
         vcpu_debug_state=bank,
-        guest_bank=empty,
     )
 
 

@@ -1,4 +1,4 @@
-"""How claims and lemmas are written: their classes and decorators, groups of registers, preconditions, situations.
+"""How claims and lemmas are written: their classes and decorators, groups of registers, situations.
 
 A claim is a predicate over one vCPU and one CPU. Its docstring is the sentence that every report prints, ``cites`` the
 place where the kernel or the Arm ARM says so, ``when`` the situation it speaks of: a claim whose situation cannot be
@@ -15,7 +15,7 @@ from functools import lru_cache
 from formal.arch.features import FEATURES, closure, present
 from formal.arch.fgt import HDFGRTR2_EL2, HDFGRTR_EL2, HDFGWTR2_EL2, HDFGWTR_EL2
 from formal.arch.holes import HOLES
-from formal.arch.registers import MDCR_EL2, MDSCR_EL1
+from formal.arch.registers import MDSCR_EL1
 from formal.arch.sysregs import GROUPS
 from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
@@ -24,7 +24,6 @@ from formal.logic.terms import FALSE, TRUE, And, Eq, Implies, Not, Or, Term
 from formal.operations import Applied, controls
 from formal.ownership import in_use
 from formal.state import DebugOwner, Phase, State
-from formal.transitions import tweaks_guest
 
 Predicate = Callable[[State, Kernel], Term]
 StepPredicate = Callable[[State, State, Kernel], Term]
@@ -227,126 +226,6 @@ def group_traps(s: State, *groups: str, features: frozenset[str] = ALL_FEATURES)
     return _group_terms(groups, s.hw_mdcr_el2.raw, s.hw_mdscr_el1.raw, s.hw_pmuserenr_el0.raw, features)[1]
 
 
-# ---- preconditions
-
-
-def rebuilt_mdcr(hpmn: Term, k: Kernel) -> MDCR_EL2:
-    """What nVHE before v5.15 takes for the host's MDCR_EL2."""
-    return MDCR_EL2.of(HPMN=hpmn, E2PB=3 if k.traps_profiling else 0, E2TB=3 if k.returns_trace_buffer else 0)
-
-
-def _unless(op_name: str, condition: Callable[[State, State], Term]) -> Callable[[Applied, Kernel], Term]:
-    def allows(step: Applied, k: Kernel) -> Term:
-        return condition(step.before, step.after) if step.operation.name == op_name else TRUE
-
-    return allows
-
-
-def _high_half_clear(step: Applied, k: Kernel) -> Term:
-    if "guest_mdscr_el1" not in step.operation.writes:
-        return TRUE
-    return Eq(t.extract(step.after.guest_mdscr_el1.raw, 63, 32), t.const(0, 32))
-
-
-def _first_number(step: Applied, k: Kernel) -> Term:
-    index = step.inputs.get("index")
-    if index is None:
-        return TRUE
-    number_bits = t.width(index) - 2
-    return Eq(t.extract(index, number_bits - 1, 0), t.const(0, number_bits))
-
-
-def _never_debugged(step: Applied, k: Kernel) -> Term:
-    return Not(step.after.guest_debug.any())
-
-
-MDSCR_IN_32_BITS = Precondition(
-    "mdscr_in_32_bits", "neither the guest nor user space sets a bit of MDSCR_EL1 above bit 31", _high_half_clear
-)
-
-NO_RETURN_WITH_SKIP_PENDING = Precondition(
-    "no_return_with_skip_pending",
-    "KVM_RUN does not return to user space between the emulation of a stepped instruction and the next entry",
-    _unless("kvm_arch_vcpu_ioctl_run returns", lambda before, after: Not(And(before.stepping, before.adjust_pc))),
-)
-
-NO_RESET_WITH_SKIP_PENDING = Precondition(
-    "no_reset_with_skip_pending",
-    "no other vCPU turns a stepped vCPU on again before the instruction that turned it off is stepped over",
-    _unless("kvm_reset_vcpu", lambda before, after: Not(And(before.stepping, before.adjust_pc))),
-)
-
-STEPPING_ENDS_WITH_DEBUGGING = Precondition(
-    "stepping_ends_with_debugging",
-    "user space ends single-stepping only by ending debugging altogether",
-    _unless(
-        "KVM_SET_GUEST_DEBUG",
-        lambda before, after: Implies(And(before.stepping, Not(after.stepping)), Not(after.guest_debug.any())),
-    ),
-)
-
-CPUS_BOOT_ALIKE = Precondition(
-    "cpus_boot_alike",
-    "every CPU boots with the same number of event counters for the guest, say 6",
-    initially=lambda s, k: Eq(s.boot_mdcr_el2.HPMN, t.const(6, 5)),
-)
-
-BOOT_GIVES_ALL_COUNTERS = Precondition(
-    "boot_gives_all_counters",
-    "the boot code gives the guest every event counter of the CPU (HPMN is PMCR_EL0.N), as the kernel's own does",
-    initially=lambda s, k: Eq(s.boot_mdcr_el2.HPMN, s.event_counters),
-)
-
-UP_TO_PMUV3P7 = Precondition(
-    "up_to_pmuv3p7", "no CPU has PMUv3p8 or later (PMUVer is below 8)", initially=lambda s, k: Not(s.pmuv3p8)
-)
-
-MDSCR_LEFT_ALONE = Precondition(
-    "mdscr_left_alone",
-    "the guest does not write MDSCR_EL1 while KVM owns its debug registers",
-    _unless(
-        "trap_debug_regs",
-        lambda before, after: Or(
-            Not(before.owned_by(DebugOwner.HOST)), before.guest_mdscr_el1.same(after.guest_mdscr_el1)
-        ),
-    ),
-)
-
-PERF_KEEPS_OFF = Precondition(
-    "perf_keeps_off",
-    "the host's perf driver leaves PMUSERENR_EL0 alone while a vCPU is loaded",
-    _unless("the host writes PMUSERENR_EL0", lambda before, after: before.idle),
-)
-
-INIT_ONLY_AT_BOOT = Precondition(
-    "init_only_at_boot",
-    "hyp initialisation runs once after each boot of a CPU, before any vCPU is loaded there, and never again",
-    _unless("kvm_arm_init_debug", lambda before, after: Not(before.kvm_ready)),
-)
-
-_MOVES = ("kvm_inject_nested", "kvm_emulate_nested_eret", "kvm_hyp_handle_eret")
-
-STEPPED_WITHOUT_ERET = Precondition(
-    "stepped_without_eret",
-    "user space does not step a guest hypervisor over an ERET, nor its guest into it",
-    lambda step, k: Not(step.before.stepping) if step.operation.name in _MOVES else TRUE,
-)
-
-NEVER_DEBUGGED = Precondition("never_debugged", "user space never debugs the guest", _never_debugged)
-
-FIRST_BREAKPOINT_ONLY = Precondition(
-    "first_breakpoint_only",
-    "the guest, and user space for it, use breakpoint 0 and watchpoint 0 only",
-    _first_number,
-)
-
-BOOT_VALUE_AS_REBUILT = Precondition(
-    "boot_value_as_rebuilt",
-    "the boot code leaves nothing in MDCR_EL2 but HPMN and E2PB=3 (v4.9: no E2PB; v5.13, v5.14: E2TB=3 too)",
-    initially=lambda s, k: s.boot_mdcr_el2.same(rebuilt_mdcr(s.boot_mdcr_el2.HPMN, k)),
-)
-
-
 # ---- situations that claims and lemmas share
 
 
@@ -355,12 +234,32 @@ def event_counters_seen(s: State, k: Kernel) -> Term:
     return s.event_counters if k.vhe else s.boot_mdcr_el2.HPMN
 
 
+def taken_from_guest(s: State) -> Term:
+    """The debug registers are not the guest's own to use: user space debugs it, or its OS lock is locked."""
+    return Or(s.user_debugs, s.guest_os_lock)
+
+
+def kept_out(s: State, k: Kernel) -> Term:
+    """Whether the guest's accesses of debug registers have to trap for the sake of somebody else: user space that
+    debugs with them (from v6.14 on: in any way), or the guest's own OS lock."""
+    return taken_from_guest(s) if k.tracks_debug_owner else Or(s.user_debug.USE_HW, s.guest_os_lock)
+
+
+def uses_debug(s: State, k: Kernel) -> Term:
+    """The guest actively uses its debug registers, so that its accesses need not trap: as the release promises it."""
+    return s.guest_uses_debug if k.tracks_debug_owner else s.guest_wrote_debug
+
+
+def rightful_owner(s: State, owner: Term) -> Term:
+    """Who has the debug registers is who should (debug.c of v6.14, comment on the three states)."""
+    taken = taken_from_guest(s)
+    right = {DebugOwner.HOST: taken, DebugOwner.GUEST: And(Not(taken), s.guest_uses_debug)}
+    right[DebugOwner.FREE] = And(Not(taken), Not(s.guest_uses_debug))
+    return And(*(Eq(Eq(owner, t.const(who, 2)), when) for who, when in right.items()))
+
+
 def outside_window(s: State, k: Kernel) -> Term:
     return s.at(Phase.NEW, Phase.CREATED, Phase.READY, Phase.LOADED)
-
-
-def in_entry_window(s: State, k: Kernel) -> Term:
-    return And(s.at(Phase.SETUP, Phase.IN_GUEST, Phase.EXITED), tweaks_guest(s, k))
 
 
 def low_half(r: MDSCR_EL1) -> Term:

@@ -21,11 +21,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("formal.releases",),
     ("formal.epochs",),
     ("formal.state",),
+    ("formal.history",),
     ("formal.ownership", "formal.operations"),
     ("formal.environment", "formal.worldswitch"),
     ("formal.transitions",),
     ("formal.system",),
     ("formal.vocabulary",),
+    ("formal.preconditions",),
     ("formal.lemmas",),
     ("formal.properties",),
     ("formal.scope",),
@@ -60,8 +62,8 @@ ROOMS = {  # rooms with rooms inside, from the bottom up
 SPEC = tuple(
     f"formal.{name}"
     for name in (
-        "releases epochs state operations environment ownership worldswitch transitions system vocabulary lemmas "
-        "properties"
+        "releases epochs state history operations environment ownership worldswitch transitions system vocabulary "
+        "preconditions lemmas properties"
     ).split()
 )
 WITHOUT_SOLVER = ("formal.logic", "formal.evidence", "formal.explain")  # rooms; importlib names solvers only when asked
@@ -194,8 +196,8 @@ def test_no_room_is_crowded() -> None:
 
 def test_claims_do_not_take_what_they_say_from_the_operations() -> None:
     """A fault in something that both used would change what is claimed along with what is done."""
-    allowed = {"formal.transitions": {"setup_debug_bug_on", "tweaks_guest"}, "formal.ownership": {"in_use"}}
-    for module in ("formal.properties", "formal.vocabulary"):
+    allowed = {"formal.transitions": {"setup_debug_bug_on"}, "formal.ownership": {"in_use"}}
+    for module in ("formal.properties", "formal.preconditions", "formal.vocabulary"):
         for node in ast.walk(modules()[module]):
             if isinstance(node, ast.ImportFrom) and node.module in allowed:
                 assert {name.name for name in node.names} <= allowed[node.module], module

@@ -92,7 +92,7 @@ def test_a_kernel_has_the_variables_of_its_mechanism_and_no_other() -> None:
     assert fresh(EPOCHS["E13"].kernel(Mode.NVHE)).values.keys() == by_owner, "nested virtualization needs VHE"
     assert by_dirty - by_owner == {
         "debug_dirty",
-        "sampled_dirty",
+        "guest_wrote_debug",
         "debug_ptr_external",
         "preserved_mdscr_el1",
         "preserved_pstate_ss",
@@ -100,6 +100,7 @@ def test_a_kernel_has_the_variables_of_its_mechanism_and_no_other() -> None:
     }
     assert by_owner - by_dirty == {
         "debug_owner",
+        "guest_uses_debug",
         "external_mdscr_el1",
         "guest_ss_pending",
         "nr_event_counters",

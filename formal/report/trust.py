@@ -18,7 +18,8 @@ from formal.scope.assumptions import ASSUMED, NOT_MODELLED
 
 TRUSTED: tuple[tuple[str, str], ...] = (
     (
-        "arch epochs scope/bugs state ownership worldswitch operations environment transitions vocabulary properties",
+        "arch epochs scope/bugs state history ownership worldswitch operations environment transitions vocabulary "
+        "preconditions properties",
         "the specification of hardware and kernel",
     ),
     (

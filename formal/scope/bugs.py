@@ -48,7 +48,7 @@ _SHOWN = {
     "B2": _Shown(("hpmn_preserved_always_on_equal_cpus", "hpmn_never_reserved_on_equal_cpus"), _VHE),
     "B3": _Shown(("trace", "trace_does_not_execute", "trace_trapped")),
     "B4": _Shown(("guest_bank_preserved", "untrapped_bank_is_guests_own")),
-    "B5": _Shown(("guest_pstate_ss_preserved",)),
+    "B5": _Shown(("guest_pstate_ss_preserved_if_one_steps_unlocked",)),
     "B6": _Shown(("one_step_one_instruction_if_undisturbed",)),
     "B7": _Shown(("one_step_one_instruction_if_undisturbed",)),
     "B10": _Shown(("host_mdcr_restored",)),

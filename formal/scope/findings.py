@@ -48,6 +48,9 @@ _UNTRAPPED = (
     "guest_cannot_interfere",
     "saved_before_modified",
     "guest_mdscr_preserved",
+    "guest_pstate_ss_preserved_undebugged",
+    "guest_pstate_ss_preserved_unemulated",
+    "guest_step_not_repeated_unstepped",
     "mdscr_tweak_invisible",
     "untrapped_mdscr_is_guests_own",
     "mdscr_access_after_restore",
@@ -164,18 +167,39 @@ FINDINGS: tuple[Finding, ...] = (
     ),
     Finding(
         "B5",
-        ("guest_pstate_ss_preserved",),
+        ("guest_pstate_ss_preserved", "guest_step_not_repeated", "guest_pstate_ss_preserved_if_one_steps_unlocked"),
         lambda k: not k.preserves_pstate_ss,
         "Single-stepping sets PSTATE.SS at every entry and never puts it back.",
         "34fbdee086cf (v6.1)",
     ),
     Finding(
-        "locked",
-        ("guest_pstate_ss_preserved", "guest_pstate_ss_preserved_undebugged"),
-        lambda k: k.emulates_os_lock and not k.preserves_pstate_ss,
-        "While the guest's OS lock is locked it runs with MDSCR_EL1.SS clear, and so with PSTATE.SS clear; nothing "
-        "puts PSTATE.SS back, even if nobody debugs.",
-        "34fbdee086cf (v6.1)",
+        "frozen",
+        (
+            "guest_pstate_ss_preserved",
+            "guest_step_not_repeated",
+            "guest_pstate_ss_preserved_undebugged",
+            "guest_step_not_repeated_unstepped",
+        ),
+        lambda k: k.preserves_pstate_ss and not k.tracks_debug_owner,
+        "While user space debugs in any way, or the guest's OS lock is locked, PSTATE.SS of before the entry is put "
+        "back after the exit, though the guest has executed: a step of its own that has run is begun again.",
+        "the rework of v6.14 (2ca3f03bf524) keeps it only while user space single-steps",
+    ),
+    Finding(
+        "lent",
+        ("guest_pstate_ss_preserved", "guest_step_not_repeated"),
+        lambda k: k.tracks_debug_owner,
+        "While user space single-steps, PSTATE.SS of before the load is put back at the put, though the guest has "
+        "executed; while it debugs otherwise, MDSCR_EL1.SS is masked, so that the entry clears PSTATE.SS, though "
+        "nothing has executed.",
+        "none known",
+    ),
+    Finding(
+        "B7",
+        ("guest_pstate_ss_preserved_undebugged", "guest_step_not_repeated", "guest_step_not_repeated_unstepped"),
+        lambda k: not k.skip_advances_step,
+        "Skipping an emulated instruction leaves PSTATE.SS as it was: where the guest steps itself, one more runs.",
+        "bd7d95cafb49 (v4.20)",
     ),
     Finding(
         "B6",

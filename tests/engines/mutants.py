@@ -152,7 +152,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # kvm_arm_setup_debug and its undoing
     mutant(
-        "the guest's registers are saved after they are tweaked", SETUP, _save_after_tweak, "guest_pstate_ss_preserved"
+        "the guest's registers are saved after they are tweaked",
+        SETUP,
+        _save_after_tweak,
+        "guest_pstate_ss_preserved_if_one_steps_unlocked",
     ),
     mutant(
         "MDE is not set for USE_HW",
@@ -184,7 +187,33 @@ MUTANTS: tuple[Mutant, ...] = (
     keeps("DIRTY is not raised", SETUP, "debug_dirty", "host_breakpoints_armed", "host_breakpoints_inert_in_guest"),
     keeps("the changed value is not written under VHE", SETUP, "hw_mdcr_el2", "entry_is_fresh", "host_debug_sets_tda"),
     keeps("MDSCR_EL1 is not restored", CLEAR, "mdscr_el1", "mdscr_access_after_restore"),
-    keeps("PSTATE.SS is not restored", CLEAR, "pstate", "guest_pstate_ss_preserved"),
+    keeps("PSTATE.SS is not restored", CLEAR, "pstate", "guest_pstate_ss_preserved_if_one_steps_unlocked"),
+    *(
+        mutant(
+            f"the exit clears PSTATE.SS ({epoch})",
+            RETURN,
+            lambda b, g, k, i: g.but(pstate=g.pstate.but(SS=False)),
+            claim,
+            mode="nvhe",
+            epoch=epoch,
+        )
+        for epoch, claim in (
+            ("E7", "guest_pstate_ss_preserved_undebugged"),
+            ("E2", "guest_pstate_ss_preserved_unemulated"),
+        )
+    ),
+    mutant(
+        "while user space debugs, the exit puts PSTATE.SS back as the entry had it",
+        RETURN,
+        lambda b, g, k, i: g.but(pstate=If(g.guest_debug.any(), g.pstate.but(SS=b.pstate.SS).raw, g.pstate.raw)),
+        "guest_step_not_repeated_unstepped",
+        epoch="E7",
+    ),
+    keeps("DIRTY stays when the guest exits", RETURN, "debug_dirty", "debug_registers_trapped_unless_in_use"),
+    *(
+        keeps(f"DIRTY is not raised by {name}", name, "debug_dirty", "debug_registers_free_when_in_use")
+        for name in ("trap_debug_regs", "trap_bvr, trap_bcr, trap_wvr, trap_wcr")
+    ),
     keeps("debug_ptr is not restored", CLEAR, "debug_ptr_external", "debug_ptr_reset", "bug_on_unreachable"),
     keeps("a step on its way is forgotten", CLEAR, "ss_active_pending", "one_step_one_instruction_if_undisturbed"),
     mutant(
@@ -230,6 +259,23 @@ MUTANTS: tuple[Mutant, ...] = (
         "one_step_one_instruction_if_undisturbed",
     ),
     # user space
+    keeps(
+        "user space's control is not taken over",
+        "KVM_SET_GUEST_DEBUG",
+        "guest_debug",
+        "host_takes_debug_exceptions",
+        "host_debug_sets_tda",
+        "step_armed",
+    ),
+    mutant(
+        "ending to debug ends single-stepping only",
+        "KVM_SET_GUEST_DEBUG",
+        lambda b, g, k, i: g.but(
+            guest_debug=If(g.user_debugs, g.guest_debug.raw, b.guest_debug.but(SINGLESTEP=False).raw)
+        ),
+        "guest_keeps_its_debug_exceptions",
+        "entry_is_fresh",
+    ),
     keeps(
         "user space's bank is not taken over", "KVM_SET_GUEST_DEBUG", "external_debug_state", "external_bank_preserved"
     ),
@@ -337,14 +383,14 @@ def check_harmless(one: Mutant, fixed: Checker) -> None:
             assert checker.check(each).verdict is Verdict.PROVED, each.name
 
 
-def search(mutants: Iterable[Mutant], known: Iterable[Trace] = BY_HAND) -> TraceBook:
-    """A counterexample for every mutant and claim, the smallest that is found."""
+def search(mutants: Iterable[Mutant], known: Iterable[Trace] = BY_HAND, book: TraceBook | None = None) -> TraceBook:
+    """A counterexample for every mutant and claim: that of a book while it is one, else the smallest that is found."""
     traces: list[Trace] = []
     found: dict[str, int] = {}
     for one in mutants:
-        checker = Checker(system(one), depth=9, pool=[*known, *traces])
+        checker = Checker(system(one), book, depth=9, pool=[*known, *traces])
         for claim in one.breaks:
-            result = checker.check(CLAIM[claim])
+            result = checker.check(CLAIM[claim], known_as=key(one, claim))
             assert result.trace is not None, f"{key(one, claim)}: {result.verdict.value}, {result.reason}"
             if result.trace not in traces:
                 traces.append(result.trace)
@@ -353,4 +399,4 @@ def search(mutants: Iterable[Mutant], known: Iterable[Trace] = BY_HAND) -> Trace
 
 
 if __name__ == "__main__":
-    search(MUTANTS).write(BOOK)
+    search(MUTANTS, book=TraceBook.read(BOOK)).write(BOOK)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from formal import ownership
-from formal.arch.registers import MDSCR_EL1
+from formal.arch.registers import MDSCR_EL1, PSTATE
 from formal.epochs import Kernel
-from formal.evidence.runs.traces import Trace
+from formal.evidence.runs.traces import Trace, TraceBook
 from formal.logic import terms as t
-from formal.logic.terms import And, If, Or, Term
+from formal.logic.terms import And, If, Not, Or, Term
 from formal.operations import Inputs
 from formal.scope.configuration import Configuration
 from formal.state import DebugOwner, Phase, State
+from formal.transitions import choose
 from tests.conftest import ROOT, checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, ENTER, LOAD, PUT, RETURN, After, Mutant, keeps, mutant, search
 
@@ -159,7 +160,14 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "external_mdscr_debugs_as_asked",
     ),
     forgets("KVM's MDSCR_EL1 is left as it was", LOAD, "external_mdscr_el1", "host_breakpoints_armed", "step_armed"),
-    forgets("the guest's step state is not kept", LOAD, "guest_ss_pending", "guest_pstate_ss_preserved"),
+    forgets("the guest's step state is not kept", LOAD, "guest_ss_pending", "guest_pstate_ss_preserved_if_one_steps"),
+    faulty(
+        "a guest that owned the registers owns them after the next load",
+        LOAD,
+        lambda b, g, k, i: choose(And(b.owned_by(GUEST), g.owned_by(FREE)), _with_owner(g, k, t.const(GUEST, 2)), g),
+        "debug_registers_trapped_unless_in_use",
+        "owner_has_the_registers",
+    ),
     faulty(
         "every load starts a new step",
         LOAD,
@@ -168,7 +176,17 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
     ),
     # kvm_vcpu_put_debug
     forgets("the host's MDCR_EL2 is not restored", PUT, "hw_mdcr_el2", "host_mdcr_restored"),
-    forgets("the guest's step state is not given back", PUT, "pstate", "guest_pstate_ss_preserved"),
+    forgets("the guest's step state is not given back", PUT, "pstate", "guest_pstate_ss_preserved_if_one_steps"),
+    faulty(
+        "while user space debugs without a step, the exit puts PSTATE.SS back as the entry had it",
+        RETURN,
+        lambda b, g, k, i: g.but(
+            pstate=If(
+                And(g.guest_debug.any(), Not(g.stepping)), PSTATE(g.pstate.raw).but(SS=b.pstate.SS).raw, g.pstate.raw
+            )
+        ),
+        "guest_step_not_repeated_unstepped",
+    ),
     forgets("the host's step state is lost", PUT, "ss_active_pending", "one_step_one_instruction_if_not_reset"),
     # the handlers
     forgets("a reported step stays on its way", HANDLE, "pstate", "one_step_one_instruction_if_not_reset"),
@@ -181,7 +199,11 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "host_breakpoints_armed",
     ),
     forgets(
-        "an access changes nobody's ownership", ACCESS, "debug_owner mdcr_el2 hw_mdcr_el2", "guest_owns_what_it_enabled"
+        "an access changes nobody's ownership",
+        ACCESS,
+        "debug_owner mdcr_el2 hw_mdcr_el2",
+        "guest_owns_what_it_enabled",
+        "debug_registers_free_when_in_use",
     ),
     forgets(
         "the traps stay when the guest becomes owner",
@@ -234,6 +256,13 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
     ),
     # user space
     forgets(
+        "user space's control is not taken over",
+        SET_DEBUG,
+        "guest_debug",
+        "host_owns_what_it_needs",
+        "host_takes_debug_exceptions",
+    ),
+    forgets(
         "ending to debug keeps the pending step",
         SET_DEBUG,
         "ss_active_pending",
@@ -271,4 +300,5 @@ def _ends_debugging(trace: Trace) -> Trace:
 
 if __name__ == "__main__":
     known = checker_of(Configuration("E10", "vhe")).book.traces
-    search((*OWNER_MUTANTS, *COPY_MUTANTS), (*BY_HAND, *known, *map(_ends_debugging, known))).write(BOOK)
+    mutants, traces = (*OWNER_MUTANTS, *COPY_MUTANTS), (*BY_HAND, *known, *map(_ends_debugging, known))
+    search(mutants, traces, TraceBook.read(BOOK)).write(BOOK)

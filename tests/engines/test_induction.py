@@ -17,11 +17,12 @@ from formal.evidence.runs.traces import TraceBook
 from formal.lemmas import LEMMAS
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, Eq, Not, Term
+from formal.preconditions import CPUS_BOOT_ALIKE
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.scope.configuration import Configuration
 from formal.state import State
 from formal.system import System
-from formal.vocabulary import CPUS_BOOT_ALIKE, Claim, Lemma, Precondition, claim
+from formal.vocabulary import Claim, Lemma, Precondition, claim
 from tests.conftest import checker_of
 from tests.engines.mutants import BOOK, BY_NAME, CLAIM, HARMLESS, MUTANTS, Mutant, check_breaks, system
 

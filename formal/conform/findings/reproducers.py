@@ -109,6 +109,11 @@ def _pstate_ss(passage: Passage) -> str:
     return f"PSTATE.SS {int(bool(int(_last_value(passage), 0) & _SS))}"
 
 
+def _spsr_ss(passage: Passage) -> str:
+    """SPSR_EL1.SS as the guest's handler has reported it."""
+    return f"SPSR_EL1.SS {int(bool(int(passage.all('exit', reason='MMIO')[0]['data'], 0) & _SS))}"
+
+
 def _traps(passage: Passage) -> str:
     """How many of eight reads trapped; a host interrupt in between makes one or two more trap."""
     passage.last("exit", reason="MMIO")  # they have been executed
@@ -243,6 +248,46 @@ REPRODUCERS: tuple[Reproducer, ...] = (
         _pstate_ss,
         "PSTATE.SS 0",
         "PSTATE.SS 1",
+    ),
+    Reproducer(
+        "guest-step-repeated",
+        "frozen",
+        ("guest_pstate_ss_preserved", "guest_step_not_repeated", "guest_step_not_repeated_unstepped"),
+        _CURRENT,
+        _BOTH,
+        "A guest that steps itself over an emulated store, with a debugger in between: its step is begun again.",
+        "vcpu steps_over_store\nrun 1\ndebug ENABLE|USE_SW_BP\nrun 1\ndebug none\nget PSTATE",
+        "vcpu steps_over_store\nrun 2\nget PSTATE",
+        _pstate_ss,
+        "PSTATE.SS 0",
+        "PSTATE.SS 1",
+    ),
+    Reproducer(
+        "guest-step-repeated-by-lock",
+        "frozen",
+        ("guest_pstate_ss_preserved_undebugged",),
+        _CURRENT,
+        _BOTH,
+        "A guest that steps itself over the write that locks its OS lock finds SPSR_EL1.SS set in its next exception.",
+        "vcpu steps_over_lock\nset X9 1\nrun 1",
+        "vcpu steps_over_lock\nset X9 0\nrun 1",
+        _spsr_ss,
+        "SPSR_EL1.SS 0",
+        "SPSR_EL1.SS 1",
+    ),
+    Reproducer(
+        "guest-step-lent",
+        "frozen",
+        ("guest_pstate_ss_preserved", "guest_step_not_repeated"),
+        (*_CURRENT, "newest"),
+        _BOTH,
+        "A guest that steps itself, and is stepped by a debugger meanwhile: its own step is begun again.",
+        "vcpu steps_over_store\nrun 1\ndebug ENABLE|SINGLESTEP\nrun 1\ndebug none\nget PSTATE",
+        "vcpu steps_over_store\nrun 2\nget PSTATE",
+        _pstate_ss,
+        "PSTATE.SS 0",
+        "PSTATE.SS 1",
+        ("lent",),
     ),
     Reproducer(
         "lost-step-while-pending",

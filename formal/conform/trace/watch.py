@@ -21,7 +21,7 @@ from formal.vocabulary import Claim, Point
 
 SHOWN_OF_VCPU = (
     "phase in_run exit cpu mdcr_el2 guest_debug debug_dirty mdscr_el1 oslsr_el1 preserved_mdscr_el1 debug_ptr_external "
-    "guest_mdscr_el1 guest_os_lock sampled_dirty is_set_up debug_owner external_mdscr_el1"
+    "guest_mdscr_el1 guest_os_lock user_debug guest_wrote_debug is_set_up debug_owner external_mdscr_el1"
 ).split()
 SHOWN_BY_RETURNS = frozenset(
     ("v0.pstate", "v0.guest_pstate_ss")

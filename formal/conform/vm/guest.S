@@ -220,6 +220,54 @@ program steps_itself
 3:
 end steps_itself
 
+program steps_over_store                // steps itself over a store that user space completes; reports the ELR of its exception
+    vectors 1f
+    msr     oslar_el1, xzr
+    mov     x1, #0x2001                 // KDE, SS
+    msr     mdscr_el1, x1
+    adr     x1, 2f
+    msr     elr_el1, x1
+    movz    x1, #0x00c5                 // EL1h, D clear
+    movk    x1, #0x0020, lsl #16        // SS
+    msr     spsr_el1, x1
+    mov     w2, #1
+    isb
+    eret
+2:  str     w2, [x10]
+    brk     #0x11                       // a debugger's
+    b       3f
+    .balign 2048
+1:  .skip   0x200
+    mrs     x6, elr_el1
+    msr     mdscr_el1, xzr
+    str     w6, [x10]
+3:
+end steps_over_store
+
+program steps_over_lock                 // steps itself over a write of x9 to OSLAR_EL1; reports SPSR_EL1 of what comes next
+    vectors 1f
+    msr     oslar_el1, xzr
+    mov     x1, #0x2001                 // KDE, SS
+    msr     mdscr_el1, x1
+    adr     x1, 2f
+    msr     elr_el1, x1
+    movz    x1, #0x00c5                 // EL1h, D clear
+    movk    x1, #0x0020, lsl #16        // SS
+    msr     spsr_el1, x1
+    isb
+    eret
+2:  msr     oslar_el1, x9
+    mrs     x1, pmcr_el0                // UNDEFINED without the PMU feature, which KVM says
+    b       3f
+    .balign 2048
+1:  .skip   0x200
+    mrs     x6, spsr_el1
+    msr     oslar_el1, xzr
+    msr     mdscr_el1, xzr
+    str     w6, [x10]
+3:
+end steps_over_lock
+
 program breaks_itself                   // its own breakpoint, with KDE and MDE
     vectors 1f
     msr     oslar_el1, xzr

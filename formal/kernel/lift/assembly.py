@@ -210,7 +210,7 @@ def _steps(template: str) -> tuple[tuple[Step, ...] | None, dict[str, tuple[str,
         if skipped:
             skipped = "" if word == skipped else skipped
         elif word == ".if":
-            value = 0 if re.fullmatch(r"[A-Za-z_]\w* == 0", rest) else number(rest)  # a symbol has an address
+            value = number(rest)
             if value is None:
                 return None, {}
             live.append(bool(value))

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 
 from formal.kernel.lift.instructions import Instructions
-from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, pointer_to, truth
+from formal.kernel.lift.values import Object, Pointer, Value, from_truth, pointer_to, truth
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
 from formal.logic import terms as t
@@ -66,9 +65,6 @@ class Calls(Instructions):
 
     def call(self, cursor: Cursor) -> Value | None:
         """Evaluates a call."""
-        chosen = clang.strip_casts(children(cursor)[0])
-        if chosen.kind == Kind.CALL_EXPR:  # f()(x), of which libclang says that it calls f
-            return self._call_any(cursor, self._argument(chosen), list(cursor.get_arguments()))
         callee = cursor.referenced
         if callee is None or callee.kind != Kind.FUNCTION_DECL:
             raise self.refusal(cursor, "a call through a pointer")
@@ -96,26 +92,6 @@ class Calls(Instructions):
             raise self.refusal(cursor, f"{name}() is not defined in the files read")
         return self.enter(definition, values)
 
-    def _call_any(self, cursor: Cursor, callee: Value, arguments: list[Cursor]) -> Value | None:
-        """A call of what a pointer points to: of each function that this may be, under its condition."""
-        if not isinstance(callee, Pointer):
-            raise self.refusal(cursor, "a call through what is no pointer")
-        values = [self._argument(argument) for argument in arguments]
-        functions: list[tuple[Term, Cursor]] = []
-        for guard, address in callee.choices:
-            name = address.object.name if address is not None and address.object.place == "text" else ""
-            definition = self.definition(self.functions[name], cursor) if name in self.functions else None
-            if definition is None:
-                raise self.refusal(cursor, "a call through a pointer")
-            functions.append((guard, definition))
-
-        def first(left: list[tuple[Term, Cursor]]) -> Value | None:
-            (guard, function), *rest = left
-            enter = partial(self.enter, function, values)
-            return self.either(guard, enter, partial(first, rest)) if rest else enter()
-
-        return first(functions)
-
     def _argument(self, argument: Cursor) -> Value:
         value = self.value(argument)
         if value is None:
@@ -134,8 +110,6 @@ class Calls(Instructions):
             "__lift_this_cpu_ptr": self._this_cpu,
             "kvm_vcpu_apply_reg_masks": self._masked,  # its text: formal/kernel/recognition/reviewed.py
             "read_sanitised_ftr_reg": self._sanitised,
-            "read_system_reg": self._sanitised,  # as it was called before v4.11
-            "__kvm_call_hyp": lambda c, a: self._call_any(c, self._argument(a[0]), a[1:]),  # before v5.9, in hyp.S
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
             "copy_from_user": self._copy_from_user,
             "copy_to_user": lambda c, a: t.var(f"copy_to_user()#{self.serial()}", clang.bits(c.type)),
@@ -228,12 +202,9 @@ class Calls(Instructions):
 
     def _this_cpu(self, cursor: Cursor, arguments: list[Cursor]) -> Pointer:
         pointer = self.pointer(arguments[0])
-        choices: list[tuple[Term, Address | None]] = []
+        choices = []
         for guard, address in pointer.choices:
-            if address is None:
-                choices.append((guard, None))
-                continue
-            if address.object.place not in ("global", "pointee"):  # a variable's, or allocated
+            if address is None or address.object.place != "global":
                 raise self.refusal(cursor, "this CPU's instance of something that is no per-CPU variable")
             instance = Object(f"percpu.{address.object.name}", "percpu", address.object.type)
             choices.append((guard, address._replace(object=instance)))

@@ -97,14 +97,7 @@ class Expressions(Machine):
             return known
         if declaration.kind == Kind.VAR_DECL and declaration.semantic_parent.kind == Kind.TRANSLATION_UNIT:
             return Object(declaration.spelling, "global", declaration.type)
-        if declaration.kind == Kind.FUNCTION_DECL:
-            return self._function(declaration)
         raise self.refusal(cursor, f"{declaration.spelling} is not known here")
-
-    def _function(self, declaration: Cursor) -> Object:
-        """A function as a value: stored, passed on, perhaps called."""
-        self.functions[declaration.spelling] = declaration
-        return Object(declaration.spelling, "text")
 
     def _element(self, cursor: Cursor, array: Cursor, subscript: Cursor) -> Pointer:
         base, index = self.pointer(array), self.integer(subscript)
@@ -172,7 +165,7 @@ class Expressions(Machine):
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.ENUM_CONSTANT_DECL:
             return t.const(cursor.referenced.enum_value, clang.bits(cursor.type))
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.FUNCTION_DECL:
-            return pointer_to(self._function(cursor.referenced))
+            return pointer_to(Object(cursor.referenced.spelling, "text"))  # stored and passed on; never called
         if kind == Kind.ARRAY_SUBSCRIPT_EXPR and _stands_for_assembly(parts[0]):
             self.assembly(cursor)
             return t.const(0, 8)

@@ -33,7 +33,6 @@ _COMPUTES = re.compile(
 _STORES = re.compile(
     r"st(l?xr|l?xp|r|p|lr)[bh]?|(ld|st)(add|clr|set|eor)(a|l|al)?[bh]?|swp(a|l|al)?[bh]?|casp?(a|l|al)?[bh]?"
 )
-_COPY = re.compile(r"mov %x?(\d+|\[\w+\]), ?%x?(\d+|\[\w+\])")  # of all 64 bits
 _LOCAL = re.compile(r"(b(\.\w+)?|cbn?z|tbn?z)\b.*\b\d+[bf]$")
 _SPELLED = re.compile(r"s(\d+)_(\d+)_c(\d+)_c(\d+)_(\d+)")
 _SAME_OBJECT = "kvm_update_va_mask"  # the callback that makes an address of the host one of EL2
@@ -233,24 +232,12 @@ class _Run:
             return
         elif word in ("msr", "msr_s") and len(parts) == 2:
             self._write(self._named(word, parts[0]), parts[1])
-        elif re.fullmatch(r"mov %x?(\d+|\[\w+\]), ?%x?(\d+|\[\w+\])", step) and self._copies(
-            *map(self.asm.index, parts)
-        ):
-            return
         elif _COMPUTES.fullmatch(word) or (_STORES.fullmatch(word) and any(o.in_memory for o in self.asm.outputs)):
             for n, operand in enumerate(self.asm.outputs):
                 if not operand.in_memory:
                     self.values[n] = self._any(n)
         else:
             raise m.refusal(self.cursor, f"the instruction {step[:60]}")
-
-    def _copies(self, target: int | None, source: int | None) -> bool:
-        """Copies one operand's value to another, unless a branch may jump over that."""
-        jumps = any(isinstance(step, str) and _LOCAL.match(step) for step in self._all(self.asm.steps))
-        if jumps or target is None or source not in self.values:
-            return False
-        self.values[target] = self.values[source]
-        return True
 
     def _named(self, word: str, text: str) -> str:
         if word.endswith("_s"):

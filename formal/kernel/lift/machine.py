@@ -122,7 +122,6 @@ class Machine:
         self.names: dict[Cell, str] = {}
         self.obligations: list[Obligation] = []
         self.events: list[Event] = []
-        self.functions: dict[str, Cursor] = {}  # whose addresses were taken, by name
         self.notes: dict[str, None] = {}
         self.unknowns: dict[str, Unknown] = {}
         self._spans: dict[Object, list[Cell]] = {}

@@ -8,6 +8,3 @@
 #ifdef host_data_ptr
 #define host_data_ptr(f) (&__LIFT_PER_CPU(&kvm_host_data)->f)
 #endif
-#ifdef kvm_ksym_ref
-#define kvm_ksym_ref(sym) ((void *)&(sym))
-#endif

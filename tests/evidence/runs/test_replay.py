@@ -15,11 +15,12 @@ from formal.evidence.runs.replay import Replay, ReplayError
 from formal.evidence.runs.traces import Step, Trace, TraceBook, TraceError
 from formal.logic import terms as t
 from formal.logic.terms import ArrayValue
+from formal.preconditions import CPUS_BOOT_ALIKE, INIT_ONLY_AT_BOOT, PERF_KEEPS_OFF
 from formal.properties import CLAIMS
 from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.state import Phase
 from formal.system import System
-from formal.vocabulary import CPUS_BOOT_ALIKE, INIT_ONLY_AT_BOOT, PERF_KEEPS_OFF, Claim
+from formal.vocabulary import Claim
 from tests.conftest import checker_of
 
 CLAIM = {c.name: c for c in CLAIMS}

@@ -153,33 +153,6 @@ def test_an_alternative_is_chosen_by_its_capability() -> None:
     )
 
 
-CHOOSES = """
-static void old(struct kvm_vcpu *vcpu) { vcpu->x = 1; }
-static void new(struct kvm_vcpu *vcpu) { vcpu->x = 2; }
-static typeof(old) *chosen(void) { typeof(new) *val = old; """
-
-
-def test_a_function_that_another_one_gives_is_called() -> None:
-    mov = 'asm volatile(ALTERNATIVE("nop", "mov %0, %1", 7) : "+r" (val) : "r" (new));'
-    text = f"{TYPES}{REGISTERS}{CHOOSES}{mov} return val; }} void f(struct kvm_vcpu *vcpu) {{ chosen()(vcpu); }}"
-    patched = snippet(text, {7: "ARM64_HAS_X"}).lift("f", "vhe").writes["vcpu->x"]
-    assert [evaluate(patched, {"cap.ARM64_HAS_X": has}) for has in (False, True)] == [1, 2]
-    branch = "if (call_new) val = new;"
-    lifted = lift("chosen()(vcpu);", before=f"int call_new;{CHOOSES}{branch} return val; }}")
-    assert run(lifted, "vcpu->x", call_new=1) == 2
-    with pytest.raises(NotUnderstoodError, match="a call through a pointer"):
-        lift("chosen()(vcpu);", before="static void (*chosen(void))(struct kvm_vcpu *vcpu) { extern void (*any)(struct "
-             "kvm_vcpu *vcpu); return any; }")  # fmt: skip
-
-
-def test_a_copy_is_known_if_it_is_whole_and_always_made() -> None:
-    body = 'asm volatile("%s" : "=r" (vcpu->x) : "r" (vcpu->y));'
-    assert run(lift(body.replace("%s", "mov %0, %1")), "vcpu->x", y=9) == 9
-    for text in ("cbz %1, 1f; mov %0, %1; 1:", "mov %w0, %w1", "mov %0, #1"):
-        with pytest.raises(NotUnderstoodError, match="what this assembly gives"):
-            lift(body.replace("%s", text))
-
-
 def test_a_branch_that_a_capability_patches() -> None:
     before = f"""{REGISTERS}static inline _Bool has(void) {{
       asm goto(ALTERNATIVE("b %l[no]", "nop", %[cap]) : : [cap] "i" (7) : : no); return 1; no: return 0; }}"""
