@@ -22,13 +22,15 @@ from formal.commands.book import main
 from formal.epochs import EPOCHS, Mode
 from formal.matrix.configuration_run import Job, run
 from formal.properties import CLAIMS
+from formal.report.book import figures
 from formal.report.book.content import Book
 from formal.report.book.formula import formulas
 from formal.report.book.write import write
 from formal.scope.configuration import Configuration
 from formal.scope.document import DOCUMENT
 from formal.scope.manifest import Manifest
-from tests.conftest import PROOFS
+from formal.system import System
+from tests.conftest import PROOFS, ROOT
 
 CONFIGURATIONS = (Configuration("E3a", "vhe"), Configuration(list(EPOCHS)[-1], "vhe"))
 
@@ -118,6 +120,13 @@ def test_formulas_read_as_the_registers_are_named() -> None:
             assert all(formulas(claim, k))
 
 
+def test_the_picture_in_the_readme_is_the_tools() -> None:
+    system = System(list(EPOCHS.values())[-1].kernel(Mode.VHE))
+    assert (ROOT / "docs" / "operations.svg").read_text(encoding="utf-8") == figures.picture(system), (
+        "make it anew: python -m tests.report.test_book"
+    )
+
+
 def test_misuse_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["-o", str(tmp_path / "x"), "--document", str(tmp_path / "none")], ["-o", "/dev/null/x"]):
         assert main(argv) == 2
@@ -199,3 +208,8 @@ def test_nothing_serious_is_found_by_axe(folder: Path, tmp_path: Path) -> None:
         found = re.search(r'<pre id="axe">(.*?)</pre>', shown, re.S)
         assert found, f"{name}: axe did not finish"
         assert json.loads(html.unescape(found[1])) == [], name
+
+
+if __name__ == "__main__":
+    newest = System(list(EPOCHS.values())[-1].kernel(Mode.VHE))
+    (ROOT / "docs" / "operations.svg").write_text(figures.picture(newest), encoding="utf-8")

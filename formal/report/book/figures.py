@@ -55,6 +55,21 @@ def svg(system: System, lit: Sequence[str] = ()) -> str:
     return "\n".join([*lines, "</svg>"])
 
 
+_STYLE = (
+    "rect{fill:#f3f4f6;stroke:#57606a}text{font:14px sans-serif;fill:#1b1f24}.small{font-size:11px;fill:#57606a}"
+    ".edge{fill:none;stroke:#57606a;stroke-width:1.5}.lit{stroke:#8a1c1c;stroke-width:3}marker path{fill:#57606a}"
+)
+
+
+def picture(system: System, lit: Sequence[str] = ()) -> str:
+    """The graph as a file of its own, on white."""
+    text = svg(system, lit).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return (
+        text.replace("<defs>", f'<style>{_STYLE}</style><rect width="100%" height="100%" style="fill:#fff"/><defs>', 1)
+        + "\n"
+    )
+
+
 def _edges(graph: nx.MultiDiGraph, at: dict[Place, tuple[int, int]], lit: set[str]) -> list[str]:
     """One arrow for each pair of places; its title names the operations."""
     lines = []
