@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from formal.engines.induction import Invariant
@@ -61,7 +63,7 @@ def test_the_search_finds_a_bug_without_stored_traces(name: str, mode: str, clai
 def test_a_bug_takes_behaviours_away_and_says_what_fixed_it(bug: Bug) -> None:
     fixed = EPOCHS[bug.epoch].kernel(bug.modes[0])
     assert all(getattr(fixed, name) != value for name, value in bug.changes.items()), "it changes nothing"
-    assert "(v" in bug.fix, "the commit, and the release that has it"
+    assert re.search(r"\bv\d+\.\d+\b", bug.fix), "the release that has it, and the commit where it is known"
     assert bug.title
     assert bug.breaks, "a bug that breaks no claim shows nothing"
 
