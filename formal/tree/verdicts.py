@@ -22,7 +22,7 @@ from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, keeping, operations
-from formal.kernel.recognition import debugexit, regions, reviewed, runloop, scan
+from formal.kernel.recognition import debugexit, dispatch, regions, runloop, scan
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
@@ -178,7 +178,7 @@ def compare(
     by_hand = System(k, operations(k))
     outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
-    told = tuple(dict.fromkeys([HYP_CALL, *tree.notes, *notes]))
+    told = tuple(dict.fromkeys([HYP_CALL, dispatch.SEARCH, *tree.notes, *notes]))
     report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
@@ -193,7 +193,6 @@ def compare(
         _compare_components(report, lifted, binding, by_hand, ask)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     differs |= _compare_hypervisor(report, program, binding, by_hand, ask, gaps)
-    reviewed.check(program, side, k.defers_pc_adjustment, k.nests, gaps)
     with gaps.at():
         report.problems += wrong(program.constants)
     gaps.found += [*tables.check(program, k, gaps), *regions.check(tree, k)]

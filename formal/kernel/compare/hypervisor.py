@@ -163,7 +163,7 @@ def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     flag = flags_of(program.tree, UNMODELLED).get(ON_CPU)
     synchronized = Component(lambda s, k: s.but(pstate=s.hw_pstate), lambda k: (_SYNCHRONIZES,), given=_exit_state)
     early = (synchronized,) if program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe") else ()
-    skips = SKIPS if k.defers_pc_adjustment else SKIPS[:1]  # before, the other is read as a form (forms.toml)
+    skips = SKIPS if k.defers_pc_adjustment else SKIPS[:1]  # before, the other is read (dispatch.py)
     # From v6.17 a part of them, which nVHE completes, is common to both modes: only the whole is compared.
     first, second, *rest = COMPONENTS[2:] if k.tracks_debug_owner else COMPONENTS
     if k.guards_pmuserenr and flag is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.instructions import Instructions
 from formal.kernel.lift.values import Object, Pointer, Value, from_truth, pointer_to, truth
 from formal.kernel.parse import clang
@@ -67,7 +68,8 @@ class Calls(Instructions):
         """Evaluates a call."""
         callee = cursor.referenced
         if callee is None or callee.kind != Kind.FUNCTION_DECL:
-            raise self.refusal(cursor, "a call through a pointer")
+            refusal = self.refusal(cursor, "a call through a pointer")
+            return self.opaque_call(cursor, [self._argument(a) for a in cursor.get_arguments()], refusal)
         name: str = callee.spelling
         arguments = list(cursor.get_arguments())
         if name in _FOLDED:
@@ -89,8 +91,13 @@ class Calls(Instructions):
             return None
         definition = self.definition(callee, cursor)
         if definition is None:
-            raise self.refusal(cursor, f"{name}() is not defined in the files read")
-        return self.enter(definition, values)
+            return self.opaque_call(cursor, values, self.refusal(cursor, f"{name}() is not defined in the files read"))
+        kept = self.keep()
+        try:
+            return self.enter(definition, values)
+        except NotUnderstoodError as error:
+            self.take_back(kept)
+            return self.opaque_call(cursor, values, error)
 
     def _argument(self, argument: Cursor) -> Value:
         value = self.value(argument)
@@ -108,7 +115,7 @@ class Calls(Instructions):
             "__lift_bug_on": self._bug_on,
             "__lift_warn_on": self._warn_on,
             "__lift_this_cpu_ptr": self._this_cpu,
-            "kvm_vcpu_apply_reg_masks": self._masked,  # its text: formal/kernel/recognition/reviewed.py
+            "kvm_vcpu_apply_reg_masks": self._masked,
             "read_sanitised_ftr_reg": self._sanitised,
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
             "copy_from_user": self._copy_from_user,
@@ -135,13 +142,15 @@ class Calls(Instructions):
             "kvm_make_request": self._requests,
         }
 
-    def _folded(self, cursor: Cursor, name: str) -> Term:
+    def _folded(self, cursor: Cursor, name: str) -> Value:
         number = clang.constant(cursor)
         if name == "__builtin_constant_p" and not number:  # true as well of what inlining makes constant
             argument = next(iter(cursor.get_arguments()))
             number = int(self.is_plain(argument) and is_const(self._value_of_plain(argument)))
         if number is None:
-            raise self.refusal(cursor, f"{name} of something that is not constant")
+            for argument in cursor.get_arguments():
+                self.value(argument)
+            return self.unknown(cursor, cursor.type, f"{name} of something that is not constant")
         return t.const(number, clang.bits(cursor.type))
 
     def _value_of_plain(self, cursor: Cursor) -> Term:
@@ -245,9 +254,10 @@ class Calls(Instructions):
 
     def _copy_from_user(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
         target, size = self.pointer(arguments[0]), self.integer(arguments[2])
+        self.value(arguments[1])
         if not is_const(size) or value_of(size) not in (1, 2, 4, 8):
-            raise self.refusal(cursor, "a copy from user space of unknown or great size")
-        self.pointer(arguments[1])
+            self._any_bytes(target, cursor, "a copy from user space of unknown or great size")
+            return self.unknown(cursor, cursor.type, "a copy from user space of unknown or great size")
         self.notes[USER_COPY] = None
         whole = clang.strip_casts(arguments[0]).type.get_canonical().get_pointee()
         if clang.bits(whole) != value_of(size) * 8:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.machine import Machine
 from formal.kernel.lift.values import (
     NULL,
@@ -154,7 +155,18 @@ class Expressions(Machine):
         return truth(self.operand(cursor))
 
     def value(self, cursor: Cursor) -> Value | None:
-        """The value of an expression, ``None`` if it has none."""
+        """The value of an expression, ``None`` if it has none; unknown if it is not understood and changes nothing."""
+        state = self.state
+        try:
+            return self._value(cursor)
+        except NotUnderstoodError as error:
+            kind = cursor.type
+            if not (clang.is_integer(kind) or clang.is_pointer(kind)) or not self.is_plain(cursor):
+                raise
+            self.state = state
+            return self.unknown(cursor, kind, error.reason.split(" (in ")[0])
+
+    def _value(self, cursor: Cursor) -> Value | None:
         kind, parts = cursor.kind, children(cursor)
         if kind == Kind.PAREN_EXPR:
             return self.value(parts[0])

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 from formal.kernel.lift.assembly import Assembly, KeyBranch, Patched, Step, number, parse, unquoted
-from formal.kernel.lift.statements import Statements
+from formal.kernel.lift.unknowns import Unknowns
 from formal.kernel.lift.values import IntType, Object, Pointer, Value, choose, pointer_to, resized, truth
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
@@ -33,13 +33,14 @@ _COMPUTES = re.compile(
 _STORES = re.compile(
     r"st(l?xr|l?xp|r|p|lr)[bh]?|(ld|st)(add|clr|set|eor)(a|l|al)?[bh]?|swp(a|l|al)?[bh]?|casp?(a|l|al)?[bh]?"
 )
+_USER = re.compile(r"sttr[bh]?")  # writes the memory of user space (Arm ARM C6.2, STTR)
 _LOCAL = re.compile(r"(b(\.\w+)?|cbn?z|tbn?z)\b.*\b\d+[bf]$")
 _SPELLED = re.compile(r"s(\d+)_(\d+)_c(\d+)_c(\d+)_(\d+)")
 _SAME_OBJECT = "kvm_update_va_mask"  # the callback that makes an address of the host one of EL2
 _NO_CHANGE = "alt_cb_patch_nops"  # the callback that writes nops
 
 
-class Instructions(Statements):
+class Instructions(Unknowns):
     """Executes assembly on the machine."""
 
     vhe: bool
@@ -222,7 +223,12 @@ class _Run:
         m = self.machine
         word, _, rest = step.partition(" ")
         word, parts = word.lower(), [part.strip() for part in rest.split(",")]
-        if word in _ORDER or (word in _CACHES and not re.search(r"z?g?zva|gva", parts[0])) or _LOCAL.match(step):
+        if (
+            word in _ORDER
+            or _USER.fullmatch(word)
+            or (word in _CACHES and not re.search(r"z?g?zva|gva", parts[0]))
+            or _LOCAL.match(step)
+        ):
             return
         if word == "b" and (label := self.asm.label(rest)) is not None:
             m.jump(label, self.cursor)

@@ -39,9 +39,14 @@ class Operators(Expressions):
         if operator in ("++", "--", "p++", "p--"):
             place, one = self.place(operand), t.const(1, clang.bits(cursor.type))
             before = self.load(place, operand.type, cursor)
-            if isinstance(before, Pointer) or clang.is_bool(operand.type):
+            if clang.is_bool(operand.type):
                 raise self.refusal(cursor, f"{operator} of this type")
-            after = before + one if "+" in operator else before - one
+            after: Value
+            if isinstance(before, Pointer):
+                step = max(1, clang.bits(operand.type.get_canonical().get_pointee()) // 8)
+                after = moved(before, step if "+" in operator else -step)
+            else:
+                after = before + one if "+" in operator else before - one
             self.store(place, operand.type, after, cursor)
             return before if operator.startswith("p") else after
         if operator == "!":

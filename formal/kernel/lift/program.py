@@ -30,9 +30,9 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import Calls
 from formal.kernel.lift.layout import Layout
 from formal.kernel.lift.machine import Cell, Event, Frame, Obligation, PointerRule
-from formal.kernel.lift.values import NULL, Object, Pointer, Unknown, Value, from_truth, is_unknown, pointer_to
+from formal.kernel.lift.values import NULL, Address, Object, Pointer, Unknown, Value, from_truth, is_unknown, pointer_to
 from formal.kernel.parse import clang, encodings
-from formal.kernel.parse.clang import Cursor
+from formal.kernel.parse.clang import Cursor, Kind, Type
 from formal.kernel.parse.resolve import NESTED, Resolver
 from formal.kernel.parse.units import TranslationUnit
 from formal.kernel.source.tree import KVM, KernelTree, Sources
@@ -124,7 +124,8 @@ class _Lifter(Calls):
         self.program, self.vhe, self.mode = program, mode == "vhe", mode
         self.nests = self.vhe and program.nests
         self.capabilities, self.registers = program.capabilities, program.registers
-        self.breaks = []
+        self.breaks, self.continues = [], []
+        self.unit, self.modelled = unit, program.modelled
 
     def definition(self, callee: Cursor, cursor: Cursor) -> Cursor | None:
         return self.program.resolver.definition(callee, cursor, self.mode)
@@ -135,6 +136,24 @@ class _Lifter(Calls):
 
     def source(self, cursor: Cursor) -> tuple[str, int, str]:
         return self.program.resolver.source(cursor)
+
+    def function_named(self, name: str, cursor: Cursor) -> Cursor:
+        found = self.unit.functions.get(name)
+        if found is None:
+            raise self.refusal(cursor, f"{name}() is not defined in the files read")
+        return found
+
+    def may_write(self, cursor: Cursor) -> Collection[str] | None:
+        callee = cursor.referenced
+        known = callee is not None and callee.kind == Kind.FUNCTION_DECL
+        return self.program.may_write(callee if known else cursor, self.mode)
+
+    def word(self) -> Type:
+        return self.unit.records["__lift_word"]
+
+    def place_of(self, lvalue: str) -> tuple[Address, Type]:
+        address = self.address(lvalue)
+        return address, self.layout.type_at(address.object, lvalue.removeprefix(address.object.name))
 
     def at_el2(self, cursor: Cursor) -> bool:
         return self.vhe or self.program.resolver.hyp_at(cursor) == "nvhe"
@@ -152,6 +171,9 @@ class Program:
     def __init__(self, resolver: Resolver, capabilities: Mapping[int, str], registers: encodings.Registers) -> None:
         self.resolver, self.capabilities, self.registers = resolver, capabilities, registers
         self._kept: dict[Hashable, tuple[frozenset[str], Any]] = {}
+        # what a function that is not lifted may write (by its declaration, or by the call through a pointer)
+        self.may_write: Callable[[Cursor, Mode], Collection[str] | None] = lambda callee, mode: None
+        self.modelled: Callable[[str], bool] = lambda lvalue: True
 
     def keep(self, key: Hashable, make: Callable[[], T], made_from: Callable[[T], frozenset[str]]) -> T:
         """What ``make`` gives, made once; ``made_from`` names the functions and files that it depends on."""

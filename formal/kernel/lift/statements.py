@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from formal.kernel.lift.machine import Frame, Scope, State
 from formal.kernel.lift.operators import Operators
 from formal.kernel.lift.values import NULL, IntType, Object, Pointer, Value, moved, pointer_to
@@ -18,6 +20,11 @@ class Statements(Operators):
     """Executes statements on the machine."""
 
     breaks: list[list[State]]  # per switch or loop being executed, innermost last
+    continues: list[list[State]]  # per loop
+
+    @abstractmethod
+    def loop(self, cursor: Cursor) -> None:
+        """Executes a loop."""
 
     # ---- functions
 
@@ -30,11 +37,11 @@ class Statements(Operators):
         bodies = [c for c in children(function) if c.kind == Kind.COMPOUND_STMT]
         if len(parameters) != len(arguments) or len(bodies) != 1 or function.type.is_function_variadic():
             raise self.refusal(function, f"{name} has another signature than its call, or no body")
-        outside, base, escapes, breaks = self.state.live, self.base, self.escapes, self.breaks
+        outside, base, escapes, around = self.state.live, self.base, self.escapes, (self.breaks, self.continues)
         self.entered.add(name)
         scope = Scope(Frame(name, clang.file_of(function), function.location.line))
         self.scopes.append(scope)
-        self.base, self.breaks = And(base, outside), []
+        self.base, self.breaks, self.continues = And(base, outside), [], []
         self.state.live = TRUE
         for parameter, value in zip(parameters, arguments, strict=True):
             self._declare(parameter, value)
@@ -44,7 +51,8 @@ class Statements(Operators):
         ended = self.join([*scope.returns, self.state])
         lost = self.escapes - escapes - len(scope.returns)
         self.scopes.pop()
-        self.base, self.breaks, self.escapes = base, breaks, escapes + lost
+        self.base, self.escapes = base, escapes + lost
+        self.breaks, self.continues = around
         local = set(scope.variables.values())
         result = ended.memory.get(scope.result) if scope.result is not None else None
         ended.memory = {k: v for k, v in ended.memory.items() if k[0] not in local and k != scope.result}
@@ -98,8 +106,7 @@ class Statements(Operators):
             return
         self._at_line(cursor)
         if kind == Kind.COMPOUND_STMT:
-            for part in parts:
-                self.execute(part)
+            self._compound(parts)
         elif kind == Kind.NULL_STMT or (kind == Kind.UNEXPOSED_STMT and _only_attributes(cursor)):
             pass
         elif kind == Kind.DECL_STMT:
@@ -118,8 +125,12 @@ class Statements(Operators):
         elif kind == Kind.BREAK_STMT and self.breaks:
             innermost = self.breaks[-1]
             innermost.append(self.leave())
-        elif kind == Kind.DO_STMT and len(parts) == 2:
-            self._do_once(cursor, parts)
+        elif kind == Kind.CONTINUE_STMT and self.continues:
+            self.continues[-1].append(self.leave())
+        elif kind == Kind.DO_STMT and len(parts) == 2 and clang.constant(parts[1]) == 0:
+            self._do_once(parts)
+        elif kind in (Kind.DO_STMT, Kind.WHILE_STMT, Kind.FOR_STMT):
+            self.loop(cursor)
         elif kind == Kind.ASM_STMT:
             self.assembly(cursor)
         elif kind.is_expression():
@@ -127,25 +138,71 @@ class Statements(Operators):
         else:
             raise self.refusal(cursor, f"{kind.name} is not understood as a statement")
 
+    def _compound(self, parts: list[Cursor]) -> None:
+        """A block; on every way out of it, what its variables clean up is cleaned up, the last one first."""
+        for n, part in enumerate(parts):
+            self.execute(part)
+            if part.kind == Kind.DECL_STMT and any(_cleanup(declaration) for declaration in children(part)):
+                outside = self._waiting()
+                self._compound(parts[n + 1 :])
+                for declaration in reversed(children(part)):
+                    self._clean_up(declaration, outside)
+                return
+
+    def _waiting(self) -> dict[int, State]:
+        """The paths that have left the construct being executed, by identity."""
+        scope = self.scopes[-1]
+        lists = [scope.returns, *scope.pending.values(), *self.breaks, *self.continues]
+        return {id(state): state for states in lists for state in states}
+
+    def _clean_up(self, declaration: Cursor, outside: dict[int, State]) -> None:
+        name = _cleanup(declaration)
+        if name is None:
+            return
+        function = self.function_named(name, declaration)
+        variable = self.scopes[-1].variables[declaration.hash]
+        scope, here = self.scopes[-1], self.state
+        for states in (scope.returns, *scope.pending.values(), *self.breaks, *self.continues):
+            for n, state in enumerate(states):
+                if id(state) not in outside:
+                    self.state = state
+                    self.enter(function, [pointer_to(variable)])
+                    states[n] = self.state
+        self.state = here
+        if here.live is not FALSE:
+            self.enter(function, [pointer_to(variable)])
+
+    @abstractmethod
+    def function_named(self, name: str, cursor: Cursor) -> Cursor:
+        """The definition of a function that is seen at a place."""
+
     def _variable_declaration(self, declaration: Cursor) -> None:
-        if declaration.kind == Kind.STATIC_ASSERT:
+        if declaration.kind in (Kind.STATIC_ASSERT, Kind.FUNCTION_DECL, Kind.STRUCT_DECL, Kind.TYPEDEF_DECL):
             return
         if declaration.kind != Kind.VAR_DECL:
             raise self.refusal(declaration, f"declaration of {declaration.spelling or declaration.kind.name}")
         if declaration.storage_class.name == "EXTERN":
             self.scopes[-1].variables[declaration.hash] = Object(declaration.spelling, "global", declaration.type)
             return
-        if declaration.storage_class.name not in ("NONE", "AUTO"):
-            raise self.refusal(declaration, f"{declaration.spelling} is static")
+        if declaration.storage_class.name == "STATIC":
+            name = f"{self.scopes[-1].frame.function}.{declaration.spelling}"
+            self.scopes[-1].variables[declaration.hash] = Object(name, "global", declaration.type)
+            return
         attributes = [c for c in children(declaration) if c.kind.is_attribute()]
-        if any(c.kind not in _HARMLESS or _cleans_up(c) for c in attributes):
+        if any(c.kind not in _HARMLESS or _cleans_up(c) for c in attributes) and _cleanup(declaration) is None:
             raise self.refusal(declaration, f"{declaration.spelling} has an attribute")
         start = clang.initialiser(declaration)
         if start is not None and start.kind == Kind.INIT_LIST_EXPR:
             if not children(start) and clang.is_record(declaration.type):
                 self._declare_zeroed(declaration)
                 return
-            raise self.refusal(declaration, f"{declaration.spelling} has an initialiser list")
+            if not self.is_plain(start):
+                raise self.refusal(declaration, f"{declaration.spelling} has an initialiser list")
+            self._declare(declaration, None)
+            place = pointer_to(self.scopes[-1].variables[declaration.hash])
+            for offset, part in self.layout.leaves(declaration.type):
+                self.store(moved(place, offset), part, self.unknown(start, part, "an initialiser list"), declaration)
+            return
         self._declare(declaration, self.operand(start) if start is not None else None)
 
     def _declare_zeroed(self, declaration: Cursor) -> None:
@@ -190,12 +247,14 @@ class Statements(Operators):
         self.state = self.join([*arriving, self.state])
         self.execute(parts[-1])
 
-    def _do_once(self, cursor: Cursor, parts: list[Cursor]) -> None:
-        if clang.constant(parts[1]) != 0:
-            raise self.refusal(cursor, "a loop")
+    def _do_once(self, parts: list[Cursor]) -> None:
         start, escapes = self.state.live, self.escapes
         self.breaks.append([])
+        self.continues.append([])
         self.execute(parts[0])
+        again = self.continues.pop()
+        self.escapes -= len(again)
+        self.state = self.join([*again, self.state])
         self._rejoin(start, escapes)
 
     def _rejoin(self, start: Term, escapes: int, more: list[State] | None = None) -> None:
@@ -246,6 +305,12 @@ class Statements(Operators):
         else:
             steps.append(("default", cursor, FALSE))
         self._flatten(parts[-1], subject, kind, steps)
+
+
+def _cleanup(declaration: Cursor) -> str | None:
+    """The function that is called when a variable goes out of scope."""
+    found = [c.spelling for c in children(declaration) if c.kind == Kind.ANNOTATE_ATTR]
+    return next((str(text).split()[1] for text in found if text.startswith("__lift_cleanup ")), None)
 
 
 def _cleans_up(attribute: Cursor) -> bool:

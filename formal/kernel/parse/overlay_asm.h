@@ -6,6 +6,7 @@
 #ifndef __LIFT_ASM_H
 #define __LIFT_ASM_H
 extern const char __lift_asm[];
+extern unsigned long long __lift_word;
 #define __LIFT_TEXT_1(...) #__VA_ARGS__
 #define __LIFT_TEXT(...) __LIFT_TEXT_1(__VA_ARGS__)
 #define asm __lift_asm

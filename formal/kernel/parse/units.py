@@ -50,7 +50,9 @@ def collect(file: str, handle: Cursor, includes: frozenset[str]) -> TranslationU
                     named.setdefault(item.enum_value, item.spelling)
         elif kind == Kind.VAR_DECL:
             name = cursor.spelling
-            if name.startswith("__tracepoint_"):
+            if name == "__lift_word":
+                unit.records[name] = cursor.type
+            elif name.startswith("__tracepoint_"):
                 unit.tracepoints.add(name.removeprefix("__tracepoint_"))
             elif name.startswith("__lift_constant_"):
                 value = constant(cursor)

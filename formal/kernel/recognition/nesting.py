@@ -14,26 +14,15 @@ from collections.abc import Callable, Iterator
 from formal.kernel.belongs import ERET, EXITS, GUEST_DEBUG, INJECTS, NESTING, REENTERS, RESETS, TRAPS
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2
-from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import PMU_COUNTERS
 from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, nonzero
 from formal.kernel.source.tree import KVM, KernelTree
-from formal.kernel.text import forms, signs
+from formal.kernel.text import signs
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
 
 EMULATE, SYS_REGS = f"{KVM}/emulate-nested.c", f"{KVM}/sys_regs.c"
-# Read by a person, by their text: what is not here is lifted, or read by its calls.
-REVIEWED: dict[str, tuple[str, ...]] = {
-    EMULATE: ("triage_sysreg_trap", "compute_trap_behaviour", "__compute_trap_behaviour", "get_behaviour",
-              "get_trap_config", "populate_nv_trap_config", "populate_sysreg_config", "kvm_inject_el2_exception"),
-    f"{KVM}/config.c": ("__compute_hdfgwtr", "__compute_fgt", "kvm_vcpu_load_fgt", "__compute_hfgwtr"),
-    f"{KVM}/hyp/vhe/switch.c": ("kvm_hyp_handle_eret", "fixup_nv_guest_exit"),
-    f"{KVM}/handle_exit.c": ("kvm_handle_eret",),
-    f"{KVM}/pmu-emul.c": ("kvm_arm_set_nr_counters",),
-    SYS_REGS: ("set_pmcr",),
-}  # fmt: skip
 # emulate-nested.c, the trap controls of a guest hypervisor: group, what it is made of (Arm ARM D24.3, MDCR_EL2)
 _CONTROLS = ("TDE", "TDA", "TDOSA")
 _GROUPS = {"TDE_TDA": ("TDE", "TDA"), "TDE_TDOSA": ("TDE", "TDOSA")}
@@ -41,7 +30,6 @@ _BANKS = ("DBGBVRn", "DBGBCRn", "DBGWVRn", "DBGWCRn")
 _TRAPPED = {"SYS_MDSCR_EL1": "TDE_TDA", "SYS_OSLAR_EL1": "TDE_TDOSA"} | {
     f"SYS_{bank}_EL1({n})": "TDE_TDA" for bank in _BANKS for n in range(16)
 }
-_MACROS = ("SR_TRAP", "SR_RANGE_TRAP", "MCB")
 _DIRECT = ("kvm_inject_el2_exception", "vcpu_el2_e2h_is_set", "vcpu_el2_tge_is_set")
 _M, _EL0T, _EL2 = 0x1F, 0b0000, (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0t, EL2t, EL2h
 
@@ -52,15 +40,16 @@ class Nesting(Reader):
     def groups(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]]:
         """All rules, with the operations that they are about; none for a kernel in which no guest has an EL2."""
         if self.k.nests:
-            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._reviewed
+            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._tables
             yield (INJECTS, GUEST_DEBUG), self._inject
             yield (ERET,), self._eret
             yield (EXITS, REENTERS), self._exit
             yield (), self._fine_grained
             yield RESETS, self._registers
 
-    def _reviewed(self) -> Iterator[Rule]:
-        review(self.program)
+    def _tables(self) -> Iterator[Rule]:
+        assert isinstance(self.program.tree, KernelTree)
+        _review_tables(self.program.tree)
         yield from ()
 
     def _inject(self) -> Iterator[Rule]:
@@ -150,23 +139,6 @@ class Nesting(Reader):
         yield Rule(f"{f.name}() gives MDCR_EL2 to a read", f.file, f.line, right, of=None)
 
 
-def review(program: Program) -> None:
-    """Refuses functions and table entries that nobody has read.
-
-    Raises:
-        NotUnderstoodError: at the first of them.
-    """
-    tree = program.tree
-    assert isinstance(tree, KernelTree)
-    for file, names in REVIEWED.items():
-        whole = signs.source(tree, file) or ""
-        for name in names:
-            if (found := signs.body(whole, name)) is None:
-                raise NotUnderstoodError(file, 0, f"{name}() is not defined here, and the model needs it")
-            forms.known().check(name, found[0], file, found[1])
-    _review_tables(tree)
-
-
 def _review_tables(tree: KernelTree) -> None:
     """Which trap control of a guest hypervisor is whose: the entries for the registers that are modelled."""
     text = signs.source(tree, EMULATE) or ""
@@ -184,9 +156,6 @@ def _review_tables(tree: KernelTree) -> None:
     odd = re.search(r"(?m)^[ \t]*#[ \t]*(if|undef|define[ \t]+(SYS|CGT|MDCR|BEHAVE)_)", text)
     if odd:
         raise NotUnderstoodError(EMULATE, line(odd.start()), "preprocessor directives around the trap tables")
-    for macro in _MACROS:
-        define = one(rf"(?m)^#define {macro}\(", macro)
-        forms.known().check(macro, forms.macro_text(text, line(define.start())), EMULATE, line(define.start()))
     for control in _CONTROLS:
         name = f"CGT_MDCR_{control}"
         entry = one(rf"\[{name}\]\s*=\s*\{{([^}}]*)\}}", name)

@@ -194,7 +194,7 @@ class _Walker(_Lifter):
 
     def _unknown(self, key: Cell, kind: Type) -> Value:
         """What a local variable holds whose address has been passed on before it is set: anything."""
-        value = self._anything(kind, key[0].name) if key[0] in self.escaped else None
+        value = self._anything(kind, self.names[key]) if key[0] in self.escaped else None
         return super()._unknown(key, kind) if value is None else value
 
     def _reachable(self) -> Iterator[Cell]:

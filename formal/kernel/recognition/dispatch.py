@@ -1,0 +1,86 @@
+"""From a trapped access, or an ioctl, to the entry of its register, and back: what is done with what the entry gives.
+
+That an entry is found by its encoding is taken from the functions' names (``SEARCH``, printed with the result).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from formal.kernel.belongs import EMULATES, REENTERS, RESETS, TRAPS
+from formal.kernel.recognition.rules import PSTATE, Reader, Rule
+from formal.kernel.source.tree import KVM
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, substitute
+from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Term
+
+SEARCH = "a register's entry is found by its encoding, on a trap and in an ioctl: that search is not read"
+SYS_REGS = f"{KVM}/sys_regs.c"
+_SS = 1 << 21  # PSTATE.SS
+
+
+class Dispatch(Reader):
+    """Rules of what lies around the entries of the tables."""
+
+    def groups(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]]:
+        """All rules, with the operations that they are about."""
+        yield (*TRAPS, EMULATES), self._trap
+        yield RESETS, self._reset
+        yield (EMULATES,), self._entries
+        if not self.k.defers_pc_adjustment:
+            yield (REENTERS,), self._skip
+
+    def _trap(self) -> Iterator[Rule]:
+        """kvm_handle_sys_reg: the register named by the instruction gets what is read, and is left alone by a write."""
+        gives, asks = "vcpu_set_reg", ("perform_access", "emulate_sys_reg")
+        f = self.read("kvm_handle_sys_reg", SYS_REGS, (gives, "vcpu_get_reg", *asks))
+        done, given = f.named(*asks), f.named(gives)
+        once = len(done) == 1 and len(given) == 1 and len(f.named("vcpu_get_reg")) == 1
+        yield Rule(f"{f.function}() emulates the access, and gives its answer", f.file, f.line, t.boolean(once))
+        for call in given:
+            asked = [v for v in nodes((call.guard,)) if v.op == "var" and "is_write" in str(v.data)]
+            right: Term = FALSE
+            if len(asked) == 1:
+                write, name = asked[0], str(asked[0].data)
+                both = (t.FALSE, t.TRUE) if write.sort == BOOL else (t.const(n, t.width(write)) for n in (0, 1))
+                read, written = (substitute(call.guard, {name: value}) for value in both)
+                right = And(Not(written), t.boolean(read is not FALSE))
+            yield Rule(f"{f.function}() gives an answer to reads, and to nothing else", call.file, call.line, right)
+        if f.named("emulate_sys_reg"):
+            f = self.read("emulate_sys_reg", SYS_REGS, ("perform_access",))
+            called = f.named("perform_access")
+            yield Rule(f"{f.function}() performs the access", f.file, f.line, t.boolean(len(called) == 1))
+
+    def _reset(self) -> Iterator[Rule]:
+        """reset_val stores the entry's value in the entry's register."""
+        f = self.program.lift("reset_val", self.mode, SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
+        lvalue, value = "vcpu->arch.ctxt.sys_regs[MDSCR_EL1]", f.reads.get("r->val")
+        stored = f.writes.get(lvalue)
+        only = set(f.writes) == {lvalue} and value is not None and stored is not None
+        right = Eq(stored, value) if only and stored is not None and value is not None else FALSE
+        yield Rule(f"{f.name}() stores the entry's value", f.file, f.line, right)
+
+    def _entries(self) -> Iterator[Rule]:
+        """What reads OSLSR_EL1, or as zero, changes nothing."""
+        names = self.program.resolver.unit(SYS_REGS, self.mode).enumerators
+        known: dict[str, int | str | Term] = {"p->is_write": 0}
+        if "OSLSR_EL1" in names:  # before, the register has no element
+            known["r->reg"] = "OSLSR_EL1"
+        for name in ("trap_raz_wi", "trap_oslsr_el1", "read_zero"):
+            if self.program.defines(name, self.mode, SYS_REGS):
+                f = self.program.lift(name, self.mode, SYS_REGS, memory=known)
+                flags = re.compile(r"vcpu->arch\.\w*flags$")  # an exception is pending
+                changed = [v for v in f.writes if v != "p->regval" and not flags.match(v)]
+                yield Rule(f"{name}() changes no register", f.file, f.line, t.boolean(not changed))
+
+    def _skip(self) -> Iterator[Rule]:
+        """__kvm_skip_instr, while the PC was adjusted at once: PSTATE from SPSR_EL2 and back, PSTATE.SS clear."""
+        f = self.program.lift("__kvm_skip_instr", self.mode)
+        spsr = [name for name in f.writes if name in ("hw.spsr_el2", "hw.spsr_el1")]
+        after = f.writes.get(PSTATE)
+        right: Term = FALSE
+        if len(spsr) == 1 and after is not None:
+            stepped = Eq(after & t.const(_SS, 64), t.const(0, 64))
+            right = And(Eq(f.writes[spsr[0]], after), stepped)
+        yield Rule(f"{f.name}() takes the guest's PSTATE from SPSR_EL2 and writes it back", f.file, f.line, right)
