@@ -164,11 +164,13 @@ def test_the_dockerfile_in_a_fresh_root(tmp_path: Path) -> None:
     assert release
     done = run("mmdebstrap", "--variant=minbase", release[1], root)
     assert done.returncode == 0, done.stderr
-    for name in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"):
+    for name in ("/etc/resolv.conf", "/etc/pip.conf"):
         if Path(name).exists():
-            (root / name[1:]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(name, root / name[1:])
     env = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith("_proxy")}
+    if trusted := os.environ.get("PIP_CERT"):  # where the packages of the root do not write another
+        shutil.copy(trusted, root / "etc" / "trusted.crt")
+        env["PIP_CERT"] = "/etc/trusted.crt"
     env["PATH"] = "/usr/bin:/usr/sbin:/bin:/sbin"
     for name, what in instructions():
         if name == "RUN":
