@@ -67,6 +67,7 @@ class Machine:
     def run(self, script: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Runs a step as a server does."""
         env = {**os.environ, "PATH": self.path, "PIP_NO_DEPS": "1", **variables}
+        env.pop("PYTHONPATH", None)  # what was installed is what is run
         return run("bash", "-e", "-o", "pipefail", "-c", script, cwd=cwd, env=env)
 
 
