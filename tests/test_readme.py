@@ -17,7 +17,8 @@ from formal.scope.configuration import EPOCH_CONFIGURATIONS
 from formal.scope.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("kernel-trees", "claims", "reference", "running")))
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
 
 
@@ -57,7 +58,7 @@ def test_what_is_computed_is_shown(name: str) -> None:
 
 
 def test_the_commands_are_the_known_ones() -> None:
-    assert len(COMMANDS) == 12, COMMANDS
+    assert len(COMMANDS) == 13, COMMANDS
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--explain" in c or "formal.traps" in c])
@@ -116,9 +117,11 @@ def test_options_and_exit_codes_are_all_documented() -> None:
 
 
 if __name__ == "__main__":
-    text = README
-    for name, part in PARTS.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, _, rest = text.partition(start)
-        text = before + start + "\n" + part() + "\n" + end + rest.partition(end)[2]
-    (ROOT / "README.md").write_text(text, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, part in PARTS.items():
+            start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+            if start in text:
+                before, _, rest = text.partition(start)
+                text = before + start + "\n" + part() + "\n" + end + rest.partition(end)[2]
+        page.write_text(text, encoding="utf-8")
