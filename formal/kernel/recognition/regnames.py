@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 _NAMED = re.compile(r"(?:sys_)?(?:mdcr_el2|mdscr_el1|oslar_el1|osdlr_el1|pmuserenr_el0|dbg[bw][cv]r\w*)(?:_el1)?", re.I)
 _GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
+_MSR_FIELDS = ((16, 7), (12, 15), (8, 15), (5, 7))  # op1, CRn, CRm, op2 of an instruction: lowest bit, mask
 _FIELDS = re.compile(r"sys_reg\((.*?)\)?", re.I)
 ENCODED: dict[tuple[int, ...], str] = {
     (3, 4, 1, 1, 1): "mdcr_el2",
@@ -49,3 +50,14 @@ def written(assembly: str) -> Iterator[str]:
     for operand in re.findall(r"(?:\b|_)msr(?:_s)?\b[\s(]*(sys_reg\s*\([^)]*\)|[\w#]+)", text, re.I):
         if name := modelled(re.sub(r"\s", "", operand)):
             yield name.lower()
+    for number in re.findall(r"\.(?:inst|word|long|int|4byte)\s+(0x[0-9a-f]+|\d+)\b", text, re.I):
+        if (name := _moved_to(int(number, 0))) is not None:
+            yield name
+
+
+def _moved_to(instruction: int) -> str | None:
+    """The modelled register that an instruction writes, given as 32 bits (Arm ARM, "MSR (register)")."""
+    if instruction >> 20 != 0xD51:
+        return None
+    fields = (2 + (instruction >> 19 & 1), *(instruction >> low & mask for low, mask in _MSR_FIELDS))
+    return ENCODED.get(fields)

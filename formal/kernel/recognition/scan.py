@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.recognition import indirect
+from formal.kernel.recognition import indirect, whole
 from formal.kernel.recognition.callers import Bodies, Mentions
 from formal.kernel.recognition.regnames import modelled, written
 from formal.kernel.source.tree import KVM, Sources
@@ -160,6 +160,8 @@ def scan_tokens(file: str, words: list[Token]) -> list[Store]:
         if word.text in _TELLING:
             for lvalue, how in _at(words, i):
                 found[Store(file, word.line, word.function, lvalue, how)] = None
+    for word, lvalue, how in whole.stores(words, MEMBERS - {"pstate"} | BANKS, _FILLERS, _ASSIGN):
+        found[Store(file, word.line, word.function, lvalue, how)] = None
     return list(found)
 
 

@@ -87,6 +87,15 @@ STORES = {
     "unsigned long *at = vcpu_pc(vcpu);": ("pc", "store"),
     "ctxt->regs.pc = x;": ("pc", "store"),
     "write_sysreg_el2(read_sysreg_el2(SYS_ELR) + 4, SYS_ELR);": ("hw.elr_el2", "register"),
+    'asm volatile(".inst 0xd51c113f");': ("hw.mdcr_el2", "assembly"),
+    'asm("nop\\n\\t.word 0xd5100240");': ("hw.mdscr_el1", "assembly"),
+    "struct kvm_vcpu_arch *a = &vcpu->arch;\t*a = (struct kvm_vcpu_arch){ };": ("a", "store"),
+    "struct kvm_cpu_context *const c = f();\tmemcpy(c, x, n);": ("c", "store"),
+    "struct kvm_vcpu *v = f();\tv[0] = *w;": ("v", "store"),
+    "((u64 *)vcpu)[300] = 0;": ("vcpu", "address"),
+    "*(u64 *)((void *)vcpu + n) = 0;": ("vcpu", "address"),
+    "char *p = (void *)vcpu;": ("vcpu", "address"),
+    "unsigned long *p = (unsigned long *)&vcpu->arch.ctxt;": ("ctxt", "address"),
 }
 READS = [
     "x = vcpu->arch.mdcr_el2;",
@@ -114,6 +123,11 @@ READS = [
     "x = read_sysreg_el2(SYS_ELR);",
     "x = ctxt->regs.pc;",
     "memset(&vcpu->arch.ctxt.fp_regs, 0, n);",
+    'asm(".inst 0xd53c1120");',  # MRS X0, MDCR_EL2
+    'asm(".inst 0xd5181000");',  # MSR SCTLR_EL1, X0
+    "struct kvm_vcpu *v = f();\tx = *v->run;",
+    "struct kvm_vcpu *v = f();\tcallback((void *)v, (u64)v);",
+    "struct kvm_vcpu *v = f();\tcopy(x, (void *)v->arch.sve_state + n);",
 ]
 
 
@@ -148,6 +162,12 @@ def test_macros_and_continuation_lines() -> None:
 )
 def test_other_names_for_what_is_modelled(text: str, lvalue: str, how: str) -> None:
     assert [(s.lvalue, s.how) for s in scan_text("f.h", text)] == [(lvalue, how)]
+
+
+@pytest.mark.parametrize("outer", ["union { %s; u64 x; };", "union name { struct { %s; } a; u64 x; };"])
+def test_a_member_of_a_union_is_written_by_its_neighbours(outer: str) -> None:
+    found = scan_text("f.h", f"struct kvm_vcpu_arch {{\n{outer % 'u64 mdcr_el2'}\nu64 guest_debug;\n}};\n")
+    assert [(s.line, s.lvalue, s.how) for s in found] == [(2, "mdcr_el2", "union")]
 
 
 def test_names_that_only_look_like_it_are_no_other_names() -> None:
