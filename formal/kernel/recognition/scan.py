@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.recognition import indirect, whole
+from formal.kernel.recognition import indirect
 from formal.kernel.recognition.callers import Bodies, Mentions
 from formal.kernel.recognition.regnames import modelled, written
 from formal.kernel.source.tree import KVM, Sources
+from formal.kernel.text import whole
 from formal.kernel.text.tokens import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
 
 MEMBERS = frozenset((
