@@ -32,3 +32,19 @@ int harness_copy(void *to, word size);
 #define __lift_nothing() ((void)0)
 #define __lift_host_is_vhe() ((int)harness_vhe)
 #define __lift_static_key(key) harness_key(key)
+
+/* System registers, read and written: assembly, which the lifter reads as text. */
+#define HARNESS_STRING_1(x...) #x
+#define HARNESS_STRING(x...) HARNESS_STRING_1(x)
+#undef read_sysreg
+#undef write_sysreg
+#undef read_sysreg_s
+#undef write_sysreg_s
+#define read_sysreg(r) __lift_read_register(HARNESS_STRING(r))
+#define write_sysreg(v, r) __lift_write_register((unsigned long long)(v), HARNESS_STRING(r))
+#define read_sysreg_s(r) __lift_read_encoded((r), #r)
+#define write_sysreg_s(v, r) __lift_write_encoded((unsigned long long)(v), (r), #r)
+#ifdef write_sysreg_hcr
+#undef write_sysreg_hcr
+#define write_sysreg_hcr(v) __lift_write_register((unsigned long long)(v), "hcr_el2")
+#endif

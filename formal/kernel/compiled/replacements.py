@@ -31,6 +31,20 @@ extern unsigned long long harness_capability[];
 AFTER_HEADERS = """
 #undef copy_from_user
 #define copy_from_user(to, from, size) harness_copy(to, size)
+#undef read_sysreg_el1
+#define read_sysreg_el1(r) \\
+    (harness_vhe ? __lift_read_encoded(r##_EL12, #r "_EL12") : __lift_read_encoded(r##_EL1, #r "_EL1"))
+#undef write_sysreg_el1
+#define write_sysreg_el1(v, r) \\
+    (harness_vhe ? __lift_write_encoded((unsigned long long)(v), r##_EL12, #r "_EL12") \\
+                 : __lift_write_encoded((unsigned long long)(v), r##_EL1, #r "_EL1"))
+#undef read_sysreg_el2
+#define read_sysreg_el2(r) \\
+    (harness_vhe ? __lift_read_encoded(r##_EL1, #r "_EL1") : __lift_read_encoded(r##_EL2, #r "_EL2"))
+#undef write_sysreg_el2
+#define write_sysreg_el2(v, r) \\
+    (harness_vhe ? __lift_write_encoded((unsigned long long)(v), r##_EL1, #r "_EL1") \\
+                 : __lift_write_encoded((unsigned long long)(v), r##_EL2, #r "_EL2"))
 #undef has_vhe
 #define has_vhe() ((bool)harness_vhe)
 #define is_kernel_in_hyp_mode() ((bool)harness_vhe)
