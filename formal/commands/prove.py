@@ -271,15 +271,19 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
         as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
         print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))
         return max(code, ExitCode.WRONG if spec.unanswered() else ExitCode.OK)
-    put(report.headline(tree, reports, signs), "", report.table(reports))
+    whole = bool(args.verbose or args.explain or args.claim)
+    if whole:
+        put(report.headline(tree, reports, signs), "", report.table(reports))
+    else:
+        put([*report.first_screen(tree, reports)])
     lines = [f"PROBLEM: {p}" for p in problems]
     for r in reports:
-        for row in r.rows:
+        for row in r.rows if whole else ():
             if args.explain or (verdicts.worse(row) and row.verdict != "UNKNOWN"):
                 lines += ["", *report.explanation(r, row)]
         lines += [] if args.explain else report.undecided(r)
     lines += tree_run_files.write(args, outputs, tree, reports)
-    put(lines, "", text.assumptions())
+    put(lines, "", text.assumptions() if args.verbose else text.assumed())
     counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
     verdict = _IN_WORDS[code]
     put(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from formal.evidence.runs.replay import Replay, Seen
 from formal.explain.show import final_values, shown
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.model.counterparts import Makes
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
@@ -52,6 +54,48 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
     lines += [f"  {s.behaviour} = {s.value} ({s.file}:{s.line})" for s in signs]
     notes = dict.fromkeys(note for r in reports for note in r.notes)
     return lines + ([f"assumed in lifting: {'; '.join(notes)}"] if notes else [])
+
+
+def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[str]:
+    """What differs from the description, then a line for each claim that is lost, as compilers print; one run below."""
+    yield f"tree: v{tree.release} by its Makefile, configuration {tree.config_name}"
+    if reports[0].cached:
+        yield "nothing has changed since an earlier run: traces replayed, proofs taken from there"
+    for r in reports:
+        differs = f", but {', '.join(r.resolved.differs)}" if r.resolved.differs else ""
+        equal = sum(c.equal for c in r.compared)
+        yield (
+            f"{r.mode.value}: as {r.resolved.epoch.releases} ({r.resolved.epoch.name}){differs}; {equal} of "
+            f"{len(r.compared)} functions equal to their description, {r.rules} rules on the calls around them"
+        )
+        yield from (
+            f"  {c.function} ({c.place}) DIFFERS in {', '.join(c.differs_in)}" for c in r.compared if not c.equal
+        )
+        yield from (f"  {text}: taken as left out" for text in (*r.omitted.values(), *r.lacking))
+        yield from (f"  {'' if u.gap.broken else 'not understood: '}{u}" for u in r.unknowns)
+    lost = [(r, row) for r in reports for row in r.rows if worse(row) and row.verdict == "VIOLATED"]
+    yield from (f"{_blamed(r)}: error: {row.check} ({r.mode.value}): {_sentence(row)}" for r, row in lost)
+    shortest = min(lost, key=lambda one: one[1].broken_at or 0, default=None)
+    if shortest is not None:
+        yield from ("", *explanation(*shortest))
+        yield from [f"  --explain CLAIM shows the runs of the other {len(lost) - 1}"] if len(lost) > 1 else []
+
+
+def _blamed(report: TreeReport) -> str:
+    """The function that is not as described, or where its call is missing; debug.c if nothing else is known."""
+    for c in reversed(report.compared):  # operations come first, what they are made of later
+        if not c.equal and c.lifted is not None:
+            return f"{c.lifted.file}:{c.lifted.line}"
+    for text in (*report.omitted.values(), *report.lacking):
+        place = re.match(r"(\S+?:\d+)", str(text))
+        if place:
+            return place[1]
+    return DEBUG_C
+
+
+def _sentence(row: Row) -> str:
+    claim = _claim(row.claim)
+    return " ".join(claim.says.split()) if claim else "an obligation of the C"
 
 
 def _listed(names: Sequence[str]) -> str:
