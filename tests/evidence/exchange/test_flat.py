@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from formal.commands import export
+from formal.common.exit_codes import ExitCode
 from formal.evidence.exchange import peers
 from formal.evidence.exchange.aiger import aiger
 from formal.evidence.exchange.btor2 import btor2, symbol
@@ -228,7 +229,7 @@ def test_a_peer_that_answers_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_files_are_written_and_the_same_every_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("a", "b"):
-        assert export.main([str(tmp_path / folder), "--only", "E8-vhe"]) == export.OK
+        assert export.main([str(tmp_path / folder), "--only", "E8-vhe"]) == ExitCode.OK
     assert re.fullmatch(r"(E8 vhe     \d+ state variables, \d+ properties\n){2}", capsys.readouterr().out)
     names = {p.name for p in (tmp_path / "a").iterdir()}
     assert names == {"E8-vhe.btor2", "E8-vhe.aig", "E8-vhe.v", "E8-vhe-claims.aig"}
@@ -242,11 +243,11 @@ def test_files_are_written_and_the_same_every_time(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("says", "code", "message"),
     [
-        (HOLDS, export.OK, "E8 vhe     yosys-smtbmc: lemmas and claims are inductive together; 3 s"),
-        (UNKNOWN, export.UNKNOWN, "E8 vhe     yosys-smtbmc: UNKNOWN after 3 s"),
+        (HOLDS, ExitCode.OK, "E8 vhe     yosys-smtbmc: lemmas and claims are inductive together; 3 s"),
+        (UNKNOWN, ExitCode.UNKNOWN, "E8 vhe     yosys-smtbmc: UNKNOWN after 3 s"),
         (
             FAILS,
-            export.WRONG,
+            ExitCode.WRONG,
             "formal.export: E8 vhe: formal.check says that lemmas and claims are inductive together, "
             "yosys-smtbmc says that it is not so",
         ),
@@ -273,18 +274,18 @@ def test_what_a_peer_says_decides(
     [
         ([], "the following arguments are required: DIR"),
         (["out", "--only", "E8-vh"], "--only E8-vh: no such configuration; did you mean E8-vhe?"),
-        (["out", "--timeout", "0"], "--timeout must be positive"),
+        (["out", "--timeout", "0"], "argument --timeout: 0 is no time to wait, in seconds"),
         ([f"{PROOFS}/manifest.toml", "--only", "E8-vhe"], f"{PROOFS}/manifest.toml: File exists"),
     ],
 )
 def test_misuse(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main(arguments) == export.USAGE
+    assert export.main(arguments) == ExitCode.USAGE
     assert capsys.readouterr().err == f"formal.export: {message}\n"
 
 
 def test_without_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(peers, "installed", tuple)
-    assert export.main(["out", "--peers"]) == export.USAGE
+    assert export.main(["out", "--peers"]) == ExitCode.USAGE
     assert "--peers needs one of yosys-smtbmc, berkeley-abc" in capsys.readouterr().err
 
 
