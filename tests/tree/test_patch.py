@@ -211,6 +211,6 @@ def test_what_cannot_be_compared(history: Path, tmp_path: Path, capsys: pytest.C
 
 def test_options_that_do_not_go_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--base", "x"]) == 2
-    assert capsys.readouterr().err == "formal.prove: --base goes with --kernel\n"
+    assert capsys.readouterr().err == "formal.prove: --base compares two trees: it goes with --kernel\n"
     assert main(["--kernel", str(tmp_path), "--base", "x", "--spec"]) == 2
-    assert "--spec and --explain do not go with it" in capsys.readouterr().err
+    assert "--base compares two trees: --spec does not go with it" in capsys.readouterr().err
