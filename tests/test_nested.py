@@ -68,6 +68,7 @@ def test_who_gets_a_debug_exception(flags: int, nested: bool, virtual: int, forw
         {},
         exit=Exit.DEBUG,
         guest_debug=flags,
+        user_debug=flags,
         has_nv=True,
         nested=nested,
         virtual_mdcr_el2=virtual,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from formal import ownership
+from formal import history, ownership
 from formal.arch.registers import KVM_GUESTDBG, MDCR_EL2, MDSCR_EL1, PSTATE
 from formal.engines.z3backend import Z3Solver, Z3Terms
 from formal.epochs import EPOCHS, Kernel, Mode
@@ -168,8 +168,8 @@ def _access(s: State, k: Kernel, i: Inputs) -> State:
 
 
 def _take(s: State, k: Kernel, i: Inputs) -> State:
-    """The owner is changed, MDCR_EL2 is not computed yet."""
-    return s.but(debug_owner=If(s.owned_by(HOST), s.debug_owner, t.const(GUEST, 2)))
+    """The owner is changed, MDCR_EL2 is not computed yet. Here the guest's access counts: it is what it asks for."""
+    return history.accesses_debug(s, t.TRUE).but(debug_owner=If(s.owned_by(HOST), s.debug_owner, t.const(GUEST, 2)))
 
 
 def _compute(s: State, k: Kernel, i: Inputs) -> State:
@@ -209,6 +209,7 @@ def _alike(a: State, b: State, late: bool) -> Term:
         "ss_active_pending": a.stepping,
         "guest_ss_pending": Not(a.stepping),
         "external_mdscr_el1": Not(a.owned_by(HOST)),
+        "guest_uses_debug": And(a.owned_by(HOST), b.owned_by(HOST)),  # asked for again at the next load
         "mdcr_el2_host": And(t.boolean(late), a.mdcr_el2_host.but(TDA=False).same(b.mdcr_el2_host.but(TDA=False))),
     }
     return And(*(Or(dead.get(n, t.FALSE), Eq(a.values[n], b.values[n])) for n in a.values))
