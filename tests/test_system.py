@@ -15,6 +15,7 @@ from formal.logic import terms as t
 from formal.logic.evaluation import substitute, support
 from formal.logic.terms import And, Eq, Ne, Not, Or, Term
 from formal.operations import Operation
+from formal.preconditions import NEVER_DEBUGGED, NEVER_STEPPED
 from formal.properties import CLAIMS, NON_PROPERTIES
 from formal.scope.configuration import Configuration
 from formal.state import ID_BITS, Phase, State, init
@@ -92,13 +93,14 @@ def test_older_kernels_as_well(configuration: Configuration) -> None:
 )
 def test_what_is_proved_under_preconditions_holds_where_they_do(name: str, among_them: set[str]) -> None:
     configuration = Configuration(name, "vhe")
-    given = tuple(dict.fromkeys(p for one in CLAIMS if not one.applies(configuration.kernel()) for p in one.given))
+    asked = dict.fromkeys(p for one in CLAIMS if not one.applies(configuration.kernel()) for p in one.given)
+    given = tuple(p for p in asked if p not in (NEVER_DEBUGGED, NEVER_STEPPED))  # with these there is nothing to see
     assert len(given) >= 4
     names = dict(proved(configuration, given))
     assert among_them <= names.keys()
-    walk = walked(configuration, 3, given)
-    assert walk.taken["kvm_handle_guest_debug"] > 10
-    assert walk.migrations > 10
+    walks = [walked(configuration, seed, given) for seed in (3, 4, 5)]
+    assert sum(walk.taken["kvm_handle_guest_debug"] for walk in walks) > 10
+    assert sum(walk.migrations for walk in walks) > 10
 
 
 def test_a_walk_replays() -> None:
