@@ -38,5 +38,6 @@ TRUSTED: tuple[str, ...] = (
     "Z3 for PROVED; for VIOLATED only the evaluator of formal/logic/evaluation.py, which replays every trace without a "
     "solver.",
     "Of a tree: that no other code writes what is modelled is a search by names (formal/kernel/recognition/scan.py); "
-    "it does not see a structure that is filled through a pointer.",
+    "it does not look below drivers/, and sees pointers to whole structures by their declarations only. The value that "
+    "asm/el2_setup.h computes for HPMN, and what macros for per-CPU variables, BUG and static keys do, are not read.",
 )

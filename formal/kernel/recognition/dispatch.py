@@ -15,7 +15,10 @@ from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Term
 
-SEARCH = "a register's entry is found by its encoding, on a trap and in an ioctl: that search is not read"
+SEARCH = (
+    "a register's entry is found by its encoding, on a trap and in an ioctl, and an exit's handler by its class: "
+    "find_reg, match_sys_reg, kvm_sys_reg_set_user, set_core_reg, kvm_reset_sys_regs, handle_exit are not read for it"
+)
 SYS_REGS = f"{KVM}/sys_regs.c"
 _SS = 1 << 21  # PSTATE.SS
 
