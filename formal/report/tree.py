@@ -73,6 +73,8 @@ def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[st
         )
         yield from (f"  {text}: taken as left out" for text in (*r.omitted.values(), *r.lacking))
         yield from (f"  {'' if u.gap.broken else 'not understood: '}{u}" for u in r.unknowns)
+    if notes := dict.fromkeys(note for r in reports for note in r.notes):
+        yield f"taken for granted of this tree, beside what is assumed of all: {len(notes)} points; -v lists them"
     lost = [(r, row) for r in reports for row in r.rows if worse(row) and row.verdict == "VIOLATED"]
     yield from (f"{_blamed(r)}: error: {row.check} ({r.mode.value}): {_sentence(row)}" for r, row in lost)
     shortest = min(lost, key=lambda one: one[1].broken_at or 0, default=None)
