@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,8 @@ from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program, files_for, load, side_of
 from formal.kernel.model.binding import Binding, flags_of
-from formal.kernel.recognition import scan, writers
+from formal.kernel.recognition import roles, scan, writers
+from formal.kernel.recognition.callers import Mentions
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign, read
 
@@ -34,7 +35,7 @@ def source(tree: KernelTree, *modes: Mode) -> Source:
         NotUnderstoodError: if nothing can be read, such as without its headers.
     """
     gaps = Gaps(noted=True)
-    gaps.found += _search(tree)
+    gaps.found += _search(tree)[0]
     program = load(tree, files_for(tree, *map(side_of, modes)))
     return Source(program, Binding(flags_of(tree, gaps=gaps)), read(tree, gaps), tuple(gaps.found))
 
@@ -49,14 +50,26 @@ def prepare(trees: Sequence[KernelTree], *, fork: bool) -> None:
         for tree in trees:
             with suppress(NotUnderstoodError):  # source() does it again, where it can be reported
                 tree.prepare()
-        for tree, found in zip(trees, search.result(), strict=True):
-            tree.searched = found
+        for tree, (found, renamed) in zip(trees, search.result(), strict=True):
+            tree.searched, tree.renamed = found, renamed
 
 
-def _search(tree: KernelTree) -> tuple[Gap, ...]:
-    """The places in which a function that is not known may write modelled state."""
+def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str]]:
+    """The places in which a function that is not known may write modelled state; the functions known by other names."""
     if tree.searched is None:
-        gaps = Gaps(noted=True)
-        scan.check(tree, writers.knows, (DEBUG_C,), gaps=gaps)
-        tree.searched = tuple(gaps.found)
-    return tree.searched
+        tree.searched, strange = _unknown(tree), roles.strange(tree)
+        if tree.searched or strange:
+            mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
+            scan.scan(tree, mentions)
+            tree.renamed = roles.renamed(tree, mentions, {name for gap in tree.searched for name in gap.of})
+            found = _unknown(tree) if tree.renamed else tree.searched
+            if len(found) > len(tree.searched) or (len(found) == len(tree.searched) and not strange):
+                tree.renamed, found = {}, tree.searched  # they do not stand for those
+            tree.searched = found
+    return tree.searched, tree.renamed
+
+
+def _unknown(tree: KernelTree) -> tuple[Gap, ...]:
+    gaps = Gaps(noted=True)
+    scan.check(tree, writers.knows, (DEBUG_C,), gaps=gaps)
+    return tuple(gaps.found)

@@ -22,7 +22,7 @@ from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, keeping, operations
-from formal.kernel.recognition import debugexit, dispatch, regions, runloop, scan
+from formal.kernel.recognition import debugexit, lookup, regions, runloop, scan
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
@@ -178,7 +178,8 @@ def compare(
     by_hand = System(k, operations(k))
     outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
-    told = tuple(dict.fromkeys([HYP_CALL, dispatch.SEARCH, *tree.notes, *notes]))
+    names = [f"{here}() is read as {known}(), for which it stands" for here, known in tree.renamed.items()]
+    told = tuple(dict.fromkeys([HYP_CALL, lookup.assumed(program), *names, *tree.notes, *notes]))
     report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None

@@ -17,8 +17,8 @@ from formal.epochs import Kernel
 from formal.kernel.belongs import RESETS, TRAP_BANK, TRAP_MDSCR
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import INJECTED, USER_COPY_FAILS
+from formal.kernel.lift.pointers import Mode as FrontMode
 from formal.kernel.lift.program import Lifted, Program
-from formal.kernel.lift.program import Mode as FrontMode
 from formal.kernel.model.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.model.counterparts import Counterpart, Forwarding, Given, nothing
 from formal.kernel.recognition import debugexit
@@ -38,6 +38,14 @@ EC_OTHERS = (0x30, 0x34, 0x38, 0x3C)  # breakpoint, watchpoint, BKPT and BRK
 _ELEMENT = re.compile(r"dbg->arch\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
 
 
+# what parameters are called here, whatever a tree calls them
+PARAMETERS: Mapping[str, str] = {
+    "sys_reg_params": "p", "sys_reg_desc": "rd", "kvm_guest_debug": "dbg", "unsigned long long": "val",
+    "kvm_one_reg": "reg",
+}  # fmt: skip
+_BY_REGISTER: Mapping[str, str] = {**PARAMETERS, "sys_reg_desc": "r"}
+
+
 @dataclass(frozen=True)
 class Handler:
     """An operation and its C function (or functions, one for each kind of register in a bank)."""
@@ -55,6 +63,7 @@ class Handler:
     reloads: bool = False  # puts and loads the vCPU
     succeeds: Callable[[Lifted], Term | None] = lambda f: None  # exactly when the function returns 0
     forwarding: Forwarding | None = None  # then it returns 1
+    names: Mapping[str, str] = field(default_factory=lambda: PARAMETERS)
 
 
 def _trapped_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
@@ -144,7 +153,7 @@ def _by_dirty(k: Kernel) -> bool:
 HANDLERS: tuple[Handler, ...] = (
     Handler(
         "trap_debug_regs", ("trap_debug_regs",), SYS_REGS, frozenset(("mdscr_el1", "debug_dirty")) | _OWNED,
-        _trapped_write, {"r->reg": "MDSCR_EL1"}, result=1,
+        _trapped_write, {"r->reg": "MDSCR_EL1"}, result=1, names=_BY_REGISTER,
     ),
     Handler(
         "trap_bvr, trap_bcr, trap_wvr, trap_wcr", tuple(f"trap_{kind}" for kind in _BANKS), SYS_REGS,
@@ -220,7 +229,7 @@ def counterparts(program: Program, k: Kernel, binding: Binding, gaps: Gaps) -> d
 def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler, operation: Operation) -> Counterpart:
     mode: FrontMode = "vhe" if k.vhe else "nvhe"
     parts = [
-        program.lift(name, mode, file=handler.file, memory={**handler.memory, **more})
+        program.lift(name, mode, file=handler.file, memory={**handler.memory, **more}, names=handler.names)
         for name in handler.functions
         for more in handler.parts
     ]
@@ -285,16 +294,16 @@ def rules(program: Program, k: Kernel, binding: Binding, gaps: Gaps | None = Non
     owns = _TAKING if k.tracks_debug_owner else ()
     debug: Lifted | None = None
     with gaps.at(TRAP_MDSCR):
-        debug = program.lift("trap_debug_regs", mode, file=SYS_REGS, memory={"r->reg": "MDSCR_EL1"})
+        debug = program.lift("trap_debug_regs", mode, SYS_REGS, memory={"r->reg": "MDSCR_EL1"}, names=_BY_REGISTER)
     for kind in _BANKS:
         own: Mapping[str, int | str] = {"rd->Op2": OP2[kind]} if k.tracks_debug_owner else {}
         suffix = "dbg_wb_reg" if k.tracks_debug_owner else kind
         with gaps.at(*RESETS):
-            reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own)
+            reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own, names=PARAMETERS)
             value = reset.reads.get("rd->val", NO_VALUE)
             yield from belonging(RESETS, _register_access(reset, binding, kind, value, {}))
         with gaps.at(TRAP_BANK):
-            trap = program.lift(f"trap_{suffix}", mode, file=SYS_REGS, memory={**_AARCH64, **own})
+            trap = program.lift(f"trap_{suffix}", mode, SYS_REGS, memory={**_AARCH64, **own}, names=PARAMETERS)
             yield from belonging((TRAP_BANK,), _register_access(trap, binding, kind, None, _READ, owns))
             if debug is not None:
                 yield from _bank_read(trap, debug, kind, owns)

@@ -13,8 +13,8 @@ from typing import Any
 
 from formal.epochs import Kernel
 from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.lift.pointers import Mode as FrontMode
 from formal.kernel.lift.program import Argument, Lifted, Program
-from formal.kernel.lift.program import Mode as FrontMode
 from formal.kernel.model.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, flags_of
 from formal.kernel.model.counterparts import equalities
 from formal.kernel.model.substitution import Given, Part

@@ -15,12 +15,14 @@ from formal.epochs import Kernel
 from formal.kernel.belongs import ENTERS, EXITS
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.machine import PointerRule
-from formal.kernel.lift.program import POINTERS, Lifted, Program
+from formal.kernel.lift.pointers import POINTERS
+from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import HYP_COPY, HYP_OWNER, KINDS, Binding, Effect
 from formal.kernel.model.counterparts import equalities
 from formal.kernel.model.substitution import Part
+from formal.kernel.recognition.calls import Call, Skeleton
 from formal.kernel.recognition.rules import PSTATE, WATCHED, Rule, belonging
-from formal.kernel.recognition.skeleton import Call, Skeleton, skeleton
+from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute, support

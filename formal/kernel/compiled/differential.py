@@ -28,7 +28,8 @@ from formal.kernel.compiled.compiler import COMPILER, NOT_GCC, OPTIONS, HarnessE
 from formal.kernel.compiled.drivers import Cell, Driver, Subject, hides, symbol
 from formal.kernel.compiled.replacements import AFTER_HEADERS, ANSWERS, CAPABILITIES, HAS, KEYS, NESTED_GUEST, STUBS
 from formal.kernel.lift.calls import INJECTED, OUTLINE
-from formal.kernel.lift.program import OUTLINED, POINTERS, Program
+from formal.kernel.lift.pointers import OUTLINED, POINTERS
+from formal.kernel.lift.program import Program
 from formal.kernel.parse.preamble import BASE_HEADERS, KVM_HEADERS, hyp_flags, overlay_texts
 from formal.kernel.parse.resolve import HOST, HYP, NESTED
 from formal.kernel.source.tree import KVM, KernelTree

@@ -12,8 +12,9 @@ from formal.kernel.compare import handlers, hypervisor
 from formal.kernel.compare.behaviours import DEBUG_C, resolve
 from formal.kernel.compiled.compiler import HarnessError
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS, VM_AT_EL2
-from formal.kernel.lift.program import POINTERS, Argument, Lifted, Program, side_of
-from formal.kernel.lift.program import Mode as FrontMode
+from formal.kernel.lift.pointers import POINTERS
+from formal.kernel.lift.pointers import Mode as FrontMode
+from formal.kernel.lift.program import Argument, Lifted, Program, side_of
 from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.parse import clang
 from formal.kernel.parse.resolve import HOST

@@ -202,7 +202,28 @@ class Expressions(Machine):
             return self.compound(cursor, parts[0], parts[1])
         if kind == Kind.CALL_EXPR:
             return self.call(cursor)
+        if kind == Kind.COMPOUND_LITERAL_EXPR and clang.is_record(cursor.type):
+            return self._literal(cursor, parts[-1])
         raise self.refusal(cursor, f"{kind.name} is not understood as an expression")
+
+    def _literal(self, cursor: Cursor, given: Cursor) -> Pointer:
+        """A record that is made in an expression, its members by name: those that are not named are zero."""
+        place = pointer_to(Object(f"a literal#{self.serial()}", "local", cursor.type))
+        members = {name: (offset, kind) for name, offset, kind in self.layout.members(cursor.type)}
+        named: dict[str, Value] = {}
+        for item in children(given):
+            inner = children(item)
+            if len(inner) != 2 or inner[0].kind != Kind.MEMBER_REF or clang.is_record(inner[1].type):
+                raise self.refusal(cursor, "a literal whose members are not named")
+            named[inner[0].spelling] = self.operand(inner[1])
+        if not named.keys() <= members.keys():
+            raise self.refusal(cursor, "a literal with bit-fields, or with members of members")
+        for offset, part in self.layout.leaves(cursor.type):
+            zero = NULL if clang.is_pointer(part) else t.const(0, clang.bits(part))
+            self.store(moved(place, offset), part, zero, cursor)
+        for name, value in named.items():
+            self.store(moved(place, members[name][0]), members[name][1], value, cursor)
+        return place
 
     def constant(self, cursor: Cursor) -> Term:
         """The value of a constant expression."""

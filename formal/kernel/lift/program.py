@@ -23,13 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from formal import epochs
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import Calls
 from formal.kernel.lift.layout import Layout
 from formal.kernel.lift.machine import Cell, Event, Frame, Obligation, PointerRule
+from formal.kernel.lift.pointers import OUTLINED, POINTERS, Mode
 from formal.kernel.lift.values import NULL, Address, Object, Pointer, Unknown, Value, from_truth, is_unknown, pointer_to
 from formal.kernel.parse import clang, encodings
 from formal.kernel.parse.clang import Cursor, Kind, Type
@@ -43,7 +44,6 @@ from formal.logic.terms import BOOL, Term
 
 TIMERS = re.compile(r"hw\.cnt\w+$")  # not modelled: whether their value is set on every path does not matter
 T = TypeVar("T")
-Mode = Literal["vhe", "nvhe"]
 _FIRST = ("sys_regs switch debug arm guest handle_exit reset mmio sysreg-sr debug-sr").split()  # the longest first
 MASKS = (
     "MDCR_EL2_HPMN_MASK MDCR_EL2_TPM MDCR_EL2_TPMCR MDCR_EL2_TDE MDCR_EL2_TDA MDCR_EL2_TDOSA "
@@ -54,30 +54,6 @@ MASKS = (
     "KVM_ARM64_DEBUG_DIRTY ARMV8_PMU_USERENR_MASK ARMV8_PMU_PMCR_N_SHIFT ARMV8_PMU_PMCR_N_MASK "
     "KVM_ARM_MAX_DBG_REGS KVM_HOST_DATA_FLAG_L1_VNCR_MAPPED"
 ).split()
-VNCR = "registers that FEAT_NV2 keeps in a page of their own are named as if they were in the context"
-POINTERS: dict[str, PointerRule] = {
-    "vcpu->arch.debug_ptr": PointerRule(
-        ("vcpu->arch.vcpu_debug_state", "vcpu->arch.external_debug_state"),
-        "debug_ptr points to the guest's or to the external debug state (an obligation where it is used)",
-    ),
-    "vcpu->arch.ctxt.vncr_array": PointerRule((), VNCR),
-    "percpu.kvm_host_data.host_ctxt.vncr_array": PointerRule((), VNCR),
-    "vcpu->arch.ctxt.__hyp_running_vcpu": PointerRule((), "only the host's context names the running vCPU"),
-    "percpu.kvm_host_data.host_ctxt.__hyp_running_vcpu": PointerRule(
-        ("vcpu",), "the host's context names the vCPU that runs"
-    ),
-}
-# Functions that do much besides: of what is modelled, these parts do it all, in this order (read in lifecycle.py).
-OUTLINED: dict[str, dict[Mode, tuple[str, ...]]] = {
-    "kvm_arch_vcpu_load": {
-        "vhe": ("kvm_vcpu_load_debug", "__vcpu_load_switch_sysregs", "__vcpu_load_activate_traps"),
-        "nvhe": ("kvm_vcpu_load_debug",),
-    },
-    "kvm_arch_vcpu_put": {
-        "vhe": ("kvm_vcpu_put_debug", "__vcpu_put_deactivate_traps", "__vcpu_put_switch_sysregs"),
-        "nvhe": ("kvm_vcpu_put_debug",),
-    },
-}
 Argument = str | int | Term | None
 
 
@@ -99,6 +75,7 @@ class Lifted:
     notes: tuple[str, ...]  # assumptions of the lifting
     functions: frozenset[str]  # those whose bodies were executed
     unknowns: Mapping[str, Unknown] = field(default_factory=dict)  # variable: the place that it stands for
+    points: tuple[tuple[Term, str], ...] = ()  # a pointer that is returned: guard, target (an lvalue or NULL)
 
     def unknowns_in(self, term: Term) -> tuple[Unknown, ...]:
         """The places that are not understood on which a term depends."""
@@ -254,6 +231,7 @@ class Program:
         rules: Mapping[str, PointerRule] | None = None,
         memory: Mapping[str, int | str | Term] | None = None,
         unknowns: bool = False,
+        names: Mapping[str, str] | None = None,
     ) -> Lifted:
         """What a function does.
 
@@ -267,28 +245,25 @@ class Program:
             rules: what pointers in memory may point to; ``POINTERS`` if not given.
             unknowns: what is not understood may be a variable of its own (``Lifted.unknowns``); else it is refused
                 wherever what the function writes or returns, or whether something bad happens, depends on it.
+            names: what parameters are called, by the structure that they point to, or by their type.
 
         Raises:
             NotUnderstoodError: with file, line and reason.
         """
-        key = ("lift", name, mode, file, *(tuple((x or {}).items()) for x in (arguments, rules, memory)), unknowns)
-        make = partial(self._lift, name, mode, file, arguments, rules, memory, unknowns)
+        given = (tuple((x or {}).items()) for x in (arguments, rules, memory, names))
+        key = ("lift", name, mode, file, *given, unknowns)
+        make = partial(self._lift, name, mode, file, arguments, rules, memory, unknowns, names or {})
         return self.keep(key, make, lambda lifted: lifted.functions)
 
     def _lift(
-        self,
-        name: str,
-        mode: Mode,
-        file: str | None,
-        arguments: Mapping[str, Argument] | None,
-        rules: Mapping[str, PointerRule] | None,
-        memory: Mapping[str, int | str | Term] | None,
-        unknowns: bool,
-    ) -> Lifted:
+        self, name: str, mode: Mode, file: str | None, arguments: Mapping[str, Argument] | None,
+        rules: Mapping[str, PointerRule] | None, memory: Mapping[str, int | str | Term] | None, unknowns: bool,
+        names: Mapping[str, str],
+    ) -> Lifted:  # fmt: skip
         unit, function = self.resolver.find(name, mode, file)
         presets = {lvalue: _preset(unit, value) for lvalue, value in (memory or {}).items()}
         machine = _Lifter(self, unit, mode, POINTERS if rules is None else rules, presets)
-        values = [_parameter(machine, unit, p, (arguments or {})) for p in function.get_arguments()]
+        values = [_parameter(machine, unit, p, (arguments or {}), names) for p in function.get_arguments()]
         try:
             result = machine.enter(function, values)
         except NotUnderstoodError as error:
@@ -303,8 +278,13 @@ def _preset(unit: TranslationUnit, value: int | str | Term) -> Term:
     return t.const(unit.enumerators[value] if isinstance(value, str) else value, 64)
 
 
-def _parameter(machine: _Lifter, unit: TranslationUnit, parameter: Cursor, given: Mapping[str, Argument]) -> Value:
-    name, kind = parameter.spelling, parameter.type
+def _parameter(
+    machine: _Lifter, unit: TranslationUnit, parameter: Cursor, given: Mapping[str, Argument],
+    names: Mapping[str, str] | None = None,
+) -> Value:  # fmt: skip
+    kind, known = parameter.type, names or {}
+    whole = kind.get_canonical().get_pointee() if clang.is_pointer(kind) else kind.get_canonical()
+    name = known.get(whole.get_declaration().spelling or whole.spelling, parameter.spelling)
     if name in given:
         argument = given[name]
         if argument is None:
@@ -364,6 +344,7 @@ def _collected(
             Event(e.guard, e.lvalue, e.value, tuple(_relative(tree, f) for f in e.stack)) for e in machine.events
         ),
         notes=tuple(machine.notes), functions=frozenset(machine.entered), unknowns=missing,
+        points=_named(machine, function.result_type, result) if isinstance(result, Pointer) else (),
     )  # fmt: skip
 
 
@@ -372,8 +353,12 @@ def _relative(tree: Sources, frame: Frame) -> Frame:
 
 
 def _targets(machine: _Lifter, key: Cell, pointer: Pointer) -> tuple[tuple[Term, str], ...]:
-    pointee = machine.types[key].get_canonical().get_pointee()
-    size = max(1, clang.bits(pointee) // 8)
+    return _named(machine, machine.types[key], pointer)
+
+
+def _named(machine: _Lifter, kind: Type, pointer: Pointer) -> tuple[tuple[Term, str], ...]:
+    pointee = kind.get_canonical().get_pointee()
+    size = 8 if pointee.kind == clang.TypeKind.VOID else max(1, clang.bits(pointee) // 8)
     return tuple((g, "NULL" if a is None else machine.layout.name(a, size)) for g, a in pointer.choices)
 
 

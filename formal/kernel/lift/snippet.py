@@ -37,6 +37,10 @@ class _Text:
     def read(self, name: str) -> str:
         return self.text
 
+    def plain(self, name: str) -> str:
+        """The same."""
+        return self.read(name)
+
 
 class _TextResolver(Resolver):
     """Definitions of one text."""

@@ -189,7 +189,7 @@ class Resolver:
         name, offset = clang.spelling_place(cursor)
         if not name:
             return ""
-        whole = self.tree.read(self.tree.relative(name)).encode()
+        whole = self.tree.plain(self.tree.relative(name)).encode()
         text = forms.without_comments(whole[offset:].decode(errors="replace"))
         text = text[: text.find(";") + 1 or None].replace("\\\n", "\n")
         start, end = text.find("("), text.rfind(")")
@@ -201,4 +201,4 @@ class Resolver:
         start, end = cursor.extent.start, cursor.extent.end
         if start.offset >= end.offset:  # wholly from a macro: its expansion's line stands for it
             return file, start.line, self.tree.read(file).split("\n")[start.line - 1].strip()
-        return file, start.line, self.tree.read(file).encode()[start.offset : end.offset].decode(errors="replace")
+        return file, start.line, self.tree.plain(file).encode()[start.offset : end.offset].decode(errors="replace")

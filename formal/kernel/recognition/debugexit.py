@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from formal.kernel.lift.calls import INJECTED
-from formal.kernel.lift.program import Lifted, Mode, Program
+from formal.kernel.lift.pointers import Mode
+from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.recognition.rules import Rule
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t

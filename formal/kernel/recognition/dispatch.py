@@ -1,7 +1,4 @@
-"""From a trapped access, or an ioctl, to the entry of its register, and back: what is done with what the entry gives.
-
-That an entry is found by its encoding is taken from the functions' names (``SEARCH``, printed with the result).
-"""
+"""From a trapped access to the entry of its register, and back: what is done with what the entry gives."""
 
 from __future__ import annotations
 
@@ -15,10 +12,6 @@ from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Term
 
-SEARCH = (
-    "a register's entry is found by its encoding, on a trap and in an ioctl, and an exit's handler by its class: "
-    "find_reg, match_sys_reg, kvm_sys_reg_set_user, set_core_reg, kvm_reset_sys_regs, handle_exit are not read for it"
-)
 SYS_REGS = f"{KVM}/sys_regs.c"
 _SS = 1 << 21  # PSTATE.SS
 

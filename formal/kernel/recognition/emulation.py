@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from formal.kernel.belongs import EMULATES, MMIO, TRAPS
 from formal.kernel.model.binding import ON_CPU, Flag
+from formal.kernel.recognition.calls import Skeleton
 from formal.kernel.recognition.rules import SKIPS, WATCHED, Reader, Rule, belonging, differ, nonzero, truth, word
-from formal.kernel.recognition.skeleton import Skeleton, skeleton
+from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
@@ -118,12 +119,12 @@ class Emulation(Reader):
 
     def _traps(self, skip: str) -> Iterator[Rule]:
         f = self.read("handle_trap_exceptions")
-        yield from self.exactly(f, [skip, "*exit_handler"])
-        handler, skipped = f.named("*exit_handler"), f.named(skip)
+        yield from self.exactly(f, [skip, "*arm_exit_handlers"])
+        handler, skipped = f.named("*arm_exit_handlers"), f.named(skip)
         if handler and skipped:
             yield from self.when(f, skip, Not(handler[0].guard))
             valid = [v for v in nodes((handler[0].guard,)) if str(v.data).startswith("kvm_condition_valid()")]
-            yield from self.when(f, "*exit_handler", nonzero(valid[0]) if len(valid) == 1 else FALSE)
+            yield from self.when(f, "*arm_exit_handlers", nonzero(valid[0]) if len(valid) == 1 else FALSE)
 
     def _completed(self, skip: str) -> Iterator[Rule]:
         f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")

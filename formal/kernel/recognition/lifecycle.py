@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from formal.kernel.belongs import RESET
 from formal.kernel.lift.calls import HAS_EL2
-from formal.kernel.lift.program import OUTLINED
+from formal.kernel.lift.pointers import OUTLINED
 from formal.kernel.model.binding import PENDING
+from formal.kernel.recognition.calls import Skeleton
 from formal.kernel.recognition.rules import (
     ARM_C,
     FIRST_RUN,
@@ -26,7 +27,7 @@ from formal.kernel.recognition.rules import (
     succeeds,
     truth,
 )
-from formal.kernel.recognition.skeleton import Skeleton, skeleton
+from formal.kernel.recognition.skeleton import skeleton
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 from formal.kernel.belongs import ERET, EXITS, GUEST_DEBUG, INJECTS, NESTING, REENTERS, RESETS, TRAPS
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lift.calls import HAS_EL2
+from formal.kernel.lift.calls import HAS_EL2, NESTED
 from formal.kernel.model.binding import PMU_COUNTERS
-from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, nonzero
+from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, differ, nonzero
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text import signs
 from formal.logic import terms as t
@@ -31,6 +31,7 @@ _TRAPPED = {"SYS_MDSCR_EL1": "TDE_TDA", "SYS_OSLAR_EL1": "TDE_TDOSA"} | {
     f"SYS_{bank}_EL1({n})": "TDE_TDA" for bank in _BANKS for n in range(16)
 }
 _DIRECT = ("kvm_inject_el2_exception", "vcpu_el2_e2h_is_set", "vcpu_el2_tge_is_set")
+_CONTEXT, _TGE, _M32 = "vcpu->arch.ctxt", 27, 0x1F  # HCR_EL2.TGE (Arm ARM D24.2.48); PSTATE.nRW and .M
 _M, _EL0T, _EL2 = 0x1F, 0b0000, (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0t, EL2t, EL2h
 
 
@@ -41,6 +42,7 @@ class Nesting(Reader):
         """All rules, with the operations that they are about; none for a kernel in which no guest has an EL2."""
         if self.k.nests:
             yield (*NESTING, *TRAPS, REENTERS, EXITS), self._tables
+            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._context
             yield (INJECTS, GUEST_DEBUG), self._inject
             yield (ERET,), self._eret
             yield (EXITS, REENTERS), self._exit
@@ -51,6 +53,21 @@ class Nesting(Reader):
         assert isinstance(self.program.tree, KernelTree)
         _review_tables(self.program.tree)
         yield from ()
+
+    def _context(self) -> Iterator[Rule]:
+        """is_hyp_ctxt: the guest hypervisor runs at EL2, or at EL0 with HCR_EL2.TGE; is_nested_ctxt: else its guest."""
+        f = self.program.lift("is_hyp_ctxt", self.mode, SYS_REGS)
+        hcr, pstate = f.reads.get(f"{_CONTEXT}.sys_regs[HCR_EL2]"), f.reads.get(PSTATE)
+        right: Term = FALSE
+        if f.result is not None and hcr is not None and pstate is not None:
+            at_el2 = Or(*(Eq(pstate & t.const(_M32, 64), t.const(mode, 64)) for mode in _EL2))
+            own = And(t.var(HAS_EL2, BOOL), Or(at_el2, Eq(t.extract(hcr, _TGE, _TGE), t.const(1, 1))))
+            right = Not(differ(nonzero(f.result), own))
+        yield Rule("is_hyp_ctxt() is whether the guest hypervisor runs", f.file, f.line, right)
+        f = self.program.lift("is_nested_ctxt", self.mode, SYS_REGS)
+        guest = And(t.var(HAS_EL2, BOOL), Not(And(t.var(HAS_EL2, BOOL), Not(t.var(NESTED, BOOL)))))
+        right = FALSE if f.result is None else Not(differ(nonzero(f.result), guest))
+        yield Rule("is_nested_ctxt() is whether its guest runs", f.file, f.line, right)
 
     def _inject(self) -> Iterator[Rule]:
         """kvm_inject_nested: what is pending is committed, and the exception is entered between a put and a load."""

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from formal.epochs import Kernel
 from formal.kernel.errors import Gap
-from formal.kernel.lift.program import Mode, Program
+from formal.kernel.lift.pointers import Mode
+from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import PENDING, Flag
-from formal.kernel.recognition.skeleton import Call, Skeleton, skeleton
+from formal.kernel.recognition.calls import Call, Skeleton
+from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
@@ -44,7 +46,7 @@ _SWITCH = ("sysreg_save_host_state_vhe", "sysreg_restore_guest_state_vhe", "sysr
            "__deactivate_traps_common")  # fmt: skip
 _VCPU = ("vcpu_load", "vcpu_put", "kvm_arch_vcpu_load", "kvm_arch_vcpu_put", "kvm_reset_vcpu", "kvm_reset_sys_regs",
          "kvm_handle_mmio_return", "handle_exit", "__kvm_adjust_pc", "kvm_inject_exception", "kvm_vcpu_first_run_init",
-         "perform_access", "*access", "*exit_handler", "kvm_inject_undefined", "cpu_hyp_init_features",
+         "perform_access", "*access", "*arm_exit_handlers", "kvm_inject_undefined", "cpu_hyp_init_features",
          "cpu_hyp_reinit", "__kvm_vcpu_run_vhe")  # fmt: skip
 WATCHED = frozenset((SETUP, CLEAR, RESET_PTR, FIRST_RUN, INIT, INIT_OWNER, LOAD, PUT, *ENTRIES, *LOADS, *PUTS,
                      *SKIPS, *REQUESTS, IRQ_ON, IRQ_OFF, *_SWITCH, *_VCPU))  # fmt: skip

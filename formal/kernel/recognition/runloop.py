@@ -14,9 +14,11 @@ from formal.kernel import belongs
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import Flag
+from formal.kernel.recognition.calls import Call, Skeleton
 from formal.kernel.recognition.dispatch import Dispatch
 from formal.kernel.recognition.emulation import Emulation
 from formal.kernel.recognition.lifecycle import Lifecycle
+from formal.kernel.recognition.lookup import Lookup
 from formal.kernel.recognition.nesting import Nesting
 from formal.kernel.recognition.rules import (
     ARM_C,
@@ -35,7 +37,6 @@ from formal.kernel.recognition.rules import (
     missed,
     truth,
 )
-from formal.kernel.recognition.skeleton import Call, Skeleton
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
@@ -227,6 +228,7 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps | N
         (belongs.SKIPPING, between.exits),
         *((of, make) for of, make in nested.groups()),
         *((of, make) for of, make in Dispatch(program, k, flags).groups()),
+        *((of, make) for of, make in Lookup(program, k, flags).groups()),
     )
     for of, make in groups:
         with gaps.at(*of, untimely=True):

@@ -11,18 +11,20 @@ a watched call, a store to a watched member or a jump is inside; that is refused
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.machine import Cell, State
-from formal.kernel.lift.program import POINTERS, Mode, Program, _Lifter, _parameter
+from formal.kernel.lift.pointers import POINTERS, Mode
+from formal.kernel.lift.program import Program, _Lifter, _parameter, _preset
 from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, guarded
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.kernel.parse.units import TranslationUnit
+from formal.kernel.recognition.calls import Call, Skeleton
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Not, Term
 
@@ -30,43 +32,10 @@ NOTHING = re.compile(r"(?!)")
 _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
 _JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
 _PLAIN = (Kind.COMPOUND_STMT, *_JUMPS)  # their parts are looked at one by one
-_EXACT = ("has_vhe", "is_kernel_in_hyp_mode", "vcpu_has_nv", "get_current")  # answered as the lifter answers them
+_EXACT = ("has_vhe", "is_kernel_in_hyp_mode", "vcpu_has_nv", "get_current",  # answered as the lifter answers them
+          "kvm_vcpu_get_esr", "kvm_vcpu_get_hsr", "kvm_vcpu_sys_get_rt", "kvm_vcpu_apply_reg_masks")  # fmt: skip
 _ACCESSORS = ("__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_cpsr",  # executed: they give the place of something modelled,
               "kvm_reset_vcpu_core", "kvm_reset_vcpu_psci")  # or are parts of a function that is read  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Call:
-    """A watched call, or (``= lvalue``) a store to a watched lvalue."""
-
-    name: str
-    guard: Term  # when it happens; inside a loop: in some iteration
-    arguments: tuple[str, ...]  # what a pointer points to, the value of a constant, ? for the rest
-    result: Term | None  # what it returns (a truth for pointers), for use in the guards of others
-    file: str
-    line: int
-    loops: tuple[int, ...]  # lines of the loops around it
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """What a function calls."""
-
-    function: str
-    file: str
-    line: int
-    calls: tuple[Call, ...]
-    result: Term | None
-    returns: Term
-    places: Callable[[str], str]
-
-    def place(self, lvalue: str) -> str:
-        """How an argument that points to an lvalue is shown."""
-        return self.places(lvalue)
-
-    def named(self, *names: str) -> tuple[Call, ...]:
-        """The calls of these names."""
-        return tuple(call for call in self.calls if call.name in names)
 
 
 def skeleton(
@@ -76,26 +45,42 @@ def skeleton(
     watched: Collection[str],
     file: str | None = None,
     stores: re.Pattern[str] = NOTHING,
+    memory: Mapping[str, int | str] | None = None,
+    turn: int | None = None,
 ) -> Skeleton:
     """The watched calls and stores of a function.
 
     Args:
-        watched: names of functions; a call through a pointer is named ``*`` and the member that holds the pointer.
+        watched: names of functions; a call through a pointer is named ``*`` and the member that holds the pointer, or
+            the table that it comes from.
         stores: found in the lvalues to which stores are wanted.
+        memory: values that lvalues have whose names end like this.
+        turn: the value that the variable of a ``for`` loop has in the round that is executed; any if not given. Where
+            it starts, and what it is in the next round, are calls of the names ``= start`` and ``= next``.
 
     Raises:
         NotUnderstoodError: if a watched call cannot be placed.
     """
-    key = ("skeleton", name, mode, file, frozenset(watched), stores)
-    make = partial(_skeleton, program, name, mode, watched, file, stores)
+    known = tuple((memory or {}).items())
+    key = ("skeleton", name, mode, file, frozenset(watched), stores, known, turn)
+    make = partial(_skeleton, program, name, mode, watched, file, stores, dict(known), turn)
     return program.keep(key, make, lambda found: frozenset((name, *_ACCESSORS)))
 
 
 def _skeleton(
-    program: Program, name: str, mode: Mode, watched: Collection[str], file: str | None, stores: re.Pattern[str]
+    program: Program,
+    name: str,
+    mode: Mode,
+    watched: Collection[str],
+    file: str | None,
+    stores: re.Pattern[str],
+    memory: Mapping[str, int | str],
+    turn: int | None,
 ) -> Skeleton:
     unit, function = program.resolver.find(name, mode, file)
     machine = _Walker(program, unit, mode, watched, stores)
+    machine.known = {end: _preset(unit, value) for end, value in memory.items()}
+    machine.turn = turn
     values = [_parameter(machine, unit, p, {}) for p in function.get_arguments()]
     try:
         result = machine.enter(function, values)
@@ -103,7 +88,8 @@ def _skeleton(
         raise NotUnderstoodError(program.tree.relative(error.file), error.line, error.reason) from error
     place = program.tree.relative(clang.file_of(function)), function.location.line
     value = result if isinstance(result, Term) else None
-    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live, machine.shown)
+    gives = machine.pointed(result) if isinstance(result, Pointer) else "?"
+    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live, machine.shown, gives)
 
 
 class _Walker(_Lifter):
@@ -124,6 +110,8 @@ class _Walker(_Lifter):
         self.loops: list[int] = []
         self.continued: list[State] = []
         self.exact = 0  # inside functions that are executed with all that they call
+        self.known: Mapping[str, Term] = {}
+        self.turn: int | None = None
 
     # ---- calls
 
@@ -131,19 +119,58 @@ class _Walker(_Lifter):
         callee = cursor.referenced
         known = callee is not None and callee.kind == Kind.FUNCTION_DECL
         name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
-        if self.exact or name.startswith(("__lift_", "__builtin_")) or name in (*_EXACT, *_ACCESSORS):
-            self.exact += name in _EXACT
+        gives = cursor.type.get_canonical().get_pointee()  # a function, as kvm_get_exit_handler() does
+        exact = name in _EXACT or (known and gives.kind == clang.TypeKind.FUNCTIONPROTO)
+        if self.exact or exact or name.startswith(("__lift_", "__builtin_")) or name in _ACCESSORS:
+            self.exact += exact
             try:
                 return super().call(cursor)
             finally:
-                self.exact -= name in _EXACT
+                self.exact -= exact
+        targets = () if known else self._targets(cursor)
+        stems = {target.partition("[")[0] for _, target in targets}
+        name = f"*{stems.pop()}" if len(stems) == 1 and len(targets) > 1 else name
         values = [self.value(argument) for argument in cursor.get_arguments()]
+        held = tuple(map(self._held, values)) if name in self.watched else ()
+        numbers = tuple(map(self._as_number, cursor.get_arguments(), values)) if name in self.watched else ()
         self._escape(values)
         self._forget(self._reachable())
         result = self._anything(cursor.type, f"{name}()")
         if name in self.watched:
             self._record(name, tuple(map(self._shown, values)), result, cursor)
+            self.calls[-1] = replace(self.calls[-1], values=numbers, memory=held, targets=targets)
         return result
+
+    def _targets(self, cursor: Cursor) -> tuple[tuple[Term, str], ...]:
+        """What a call through a pointer may go to, by the name of what holds the pointer."""
+        pointer = self.value(children(cursor)[0])
+        choices = pointer.choices if isinstance(pointer, Pointer) else ()
+        return tuple((guard, a.object.name) for guard, a in choices if a is not None)
+
+    def _held(self, value: Value | None) -> Mapping[str, Term]:
+        """What a local variable holds to which a value points, by the names of its members."""
+        choices = value.choices if isinstance(value, Pointer) else ()
+        places = [a for _, a in choices if a is not None]
+        if len(places) != 1 or places[0].object.place != "local":
+            return {}
+        of, found = places[0].object, {}
+        for key in self.initial:
+            held = self.state.memory.get(key, self.initial[key])
+            if key[0] == of and isinstance(held, Term):
+                found[self.names[key].removeprefix(f"{of.name}.")] = self.exported(key, held)
+        return found
+
+    def _as_number(self, argument: Cursor, value: Value | None) -> Term | None:
+        """An argument that is a number, or one that is made a pointer."""
+        inner = clang.strip_casts(argument)
+        while inner.kind == Kind.CSTYLE_CAST_EXPR:
+            inner = clang.strip_casts(children(inner)[-1])
+        if isinstance(value, Term) or not clang.is_integer(inner.type):
+            return value if isinstance(value, Term) else None
+        if any(c.kind == Kind.CALL_EXPR for c in clang.preorder(inner)):
+            return None
+        number = self.value(inner)
+        return number if isinstance(number, Term) else None
 
     def _record(self, name: str, arguments: tuple[str, ...], result: Value | None, cursor: Cursor) -> None:
         frame = self.scopes[-1].frame
@@ -160,6 +187,10 @@ class _Walker(_Lifter):
             targets = [a for _, a in value.choices if a is not None]
             return _spelled(targets[0]) if len(targets) == 1 else "?"
         return str(t.value_of(value)) if value is not None and t.is_const(value) else "?"
+
+    def pointed(self, pointer: Pointer) -> str:
+        """How what a pointer points to is shown, if it is one thing."""
+        return self._shown(pointer)
 
     def shown(self, lvalue: str) -> str:
         """How a pointer to an lvalue is shown."""
@@ -194,6 +225,9 @@ class _Walker(_Lifter):
 
     def _unknown(self, key: Cell, kind: Type) -> Value:
         """What a local variable holds whose address has been passed on before it is set: anything."""
+        known = next((v for end, v in self.known.items() if self.names[key].endswith(end)), None)
+        if known is not None and clang.is_integer(kind):
+            return t.extract(known, clang.bits(kind) - 1, 0)
         value = self._anything(kind, self.names[key]) if key[0] in self.escaped else None
         return super()._unknown(key, kind) if value is None else value
 
@@ -282,7 +316,11 @@ class _Walker(_Lifter):
         else:
             for part in head[:1]:
                 self.execute(part)
+        counter = self._counter(cursor)
+        condition = head[1] if counter is not None else condition
         self._forget([*self._reachable(), *self._assigned(cursor)])
+        if counter is not None:
+            self.state.memory[counter] = t.const(self.turn or 0, counter[2] * 8)
         start, escapes = self.state, self.escapes
         pending = {label: len(states) for label, states in self.scopes[-1].pending.items()}
         returned, continued = len(self.scopes[-1].returns), len(self.continued)
@@ -293,6 +331,8 @@ class _Walker(_Lifter):
         self.execute(body)
         if cursor.kind == Kind.DO_STMT and self.state.live is not FALSE:
             self.value(last)  # whatever it calls is called in the loop
+        if counter is not None:
+            self._next_turn(cursor, counter, [*self.continued[continued:], self.state], head[2])
         self.loops.pop()
         left = self.breaks.pop()
         again = len(self.continued) - continued
@@ -304,6 +344,26 @@ class _Walker(_Lifter):
         live = And(start.live, *(Not(one) for one in gone)) if self.escapes != escapes else start.live
         self.state = State(live, dict(start.memory))
         self._forget([*self._reachable(), *self._assigned(cursor)])
+
+    def _counter(self, cursor: Cursor) -> Cell | None:
+        """The variable that a ``for`` loop counts with, if a certain round is wanted; it is noted where it starts."""
+        parts = children(cursor)
+        step = parts[2] if cursor.kind == Kind.FOR_STMT and len(parts) == 4 else None
+        moved = _target(step) if step is not None and self.turn is not None else None
+        objects = {v for scope in self.scopes for h, v in scope.variables.items() if h == moved}
+        cells = [key for key in self.initial if key[0] in objects]
+        if moved is None or len(cells) != 1:
+            return None
+        start = self.state.memory.get(cells[0])
+        self._record("= start", (), start, cursor)
+        return cells[0]
+
+    def _next_turn(self, cursor: Cursor, counter: Cell, ends: list[State], step: Cursor) -> None:
+        """Notes what a counter is after the step; a round that does not get there is none."""
+        self.state = self.join(ends)
+        if self.state.live is not FALSE:
+            self.value(step)
+            self._record("= next", (), self.state.memory.get(counter), cursor)
 
 
 def _target(cursor: Cursor) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -24,13 +24,14 @@ _HEADERS = (f"{KVM}/**/*.h", "arch/arm64/include/asm/kvm*.h", "include/kvm/*.h",
 class Definitions:
     """The functions that the files of KVM define, by name."""
 
-    def __init__(self, tree: Path, build: Build) -> None:
+    def __init__(self, tree: Path, build: Build, read: Callable[[str], str] | None = None) -> None:
         self._tree, self._build = tree, build
+        self._read = read or (lambda name: (tree / name).read_text(encoding="utf-8", errors="replace"))
 
     @cached_property
     def _texts(self) -> dict[str, str]:
         files = dict.fromkeys(f for mode in ("vhe", "nvhe") for f in self._build.files(mode))
-        return {f: (self._tree / f).read_text(encoding="utf-8", errors="replace") for f in files}
+        return {f: self._read(f) for f in files}
 
     @cached_property
     def _sources(self) -> dict[str, list[tuple[int, str]]]:
@@ -45,10 +46,8 @@ class Definitions:
     def _headers(self) -> dict[str, str]:
         # glob.glob follows links to folders, as Path.glob does not
         paths = {Path(name) for pattern in _HEADERS for name in glob.glob(str(self._tree / pattern), recursive=True)}
-        return {
-            path.relative_to(self._tree).as_posix(): path.read_text(encoding="utf-8", errors="replace")
-            for path in sorted(paths)
-        }
+        names = [path.relative_to(self._tree).as_posix() for path in sorted(paths)]
+        return {name: self._read(name) for name in names}
 
     @cached_property
     def _inline(self) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,9 @@ class Sources(Protocol):
     def read(self, name: str) -> str:
         """The text of a file."""
 
+    def plain(self, name: str) -> str:
+        """The text of a file as it is."""
+
 
 class KernelTree:
     """An arm64 Linux source tree with KVM.
@@ -51,6 +55,7 @@ class KernelTree:
 
     def __init__(self, path: Path | str, config: Path | str | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
+        self.renamed: Mapping[str, str] = {}  # functions that are read under another name: theirs, and that
         self.notes: list[str] = []  # what of the tree could not be read, and costs no more than what uses it
         self.version = self._check()
         self.config = Path(config).expanduser().resolve() if config is not None else self._defconfig()
@@ -121,7 +126,7 @@ class KernelTree:
     @cached_property
     def definitions(self) -> Definitions:
         """Where its functions are defined."""
-        return Definitions(self.path, self.build)
+        return Definitions(self.path, self.build, self.read)
 
     @cached_property
     def _directory(self) -> Scratch:
@@ -149,7 +154,8 @@ class KernelTree:
     @cached_property
     def flags(self) -> list[str]:
         """The compiler's arguments for a file of this tree."""
-        return headers.flags(self.path, self._directory.path, self.build.includes)
+        macros = [f"-D{here}={known}" for here, known in self.renamed.items()]
+        return [*headers.flags(self.path, self._directory.path, self.build.includes), *macros]
 
     def generated(self, name: str) -> str:
         """The text of a stand-in header of the architecture; empty if this tree needs none."""
@@ -161,7 +167,18 @@ class KernelTree:
         return file.removeprefix(f"{self.path}/")
 
     def read(self, name: str) -> str:
-        """The text of a file of the tree.
+        """The text of a file of the tree, with functions under the names under which they are read.
+
+        Raises:
+            NotUnderstoodError: if it cannot be read.
+        """
+        text = self.plain(name)
+        if self.renamed:
+            text = re.sub(rf"\b(?:{'|'.join(self.renamed)})\b", lambda word: self.renamed[word[0]], text)
+        return text
+
+    def plain(self, name: str) -> str:
+        """The text of a file of the tree as it is.
 
         Raises:
             NotUnderstoodError: if it cannot be read.

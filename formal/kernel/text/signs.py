@@ -161,7 +161,7 @@ def read(tree: KernelTree, gaps: Gaps | None = None) -> tuple[Sign, ...]:
     contains("skip_advances_step", skip, "kvm_skip_instr", r"\bDBG_SPSR_SS\b")
     exists("fakes_step_exit", f"{KVM}/handle_exit.c", "kvm_arm_handle_step_debug")
     bank = "demux_wb_reg" if owner is not None else "trap_bvr"
-    contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"\brd->CRm\b")
+    contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"->\s*CRm\b")
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     with gaps.at(*_DECIDES["vhe_reads_boot_mdcr"]):
         file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")

@@ -1,0 +1,143 @@
+"""Functions of a tree that stand where others are known by another name: they are read under the name that is known.
+
+To rename a function throughout a program changes nothing, whatever it does, if no other thing has the new name. So how
+a role is recognised need not be trusted: it is by the entry of a table, or by the functions that call it and that it
+calls. All of the text, and what the compiler reads, has the known name then (``KernelTree.renamed``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from difflib import SequenceMatcher
+
+from formal.kernel.recognition.callers import CALLERS, READ, TABLE, Mentions
+from formal.kernel.recognition.writers import OPERATIONS
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text import signs
+from formal.kernel.text.forms import without_comments
+
+SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
+_FIELDS = ("access", "reset", "reg", "val", "get_user", "set_user")  # of an entry of sys_reg_descs, in its order
+_HEADERS = ("include", "arch/arm64/include")  # where a name may be taken already
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_ENTRY = re.compile(r"\{\s*SYS_DESC\s*\(\s*SYS_(\w+?)\s*(?:\(\s*n\s*\))?\s*\)([^{}]*)\}")
+_CLASS = re.compile(r"\[\s*ESR_ELx_EC_(\w+)\s*\]\s*=\s*(\w+)")
+_REGISTERS: Mapping[str, Mapping[str, str]] = {
+    "MDSCR_EL1": {"access": "trap_debug_regs"}, "OSLAR_EL1": {"access": "trap_oslar_el1"},
+    "OSLSR_EL1": {"access": "trap_oslsr_el1", "set_user": "set_oslsr_el1"}, "MDCR_EL2": {"access": "access_mdcr"},
+}  # fmt: skip
+_BANKS = {f"DBG{kind.upper()}n_EL1": kind for kind in ("bvr", "bcr", "wvr", "wcr")}
+_CLASSES = {"SYS64": "kvm_handle_sys_reg", "ERET": "kvm_handle_eret"} | dict.fromkeys(
+    ("BREAKPT_LOW", "WATCHPT_LOW", "SOFTSTP_LOW", "BRK64"), "kvm_handle_guest_debug"
+)
+_SHARED = frozenset("NULL trap_raz_wi reset_val reset_unknown undef_access".split())  # what many entries have
+_KNOWN = frozenset(CALLERS) | frozenset(READ) | OPERATIONS | {n for names in CALLERS.values() for n in names} - {TABLE}
+
+
+def strange(tree: KernelTree) -> bool:
+    """Whether a table names a function that is not known where it stands."""
+    return any(here and here != known for here, known in _by_table(tree))
+
+
+def renamed(tree: KernelTree, mentions: Mentions, unknown: AbstractSet[str]) -> dict[str, str]:
+    """The names of a tree's functions that stand where others are known: the tree's name, and the known one.
+
+    Args:
+        mentions: what the search for writers has found of the tree.
+        unknown: the functions that it does not know.
+    """
+    bodies = {name: set(names) for name, names in mentions.bodies.items()}
+    taken = {name for names in bodies.values() for name in names} | bodies.keys()
+    found: dict[str, str] = {}
+    for here, known in _by_table(tree):
+        if here != known and known not in taken and here in bodies and here not in found:
+            found[here] = known
+            _replace(bodies, here, known)
+    while (pair := _by_calls(bodies, taken | {*found.values()}, unknown)) is not None:
+        found[pair[0]] = pair[1]
+        _replace(bodies, *pair)
+    return _free(tree, found) if found else {}
+
+
+def _replace(bodies: dict[str, set[str]], here: str, known: str) -> None:
+    bodies[known] = bodies.pop(here)
+    for names in bodies.values():
+        if here in names:
+            names.remove(here)
+            names.add(known)
+
+
+def _by_table(tree: KernelTree) -> Iterator[tuple[str, str]]:
+    """What the tables say of the registers and exception classes that are modelled."""
+    text = signs.source(tree, SYS_REGS) or ""
+    entries = {name: dict(_cells(rest.replace("\\\n", " "))) for name, rest in _ENTRY.findall(text)}
+    for name, roles in _REGISTERS.items():
+        yield from ((entries.get(name, {}).get(field, ""), known) for field, known in roles.items())
+    access = {entries.get(name, {}).get("access", "") for name in _BANKS}
+    for name, kind in _BANKS.items():
+        of = "dbg_wb_reg" if len(access) == 1 else kind
+        for field, does in (("access", "trap"), ("reset", "reset"), ("get_user", "get"), ("set_user", "set")):
+            yield entries.get(name, {}).get(field, ""), f"{does}_{of}"
+    for name, handler in _CLASS.findall(signs.source(tree, HANDLE_EXIT) or ""):
+        yield handler, _CLASSES.get(name, handler)
+
+
+def _cells(text: str) -> Iterator[tuple[str, str]]:
+    """The functions in an entry, by field."""
+    at = 0
+    for cell in text.split(",")[1:]:
+        named = re.match(r"\s*\.(\w+)\s*=\s*(\w+)", cell)
+        if named:
+            yield named[1], named[2]
+        elif (word := _NAME.search(cell)) is not None and at < len(_FIELDS) and word[0] not in _SHARED:
+            yield _FIELDS[at], word[0]
+        at += 0 if named else 1
+
+
+def _by_calls(
+    bodies: Mapping[str, set[str]], taken: Iterable[str], unknown: AbstractSet[str]
+) -> tuple[str, str] | None:
+    """A function that calls what only a function calls that this tree does not have, and is called where that is."""
+    missing = _KNOWN - set(taken) - bodies.keys()
+    callers: dict[str, set[str]] = {}
+    for name, names in bodies.items():
+        for called in names & bodies.keys() - {name}:
+            callers.setdefault(called, set()).add(name)
+    for here in sorted(bodies.keys() - _KNOWN):
+        calls = bodies[here] & CALLERS.keys()
+        if here not in unknown and all(here in CALLERS[name] for name in calls):
+            continue
+        around = callers.get(here, set()) & _KNOWN
+        fits = [
+            (len({n for n in calls if known in CALLERS[n]}), known) for known in missing if _fits(known, calls, around)
+        ]
+        if fits:  # of several the one that is spelled most like it
+            return here, max((score, SequenceMatcher(None, here, known).ratio(), known) for score, known in fits)[2]
+    return None
+
+
+def _fits(known: str, calls: set[str], around: set[str]) -> bool:
+    """Whether a name may call all that a function calls, and is called by all that call it."""
+    own = CALLERS.get(known, frozenset())
+    outer = {name for name, read in READ.items() if known in read}
+    called = bool(around) and around <= (own | outer) and own != {TABLE}
+    return all(known in CALLERS[name] for name in calls) and (called or (known not in CALLERS and bool(calls)))
+
+
+def _free(tree: KernelTree, found: Mapping[str, str]) -> dict[str, str]:
+    """Those of the names that nothing in the headers has."""
+    left = dict(found)
+    words = re.compile(rf"\b(?:{'|'.join(map(re.escape, found.values()))})\b|#\s*define\s+(?:{'|'.join(found)})\b")
+    for folder in (*_HEADERS, KVM, "virt/kvm"):
+        for place, _, files in os.walk(tree.path / folder, followlinks=True):
+            for file in files:
+                if file.endswith((".h", ".c", ".S")):
+                    with open(os.path.join(place, file), encoding="utf-8", errors="replace") as opened:
+                        text = opened.read()
+                    for word in words.findall(without_comments(text)) if words.search(text) else ():
+                        name = _NAME.findall(word)[-1]
+                        left = {here: known for here, known in left.items() if name not in (here, known)}
+    return left

@@ -1,0 +1,134 @@
+"""From an exit, or an ioctl, to an entry of the tables: the trees do it as described, edits of each step are told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from formal.engines.equality import Questions
+from formal.epochs import Kernel
+from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.lift.program import Program, load
+from formal.kernel.recognition.lookup import Lookup
+from formal.kernel.recognition.nesting import Nesting
+from formal.kernel.source.tree import KVM, KernelTree
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy
+
+REGS, REGS_H, GUEST, EXIT, RUN = (
+    f"{KVM}/{name}" for name in ("sys_regs.c", "sys_regs.h", "guest.c", "handle_exit.c", "hyp/vhe/switch.c")
+)
+EMULATE = "arch/arm64/include/asm/kvm_emulate.h"
+FILES = (REGS, REGS_H, GUEST, EXIT, RUN, EMULATE)
+# ruff: noqa: E501
+# name: trees, group of rules, file, what is replaced (a pattern) by what
+WRONG: dict[str, tuple[str, str, str, str, str]] = {
+    "the search starts at the second entry": ("6.1 7.3", "_search", REGS_H, r"pval, table, num,", "pval, table + 1, num - 1,"),
+    "the order forgets Op2": ("6.1", "_search", REGS_H, r"return pval - (reg_to_encoding\(r\));", r"return (pval & ~0xffUL) - (\1 & ~0xff);"),
+    "the order is reversed": ("6.1 7.3", "_search", REGS_H, r"return pval - (reg_to_encoding\(r\));", r"return \1 - pval;"),
+    "CRm is taken for CRn": ("6.1", "_search", REGS_H, r"\(u32\)\(x\)->CRn,", "(u32)(x)->CRm,"),
+    "Op2 of another place of the syndrome": ("6.1 7.3", "_trapped", REGS_H, r"(\.Op2 = \(\(esr\) >> )17", r"\g<1>18"),
+    "reads are taken for writes": ("6.1 7.3", "_trapped", REGS_H, r"\.is_write = !\(\(esr\) & 1\)", ".is_write = ((esr) & 1)"),
+    "another register is read": ("6.1 7.3", "_trapped", REGS, r"(params\.regval = vcpu_get_reg\(vcpu, )Rt(\);\n\n)(?=\t(if|/\*))", r"\g<1>0\2"),
+    "no access of a debug register is done": ("6.1", "_trapped", REGS, r"(\tif \()(likely\(r\)\) \{\n\t\tperform_access)", r"\1params->Op0 != 2 && \2"),
+    "user space's value is shifted": ("6.1", "_by_user", REGS, r"(__vcpu_sys_reg\(vcpu, r->reg\) = val)(;\n\t\tret = 0)", r"\1 << 1\2"),
+    "user space's value goes to the next register": ("6.1", "_by_user", REGS, r"(__vcpu_sys_reg\(vcpu, r->reg)(\) = val;\n\t\tret = 0)", r"\1 + 1\2"),
+    "set_user is not asked": ("6.1 7.3", "_by_user", REGS, r"(\tif \()r->set_user(\) \{\n\t\tret = )", r"\g<1>0\2"),
+    "PSTATE is not stored": ("6.1 7.3", "_core", GUEST, r"\tmemcpy\(addr, valp", "\tif (off != KVM_REG_ARM_CORE_REG(regs.pstate))\n\t\tmemcpy(addr, valp"),
+    "PC's place for PSTATE": ("6.1 7.3", "_core", GUEST, r"return &vcpu->arch\.ctxt\.regs\.pstate;", "return &vcpu->arch.ctxt.regs.pc;"),
+    "PSTATE's place for SP": ("6.1 7.3", "_core", GUEST, r"return &vcpu->arch\.ctxt\.regs\.sp;", "return &vcpu->arch.ctxt.regs.pstate;"),
+    "the first entry is not reset": ("6.1 7.3", "_all_reset", REGS, r"(?s)(void kvm_reset_sys_regs.*?for \(i = )0", r"\g<1>1"),
+    "every other entry is reset": ("6.1 7.3", "_all_reset", REGS, r"(?s)(void kvm_reset_sys_regs.*?; i)\+\+", r"\1 += 2"),
+    "the last entries are not reset": ("6.1 7.3", "_all_reset", REGS, r"(?s)(void kvm_reset_sys_regs.*?ARRAY_SIZE\(sys_reg_descs\))", r"\1 - 9"),
+    "traps are not handled": ("6.1 7.3", "_exit", EXIT, r"return handle_trap_exceptions\(vcpu\);", "return 1;"),
+    "interrupts are handled as traps": ("6.1 7.3", "_exit", EXIT, r"(case ARM_EXCEPTION_IRQ:\n\t\treturn )1;", r"\1handle_trap_exceptions(vcpu);"),
+    "traps are handled twice": ("6.1 7.3", "_exit", EXIT, r"return (handle_trap_exceptions\(vcpu\);)", r"\1\n\t\treturn \1"),
+    "another class's handler": ("6.1 7.3", "_exit", EXIT, r"arm_exit_handlers\[esr_ec\]", "arm_exit_handlers[esr_ec ^ 1]"),
+    "debug exceptions are not masked": ("6.1 7.3", "_masked", RUN, r"\tlocal_daif_mask\(\);", "\tlocal_irq_disable();"),
+    "masks are lifted before the run": ("6.1 7.3", "_masked", RUN, r"\tpmr_sync\(\);", "\tlocal_daif_restore(DAIF_PROCCTX);"),
+    "a hypervisor has no context": ("7.3", "_context", EMULATE, r"\te2h = \(hcr & HCR_E2H\);", "\treturn false;\n\te2h = (hcr & HCR_E2H);"),
+    "TGE is taken the other way": ("7.3", "_context", EMULATE, r"\ttge = (\(hcr & HCR_TGE\));", r"\ttge = !\1;"),
+    "its guest is never nested": ("7.3", "_context", EMULATE, r"return vcpu_has_nv\(vcpu\) && !is_hyp_ctxt\(vcpu\);", "return false;"),
+}  # fmt: skip
+# what changes nothing: trees, group, file, pattern, text
+SAME: dict[str, tuple[str, str, str, str, str]] = {
+    "a local variable": ("6.1 7.3", "_exit", EXIT, r"return (arm_exit_handlers\[esr_ec\]);", r"exit_handle_fn f = \1;\n\n\treturn f;"),
+    "no helper": ("6.1 7.3", "_exit", EXIT, r"exit_handler = kvm_get_exit_handler\(vcpu\);", "exit_handler = arm_exit_handlers[ESR_ELx_EC(kvm_vcpu_get_esr(vcpu))];"),
+    "if for switch": ("6.1 7.3", "_exit", EXIT, r"(\tswitch \(exception_index\) \{\n)", r"\tif (exception_index == ARM_EXCEPTION_TRAP)\n\t\treturn handle_trap_exceptions(vcpu);\n\1"),
+    "an exclusive or for a difference": ("6.1", "_search", REGS_H, r"return pval - (reg_to_encoding\(r\));", r"return pval == \1 ? 0 : pval < \1 ? -1 : 1;"),
+    "members one by one": ("6.1 7.3", "_trapped", REGS_H, r"\.is_write = !\(\(esr\) & 1\)", ".is_write = ((esr) & 1) == 0"),
+    "a local for the syndrome's register": ("6.1 7.3", "_trapped", REGS, r"int Rt = kvm_vcpu_sys_get_rt\(vcpu\);(?=\n\n\ttrace_kvm_handle_sys_reg|\n\tint sr_idx)", "int Rt = (kvm_vcpu_get_esr(vcpu) >> 5) & 0x1f;"),
+    "one is added": ("6.1 7.3", "_all_reset", REGS, r"(?s)(void kvm_reset_sys_regs.*?; i)\+\+", r"\1 += 1"),
+    "another way to set": ("6.1", "_by_user", REGS, r"__vcpu_sys_reg\(vcpu, r->reg\) = val;(?=\n\t\tret = 0)", "vcpu->arch.ctxt.sys_regs[r->reg] = val;"),
+}  # fmt: skip
+
+
+class Edited:
+    """A copy of a tree of which the rules are asked."""
+
+    def __init__(self, version: str, place: Path) -> None:
+        base = KernelTree(tree_path(version))
+        for file in FILES:
+            linked_copy(base.path, place, file)
+        tree = KernelTree(place)
+        tree.__dict__["autoconf"] = base.autoconf
+        self.path, self.program, self.ask = place, load(tree), Questions(60.0)
+
+    def broken(self, group: str) -> list[str]:
+        """The rules of a group that do not hold, or why they cannot be asked."""
+        k = cast(Kernel, SimpleNamespace(vhe=True, nests=self.program.nests))
+        program: Program = self.program
+        reader = Nesting if group == "_context" else Lookup
+        (rules,) = (make for _, make in reader(program, k, {}).groups() if make.__name__ == group)
+        try:
+            return [rule.says for rule in rules() if self.ask.differing([(rule.says, rule.holds)])]
+        except NotUnderstoodError as error:
+            return [str(error)]
+
+    def after(self, group: str, file: str, pattern: str, text: str) -> list[str]:
+        """The same with something replaced in a file, once."""
+        path = self.path / file
+        before = path.read_text()
+        changed, times = re.subn(pattern, text, before, count=1)
+        assert times, f"{file} does not contain {pattern}"
+        path.write_text(changed)
+        self.program.forget(file)
+        try:
+            return self.broken(group)
+        finally:
+            path.write_text(before)
+            self.program.forget(file)
+
+
+@pytest.fixture(scope="module", params=("6.1", "7.3"))
+def edited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Edited]]:
+    version = str(request.param)
+    yield version, Edited(version, tmp_path_factory.mktemp("lookup") / "tree")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_step_is_told(edited: tuple[str, Edited], name: str) -> None:
+    versions, *edit = WRONG[name]
+    if edited[0] not in versions.split():
+        pytest.skip("the C of this release is another")
+    assert edited[1].after(*edit)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_step_that_is_rewritten_is_the_same(edited: tuple[str, Edited], name: str) -> None:
+    versions, *edit = SAME[name]
+    if edited[0] not in versions.split():
+        pytest.skip("the C of this release is another")
+    assert edited[1].after(*edit) == []
+
+
+@pytest.mark.parametrize("version", ("5.10", "6.12"))
+def test_other_releases_do_the_same(version: str, tmp_path: Path) -> None:
+    tree = Edited(version, tmp_path / "tree")
+    for group in ("_exit", "_trapped", "_search", "_by_user", "_core", "_all_reset", "_masked"):
+        assert tree.broken(group) == []
