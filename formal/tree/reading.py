@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from formal.common.processes import Beside
 from formal.epochs import Mode
+from formal.kernel.compare import roles
 from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program, files_for, load, side_of
 from formal.kernel.model.binding import Binding, flags_of
-from formal.kernel.recognition import roles, scan, writers
+from formal.kernel.recognition import scan, writers
 from formal.kernel.recognition.callers import Mentions
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign, read

@@ -11,7 +11,7 @@ from formal.engines.equality import Questions
 from formal.engines.verdict import Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.kernel.belongs import GUEST_DEBUG
-from formal.kernel.compare import handlers, hypervisor, ownership, protected, tables
+from formal.kernel.compare import handlers, hypervisor, lookup, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
@@ -22,7 +22,7 @@ from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, keeping, operations
-from formal.kernel.recognition import debugexit, lookup, regions, runloop, scan
+from formal.kernel.recognition import debugexit, regions, runloop, scan
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
@@ -328,6 +328,7 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     flags = {**binding.flags, **flags_of(program.tree, UNMODELLED, gaps)}
     around = [*runloop.rules(program, k, flags, gaps), *protected.rules(program, binding, k, gaps)]
+    around += lookup.rules(program, k, flags, gaps)
     with gaps.at(GUEST_DEBUG):
         around += debugexit.rules(program, side_of(report.mode))
     for rule in (*around, *handlers.rules(program, k, binding, gaps)):

@@ -18,9 +18,9 @@ from formal.kernel.lift.machine import PointerRule
 from formal.kernel.lift.pointers import POINTERS
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import HYP_COPY, HYP_OWNER, KINDS, Binding, Effect
+from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.model.counterparts import equalities
 from formal.kernel.model.substitution import Part
-from formal.kernel.recognition.calls import Call, Skeleton
 from formal.kernel.recognition.rules import PSTATE, WATCHED, Rule, belonging
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM

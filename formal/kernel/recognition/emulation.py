@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from formal.kernel.belongs import EMULATES, MMIO, TRAPS
 from formal.kernel.model.binding import ON_CPU, Flag
-from formal.kernel.recognition.calls import Skeleton
+from formal.kernel.model.calls import Skeleton
 from formal.kernel.recognition.rules import SKIPS, WATCHED, Reader, Rule, belonging, differ, nonzero, truth, word
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM

@@ -9,7 +9,7 @@ from formal.kernel.belongs import RESET
 from formal.kernel.lift.calls import HAS_EL2
 from formal.kernel.lift.pointers import OUTLINED
 from formal.kernel.model.binding import PENDING
-from formal.kernel.recognition.calls import Skeleton
+from formal.kernel.model.calls import Skeleton
 from formal.kernel.recognition.rules import (
     ARM_C,
     FIRST_RUN,

@@ -14,7 +14,7 @@ from formal.kernel.errors import Gap
 from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import PENDING, Flag
-from formal.kernel.recognition.calls import Call, Skeleton
+from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t

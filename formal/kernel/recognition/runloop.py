@@ -14,11 +14,10 @@ from formal.kernel import belongs
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import Flag
-from formal.kernel.recognition.calls import Call, Skeleton
+from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.recognition.dispatch import Dispatch
 from formal.kernel.recognition.emulation import Emulation
 from formal.kernel.recognition.lifecycle import Lifecycle
-from formal.kernel.recognition.lookup import Lookup
 from formal.kernel.recognition.nesting import Nesting
 from formal.kernel.recognition.rules import (
     ARM_C,
@@ -228,7 +227,6 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps | N
         (belongs.SKIPPING, between.exits),
         *((of, make) for of, make in nested.groups()),
         *((of, make) for of, make in Dispatch(program, k, flags).groups()),
-        *((of, make) for of, make in Lookup(program, k, flags).groups()),
     )
     for of, make in groups:
         with gaps.at(*of, untimely=True):

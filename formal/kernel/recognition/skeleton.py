@@ -21,10 +21,10 @@ from formal.kernel.lift.machine import Cell, State
 from formal.kernel.lift.pointers import POINTERS, Mode
 from formal.kernel.lift.program import Program, _Lifter, _parameter, _preset
 from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, guarded
+from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.kernel.parse.units import TranslationUnit
-from formal.kernel.recognition.calls import Call, Skeleton
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Not, Term
 

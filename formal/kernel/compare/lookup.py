@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+from formal.epochs import Kernel
 from formal.kernel.belongs import EMULATES, ENTERS, EXITS, HANDLING, RESETS, SET_PSTATE, SETTING, TRAPS
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.model.binding import Flag
+from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind
-from formal.kernel.recognition.calls import Call, Skeleton
-from formal.kernel.recognition.rules import PSTATE, WATCHED, Reader, Rule, differ, succeeds
+from formal.kernel.recognition.rules import PSTATE, WATCHED, Reader, Rule, belonging, differ, succeeds
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.kernel.text import signs
@@ -51,6 +53,13 @@ def assumed(program: Program) -> str:
         if (text is not None and signs.body(text, name) is not None) is given:
             left.append(name if given else f"what is done without {name}")
     return f"a register's entry is found by its encoding; not read for it: {', '.join(left)}"
+
+
+def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) -> Iterator[Rule]:
+    """What these functions must do, each rule with the operations that it is about; what is not understood is noted."""
+    for of, make in Lookup(program, k, flags).groups():
+        with gaps.at(*of, untimely=True):
+            yield from belonging(of, make())
 
 
 class Lookup(Reader):

@@ -12,9 +12,9 @@ import pytest
 
 from formal.engines.equality import Questions
 from formal.epochs import Kernel
+from formal.kernel.compare.lookup import Lookup
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.program import Program, load
-from formal.kernel.recognition.lookup import Lookup
 from formal.kernel.recognition.nesting import Nesting
 from formal.kernel.source.tree import KVM, KernelTree
 from tests.kernel.conftest import tree_path
