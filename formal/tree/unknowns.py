@@ -2,63 +2,38 @@
 
 A place that is not understood belongs to operations and parts of operations (``formal/kernel/belongs.py``). In
 the wider system these may do anything to what they change by their description, and to whatever the place, or anything
-that it leads to by name, may write (``formal.kernel.recognition.scan``): what is proved there holds whatever the place
-does. In the narrower system they are missing: a run of it is one in which nothing takes part that is not understood.
+that it leads to, may write (``formal/tree/writes.py``): what is proved there holds whatever the place does. In the
+narrower system they are missing: a run of it is one in which nothing takes part that is not understood.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from formal.arch.bits import Register
 from formal.epochs import Kernel
-from formal.kernel.belongs import ROOTS, expanded
+from formal.kernel.belongs import expanded
 from formal.kernel.compare import hypervisor
-from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.compare.handlers import HANDLERS
-from formal.kernel.errors import Gap, Gaps
-from formal.kernel.model.binding import FLAGS
+from formal.kernel.errors import Gap
 from formal.kernel.model.substitution import Step, TreeKernel, parts_of
-from formal.kernel.recognition import scan
-from formal.kernel.recognition.callers import Bodies, Mentions
-from formal.kernel.source.tree import KVM, Sources
+from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
-from formal.logic.terms import Term
+from formal.logic.terms import Sort, Term
 from formal.operations import Actor, Inputs, Operation
 from formal.ownership import flush_hyp_vcpu, load_debug, put_debug
 from formal.state import VARIABLES, State
 from formal.system import System
 from formal.transitions import OPERATIONS
+from formal.tree.writes import EVERYTHING, Effects
 from formal.worldswitch import PARTS
 
-EVERYTHING = frozenset(name for name, variable in VARIABLES.items() if not variable.ghost)
 STEPS: Mapping[str, Step] = {
     **PARTS, "kvm_vcpu_load_debug": load_debug, "kvm_vcpu_put_debug": put_debug, "flush_hyp_vcpu": flush_hyp_vcpu,
 }  # fmt: skip
-# what ``scan`` calls a place: the first that is part of its name says which state variables it may be
-_PLACES: tuple[tuple[str, frozenset[str]], ...] = tuple((part, frozenset(names)) for part, names in (
-    *((macro.lower(), [*FLAGS, "adjust_pc"]) for macros in FLAGS.values() for macro in macros),
-    ("guest_debug_preserved", [n for n in EVERYTHING if n.startswith("preserved_")]),
-    ("mdcr_el2", [n for n in EVERYTHING if "mdcr_el2" in n]),
-    ("mdscr_el1", [n for n in EVERYTHING if "mdscr_el1" in n]),
-    ("oslsr_el1", ["oslsr_el1"]),
-    ("pstate", ["pstate", "hw_pstate", "preserved_pstate_ss"]),
-    ("host_debug_state", ["host_debug_state", "mdcr_el2_host", "hw_bank"]),  # the whole structure has MDCR_EL2 too
-    ("dbg_", [n for n in EVERYTHING if n.endswith(("_bank", "debug_state"))]),
-    ("debug_state", [n for n in EVERYTHING if n.endswith(("_bank", "debug_state"))]),
-    ("guest_debug", ["guest_debug"]),
-    ("debug_owner", ["debug_owner", "hyp_debug_owner"]),
-    ("debug_ptr", ["debug_ptr_external"]),
-    ("pmuserenr_el0", [n for n in EVERYTHING if "pmuserenr_el0" in n]),
-    ("flags", [*FLAGS, "adjust_pc"]),
-    ("hw.", [n for n in EVERYTHING if n.startswith("hw_")]),  # a name that is pasted together
-))  # fmt: skip
-_BY_CPU = frozenset(  # with these per-CPU variables are written, by a name that is no member of anything
-    "__this_cpu_write this_cpu_write raw_cpu_write this_cpu_ptr per_cpu_ptr per_cpu this_cpu_ptr_nvhe_sym "
-    "per_cpu_ptr_nvhe_sym this_cpu_ptr_hyp_sym per_cpu_ptr_to_phys host_data_ptr".split()
-)
-_PERCPU = frozenset(("percpu_mdcr_el2", "nr_event_counters", "mdcr_el2_host"))
+_LEVEL = frozenset(("pstate.EL", "pstate.nRW"))  # which the guest changes by itself: no run is lost with them
 _OURS = (Actor.KVM, Actor.USER)
 _NAMED = frozenset(name for op in OPERATIONS for name in (op.name, op.c_function))
 
@@ -86,52 +61,6 @@ class Unknown:
         """Whether two places may do the same."""
         mine, theirs = ((u.operations, u.parts, u.own, u.gap.untimely) for u in (self, other))
         return mine == theirs
-
-
-@dataclass
-class Effects:
-    """What functions may write, by names."""
-
-    tree: Sources
-    bodies: Bodies = field(default_factory=dict)
-    stores: list[scan.Store] = field(default_factory=list)
-
-    @staticmethod
-    def of(tree: Sources) -> Effects:
-        """All of a tree."""
-        mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
-        return Effects(tree, mentions.bodies, scan.scan(tree, mentions))
-
-    def written(self, functions: Iterable[str]) -> frozenset[str]:
-        """The state variables that functions, and all that these lead to by name, may write."""
-        reached, new = set[str](), set(functions)
-        if any({"asm", "__asm__"} & self.bodies.get(function, {}).keys() for function in new):
-            return EVERYTHING
-        while new:
-            reached |= new
-            new = {name for function in new for name in self.bodies.get(function, {})} - reached
-        found = [places(s.lvalue) for s in self.stores if s.function.removeprefix("macro ") in reached]
-        by_cpu = any(not _BY_CPU.isdisjoint(self.bodies.get(function, ())) for function in reached)
-        return (_PERCPU if by_cpu else frozenset[str]()).union(*found)
-
-    def roots(self, function: str) -> frozenset[str]:
-        """The operations whose C calls a function, by name, before anything that is an operation of its own."""
-        every = {root for roots in ROOTS.values() for root in roots}
-        of = {root: [name for name, roots in ROOTS.items() if root in roots] for root in every}
-        seen, new, found = {function}, [function], set[str]()
-        while new:
-            name = new.pop()
-            found |= {*of.get(name, ())}
-            if name not in of or name == function:
-                callers = [caller for caller, names in self.bodies.items() if name in names and caller not in seen]
-                seen |= {*callers}
-                new += callers
-        return frozenset(found)
-
-
-def places(lvalue: str) -> frozenset[str]:
-    """The state variables that a place may be, as the search calls it."""
-    return next((names for part, names in _PLACES if part in lvalue.lower()), EVERYTHING)
 
 
 def unknowns(system: System, gaps: Iterable[Gap], effects: Effects) -> tuple[Unknown, ...]:
@@ -162,10 +91,8 @@ def _unknown(system: System, gap: Gap, effects: Effects) -> Unknown:
     k = system.kernel
     if gap.writes is not None:
         joins = expanded({one for name in gap.of for one in effects.roots(name)}, k)
-        calls = effects.written(place.removesuffix("()") for place in gap.writes if place.endswith("()"))
-        others = [place for place in gap.writes if not place.endswith("()")]
-        stored = [frozenset((place,)) if place in VARIABLES else places(place) for place in others]
-        return Unknown(gap, {}, {}, calls.union(*stored), joins)
+        written = effects.at(gap)
+        return Unknown(gap, {}, {}, written, frozenset() if written <= _LEVEL else joins)
     if not gap.of:
         ours = [op for op in system.operations if op.actor in _OURS]
         return Unknown(gap, {op.name: op.writes | EVERYTHING for op in ours}, {}, EVERYTHING)
@@ -257,10 +184,11 @@ def _writing_all(op: Operation) -> Operation:
 
 def _doing_anything(op: Operation, names: frozenset[str], untimely: bool) -> Operation:
     def step(s: State, k: Kernel, i: Inputs) -> State:
-        free = {n: i.free(f"not understood: {n}", s.values[n].sort) for n in names if n in s.values}
-        return State({**op.step(s, k, i).values, **free}, s.vcpu_id, s.cpu_id)
+        after = op.step(s, k, i).values
+        free = _freed(after, names, lambda n, sort: i.free(f"not understood: {n}", sort))
+        return State({**after, **free}, s.vcpu_id, s.cpu_id)
 
-    return replace(op, step=step, writes=op.writes | names, guard=_always if untimely else op.guard)
+    return replace(op, step=step, writes=op.writes | _whole(names), guard=_always if untimely else op.guard)
 
 
 def _always(s: State, k: Kernel, i: Inputs) -> Term:
@@ -272,10 +200,30 @@ def _step(number: int, unknown: Unknown) -> Operation:
     names = unknown.own or frozenset()
 
     def step(s: State, k: Kernel, i: Inputs) -> State:
-        free = {n: i.free(n, s.values[n].sort) for n in names if n in s.values}
-        return State({**s.values, **free}, s.vcpu_id, s.cpu_id)
+        return State({**s.values, **_freed(s.values, names, i.free)}, s.vcpu_id, s.cpu_id)
 
-    return Operation(f"not understood: {number}", Actor.KVM, str(unknown), "", names, _always, step)
+    return Operation(f"not understood: {number}", Actor.KVM, str(unknown), "", _whole(names), _always, step)
+
+
+def _freed(values: Mapping[str, Term], names: Iterable[str], make: Callable[[str, Sort], Term]) -> dict[str, Term]:
+    """Variables, or fields of them (``pstate.EL``), that have any value; those that the kernel has."""
+    free: dict[str, Term] = {}
+    for name in sorted(names):
+        variable, _, part = name.partition(".")
+        if variable not in values:
+            continue
+        before = free.get(variable, values[variable])
+        free[variable] = anything = make(name, before.sort)
+        if part:
+            kind = VARIABLES[variable].kind
+            assert kind is not None and issubclass(kind, Register)
+            mask = t.const(kind.mask(part), t.width(before))
+            free[variable] = (before & ~mask) | (anything & mask)
+    return free
+
+
+def _whole(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.partition(".")[0] for name in names)
 
 
 def _anything(what: str, names: frozenset[str]) -> Step:
@@ -284,7 +232,8 @@ def _anything(what: str, names: frozenset[str]) -> Step:
 
     def does(s: State, k: Kernel) -> State:
         number = times.setdefault(tuple(s.values.values()), len(times))
-        free = {n: t.var(f"not understood: {what} {number}: {n}", s.values[n].sort) for n in names if n in s.values}
-        return State({**STEPS[what](s, k).values, **free}, s.vcpu_id, s.cpu_id)
+        after = STEPS[what](s, k).values
+        free = _freed(after, names, lambda n, sort: t.var(f"not understood: {what} {number}: {n}", sort))
+        return State({**after, **free}, s.vcpu_id, s.cpu_id)
 
     return does

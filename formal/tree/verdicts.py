@@ -36,7 +36,8 @@ from formal.system import System
 from formal.transitions import OPERATIONS
 from formal.tree.deciding import Decider, checked, checker_of
 from formal.tree.reading import Source, source
-from formal.tree.unknowns import Effects, Unknown, narrower, unknowns
+from formal.tree.unknowns import Unknown, narrower, unknowns
+from formal.tree.writes import Effects
 from formal.worldswitch import PARTS
 
 DEEP = 9  # fused steps, for the claims that are still open
@@ -360,7 +361,10 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     configuration = Configuration(report.resolved.epoch.name, mode.value)
     expected = job.manifest.expected(configuration)
     if report.gaps:
-        report.unknowns = unknowns(system, report.gaps, Effects.of(job.tree))
+        compared = [c.lifted for c in report.compared if c.lifted is not None]
+        effects = Effects.of(job.tree, mode, ((f.name, f.file) for f in compared), system.state().values)
+        report.gaps = [gap for gap in report.gaps if gap.writes is None or effects.at(gap)]
+        report.unknowns = unknowns(system, report.gaps, effects)
     make = partial(checker_of, job.proofs / "traces", configuration, job.timeout)
     checker = make(narrower(system, report.unknowns))
     decides = Decider(checker, system, report.unknowns, make) if report.unknowns else None

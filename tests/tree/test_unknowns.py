@@ -19,8 +19,9 @@ from formal.kernel.source.tree import KVM
 from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.scope.manifest import Manifest
-from formal.tree.unknowns import EVERYTHING, Effects, narrower, places, takes_part, unknowns
+from formal.tree.unknowns import narrower, takes_part, unknowns
 from formal.tree.verdicts import TreeReport
+from formal.tree.writes import EVERYTHING, Effects, places
 from tests.conftest import PROOFS
 from tests.kernel.edited import Copy
 from tests.kernel.mutants import linked_copy

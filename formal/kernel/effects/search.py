@@ -33,9 +33,11 @@ class Effects:
 
     all: tuple[Effect, ...]
     functions: Mapping[str, Facts]  # by key
-    _calls: Mapping[str, frozenset[str]]
-    _of: Mapping[str, tuple[Effect, ...]]  # the effects of a function itself, by key
-    unread: tuple[str, ...] = ()  # files that are compiled and did not parse, with the reason
+    calls_by_key: Mapping[str, frozenset[str]]
+    by_key: Mapping[str, tuple[Effect, ...]]  # the effects of a function itself
+    ranges: Mapping[str, tuple[Range, ...]]  # where modelled state lies, by record
+    files: frozenset[str]  # that were looked at
+    unread: Mapping[str, str]  # those that did not parse, with the reason
 
     def writers(self, target: str) -> tuple[Effect, ...]:
         """The places that may write a target, or something below it, or what contains it."""
@@ -47,7 +49,7 @@ class Effects:
         known = {key: facts.function for key, facts in self.functions.items()}
         return {
             known[key]: frozenset(known[callee] for callee in callees if callee in known)
-            for key, callees in self._calls.items()
+            for key, callees in self.calls_by_key.items()
         }
 
     def callers(self, function: Function) -> frozenset[Function]:
@@ -57,7 +59,9 @@ class Effects:
     def reached_from(self, function: Function) -> frozenset[Function]:
         """A function, and all that it calls."""
         keys = [key for key, facts in self.functions.items() if facts.function == function]
-        return frozenset(self.functions[key].function for key in reached(self._calls, keys) if key in self.functions)
+        return frozenset(
+            self.functions[key].function for key in reached(self.calls_by_key, keys) if key in self.functions
+        )
 
     def may_write(self, name: str, side: str = "host") -> frozenset[str] | None:
         """The lvalues that a function of this name may write, with all that it calls; ``None`` if there is none."""
@@ -65,7 +69,7 @@ class Effects:
         keys = keys or [k for k, f in self.functions.items() if f.function.name == name]
         if not keys:
             return None
-        return frozenset(e.target for key in reached(self._calls, keys) for e in self._of.get(key, ()))
+        return frozenset(e.target for key in reached(self.calls_by_key, keys) for e in self.by_key.get(key, ()))
 
     def outside(self, accounted: Callable[[Function], bool]) -> tuple[Effect, ...]:
         """The effects that do not happen inside functions that are accounted for.
@@ -74,10 +78,10 @@ class Effects:
             accounted: whether a function, with all that it calls, is compared with a description.
         """
         stop = {key for key, facts in self.functions.items() if accounted(facts.function)}
-        called = {callee for key, callees in self._calls.items() for callee in callees}
+        called = {callee for key, callees in self.calls_by_key.items() for callee in callees}
         roots = [key for key in self.functions if key not in called]
-        inside = reached(self._calls, roots, stop)
-        return tuple(e for key in sorted(inside) for e in self._of.get(key, ()))
+        inside = reached(self.calls_by_key, roots, stop)
+        return tuple(e for key in sorted(inside) for e in self.by_key.get(key, ()))
 
 
 def below(part: str, whole: str) -> bool:
@@ -144,17 +148,18 @@ def _solved(
 ) -> Effects:
     functions: dict[str, Facts] = {}
     ranges: dict[str, tuple[Range, ...]] = {}
-    unread: list[str] = []
+    unread: dict[str, str] = {}
     for task in wanted:
         functions.update(found[task].functions)
         ranges.update(found[task].ranges)
         if found[task].errors:
-            unread.append(found[task].errors[0])
+            unread[task[1]] = found[task].errors[0]
     solved = Solver(functions, ranges).solve()
     when = contexts(functions, solved.calls)
     of = {key: tuple(replace(e, contexts=when[key]) for e in effects) for key, effects in solved.effects.items()}
     effects = [e for key in sorted(of) for e in of[key]]
-    return Effects((*effects, *_assembler(tree, other)), functions, solved.calls, of, tuple(unread))
+    every, read = (*effects, *_assembler(tree, other)), frozenset(file for _, file in wanted)
+    return Effects(every, functions, solved.calls, of, ranges, read, unread)
 
 
 def _assembler(tree: KernelTree, other: str) -> Iterator[Effect]:

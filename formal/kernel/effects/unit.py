@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from formal.kernel.effects.places import Places, array, record_of
 from formal.kernel.effects.types import Node, Range
-from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, bits, children, is_pointer, is_record, is_signed
+from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, bits, children, is_pointer, is_record
 
 _FILES = frozenset((Kind.TRANSLATION_UNIT,))
 _CHARACTERS = frozenset((TypeKind.VOID, TypeKind.CHAR_S, TypeKind.CHAR_U, TypeKind.UCHAR, TypeKind.SCHAR))
@@ -131,7 +131,8 @@ class Unit:
     def may_fill(self, kinds: Sequence[Type], i: int, arguments: Sequence[Cursor]) -> bool:
         """Whether a function that is not defined here may write what its i-th argument points to.
 
-        What it only keeps (a cookie) has no size: bytes are written by functions that are told how many.
+        What it only keeps has no size: bytes are written by functions that are told how many, or by a function that
+        is handed over beside them.
         """
         if i >= len(kinds):
             return False
@@ -143,9 +144,7 @@ class Unit:
             return False
         if to.get_canonical().kind not in _CHARACTERS:
             return True
-        if any(_is_function(kind) for kind in kinds):
-            return False
-        return any(_is_size(kind) for kind in kinds[i + 1 :])
+        return any(_is_function(kind) or _is_size(kind) for kind in kinds[i + 1 :]) or any(map(_is_function, kinds[:i]))
 
 
 def _is_function(kind: Type) -> bool:
@@ -158,4 +157,4 @@ def _is_function(kind: Type) -> bool:
 
 def _is_size(kind: Type) -> bool:
     whole = not is_record(kind) and not is_pointer(kind) and not array(kind)
-    return whole and bits(kind) >= 32 and not is_signed(kind) and kind.spelling not in _FLAGS_OF_ALLOCATORS
+    return whole and bits(kind) >= 32 and kind.spelling not in _FLAGS_OF_ALLOCATORS

@@ -204,10 +204,6 @@ class Ranges:
         """Both bounds, as C has them for the type of the expression."""
         low, high = _bounds(c)
         found = self._of(c, depth) if depth < _DEPTH else None
-        if found is not None and c.kind == Kind.BINARY_OPERATOR and low <= found[0] <= high < found[1]:
-            parts = children(c)
-            if _enumerator(parts[0]):
-                return found[0], high
         return found if found is not None and low <= found[0] <= found[1] <= high else (low, high)
 
     def _of(self, c: Cursor, depth: int) -> tuple[int, int] | None:
@@ -225,8 +221,6 @@ class Ranges:
             operator, (left, right) = binary_operator(c), children(c)[:2]
             if operator in ("+", "-"):
                 (a, b), (x, y) = self.of(left, depth + 1), self.of(right, depth + 1)
-                if operator == "+" and _enumerator(left):
-                    x = max(x, 0)  # the n-th after one that has a name
                 return (a + x, b + y) if operator == "+" else (a - y, b - x)
             if operator in ("&", "|", "<<", ">>", "%") and (most := self._ones(c)) >> 63 == 0:
                 return 0, (1 << most.bit_length()) - 1 if operator != "&" else most
@@ -241,12 +235,6 @@ class Ranges:
                 given = dict(zip((p.hash for p in definition.get_arguments()), arguments, strict=False))
                 return _hull([_Given(inner_of, given).of(v, depth + 1) for v in values]) if values else None
         return None
-
-
-def _enumerator(c: Cursor) -> bool:
-    while c.kind in _TRANSPARENT and children(c):
-        c = children(c)[-1]
-    return c.kind == Kind.DECL_REF_EXPR and c.referenced is not None and c.referenced.kind == Kind.ENUM_CONSTANT_DECL
 
 
 class _Given(Ranges):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from formal.arch.registers import PSTATE
 from formal.kernel.effects.places import Lvalue
 from formal.kernel.effects.types import ALL
 from formal.kernel.errors import Gaps, NotUnderstoodError
@@ -97,8 +98,7 @@ _MOVED = {  # before v5.9
     "vcpu->arch.ctxt.regs.pstate": ("vcpu->arch.ctxt.gp_regs.regs.pstate",),
     PC: ("vcpu->arch.ctxt.gp_regs.regs.pc",),
 }
-# Of PSTATE the bits that KVM is answerable for: SS and D. The guest moves between exception levels by itself.
-_BITS = {"vcpu->arch.ctxt.regs.pstate": 1 << 21 | 1 << 9}
+_BITS = {"vcpu->arch.ctxt.regs.pstate": PSTATE.mask()}
 
 
 def modelled(flags: Mapping[str, Flag]) -> tuple[Lvalue, ...]:

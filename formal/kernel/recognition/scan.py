@@ -67,8 +67,8 @@ _TELLING = (  # the words at which ``_at`` looks
     | {"sys_regs", "asm", "__asm__", "offsetof", "host_data_ptr", "vcpu_set_flag", "vcpu_clear_flag", "vcpu_cpsr",
        "vcpu_gp_regs"}
 )  # fmt: skip
-_ASM, _HOST = "arch/arm64/include/asm", ("arch/arm64/kernel", "arch/arm64/mm")
-_ELSEWHERE = ("virt/kvm", _ASM, "include/kvm", "include/linux/kvm_host.h", *_HOST)
+_ASM, HOST = "arch/arm64/include/asm", ("arch/arm64/kernel", "arch/arm64/mm")
+_ELSEWHERE = ("virt/kvm", _ASM, "include/kvm", "include/linux/kvm_host.h", *HOST)
 _CONCERNS = re.compile(
     "|".join((*sorted(MEMBERS - {"pstate"}), "mdscr_el1", "pmuserenr", "oslar", "osdlr", "dbg[bw]")), re.I
 )
@@ -132,13 +132,13 @@ def _searched(name: str, text: str, mentions: Mentions | None) -> tuple[list[Sto
     """What a file writes, and its functions; of the host's own code, which has no vCPUs, what concerns KVM."""
     if name.endswith(".S"):
         return scan_assembly(name, text), {}
-    if name.startswith(_HOST) and not _CONCERNS.search(text):
+    if name.startswith(HOST) and not _CONCERNS.search(text):
         return [], {}
     assembly = scan_assembly(name, "\n".join(_assembler(text))) if name.endswith(".h") else []
     words = tokens(text)
-    bodies = mentions.of(name, words) if mentions and not name.startswith(_HOST) else {}
+    bodies = mentions.of(name, words) if mentions and not name.startswith(HOST) else {}
     stores = scan_tokens(name, words)
-    if name.startswith((*_HOST, _ASM)) and "kvm" not in name:
+    if name.startswith((*HOST, _ASM)) and "kvm" not in name:
         stores = [store for store in stores if store.lvalue not in _OF_TASKS]
     return assembly + stores, bodies
 

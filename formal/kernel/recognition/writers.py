@@ -169,6 +169,10 @@ def knows(file: str, function: str, lvalue: str) -> bool:
 
     Of a part of an operation that is so whatever it writes: there the C is compared, or read.
     """
-    if (file, function) in _LIMITED_OUTSIDE:
-        return lvalue in _LIMITED_OUTSIDE[file, function]
-    return function in OPERATIONS or lvalue in _LIMITED.get(function, ())
+    part = (file, function) not in _LIMITED_OUTSIDE and function in OPERATIONS
+    return part or limited(file, function, lvalue)
+
+
+def limited(file: str, function: str, lvalue: str) -> bool:
+    """The same of a function that is no part of an operation."""
+    return lvalue in _LIMITED_OUTSIDE.get((file, function), _LIMITED.get(function, ()))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from formal.kernel.text.forms import TOKEN, without_comments
 
+NUMBERS = frozenset("u8 u16 u32 u64 __u8 __u16 __u32 __u64 char short int long unsigned uintptr_t".split())
 _DIRECTIVE = re.compile(r"\s*#(?:\s*define\s+(\w+))?")
 
 
@@ -125,8 +126,10 @@ def chain_start(words: list[Token], i: int) -> int:
 
 def ends_operand(words: list[Token], i: int) -> bool:
     """Whether the token ends an operand, so that an ``&`` after it is a binary operator; a cast does not."""
-    if i > 0 and words[i].text == ")" and words[i - 1].text == "*":
-        return False
+    if i > 0 and words[i].text == ")":
+        start = next((j for j in range(i - 1, max(i - 5, -1), -1) if words[j].text not in NUMBERS), -1)
+        if words[i - 1].text == "*" or (0 <= start < i - 1 and words[start].text == "("):
+            return False
     return (
         i >= 0
         and (words[i].text in (")", "]") or words[i].text[0].isalnum() or words[i].text.isidentifier())

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from formal.kernel.text.tokens import Token, arguments_of, chain_end, closing
+from formal.kernel.text.tokens import NUMBERS, Token, arguments_of, chain_end, closing
 
 STRUCTURES = frozenset(("kvm_vcpu", "kvm_vcpu_arch", "kvm_cpu_context", "kvm_host_data"))
-_NUMBERS = frozenset("u8 u16 u32 u64 __u8 __u16 __u32 __u64 char short int long unsigned uintptr_t".split())
 _HELD = frozenset(("arch", "ctxt"))  # members that are such structures
 
 
@@ -67,7 +66,7 @@ def _cast(words: list[Token], i: int) -> int:
     """The end of a cast to a pointer to numbers, or to nothing; 0 if that is none."""
     end = next((j for j in range(i + 1, min(i + 6, len(words))) if words[j].text == ")"), 0)
     inner = [word.text for word in words[i + 1 : end] if word.text not in ("const", "volatile", "__force")]
-    return end if len(inner) > 1 and inner[-1] == "*" and {*inner[:-1]} <= {*_NUMBERS, "void"} else 0
+    return end if len(inner) > 1 and inner[-1] == "*" and {*inner[:-1]} <= {*NUMBERS, "void"} else 0
 
 
 def _made_numbers(

@@ -88,10 +88,6 @@ READS = [
     "v->arch.ctxt.sys_regs[SCTLR_EL1] = x;",
     "v->arch.ctxt.sys_regs[PMEVCNTR0_EL0 + (x & 31)] = x;",
     "x = *vcpu_cpsr(v) & 1;",
-    "*vcpu_cpsr(v) &= ~(u64)PSR_MODE_MASK;",
-    "u64 mode = x & PSR_MODE_MASK; switch (mode) { case PSR_MODE_EL1t: mode = PSR_MODE_EL2t; break; }"
-    " *vcpu_cpsr(v) &= ~(u64)PSR_MODE_MASK; *vcpu_cpsr(v) |= mode;",
-    "*vcpu_cpsr(v) = (*vcpu_cpsr(v) & ~(u64)PSR_MODE_MASK) | PSR_MODE_EL1h;",
     "x = read_sysreg(mdcr_el2);",
     "v->arch.iflags |= 1 << 7;",
     "v->kvm->arch.flags |= ~0UL;",
@@ -109,6 +105,12 @@ READS = [
     "mutex_lock(&v->mutex);",
     "kfree(v);",
 ]
+LEVEL = [
+    "*vcpu_cpsr(v) &= ~(u64)PSR_MODE_MASK;",
+    "u64 mode = x & PSR_MODE_MASK; switch (mode) { case PSR_MODE_EL1t: mode = PSR_MODE_EL2t; break; }"
+    " *vcpu_cpsr(v) &= ~(u64)PSR_MODE_MASK; *vcpu_cpsr(v) |= mode;",
+    "*vcpu_cpsr(v) = (*vcpu_cpsr(v) & ~(u64)PSR_MODE_MASK) | PSR_MODE_EL1h;",
+]  # which change PSTATE.EL
 HELPERS = """
 union other_name { u64 all; u32 low; };
 static u64 *keep;
@@ -176,6 +178,11 @@ def test_the_bits_that_change_are_told() -> None:
     )
     assert {e.bits for e in effects("v->arch.mdcr_el2 &= ~0x300u;")} == {ALL & ~0xFFFFFCFF}
     assert {e.bits for e in effects("v->arch.mdcr_el2 |= (int)x;")} == {ALL}
+
+
+@pytest.mark.parametrize("statement", LEVEL)
+def test_the_mode_in_pstate_is_its_exception_level(statement: str) -> None:
+    assert {(e.target, e.bits) for e in effects(statement)} == {(PSTATE, 0b1100)}
 
 
 def test_another_vcpu_is_not_the_same() -> None:
