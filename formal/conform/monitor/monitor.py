@@ -3,9 +3,12 @@
 Both are generated from the transition relation and the claims, for one kernel. The automaton has an event for each
 trace point that an operation passes (``PASSES``) and follows what the operations do to a vCPU's phase; operations that
 pass none are silent. A claim about a running guest is monitored if it reads nothing but what the trace points give at
-an entry: guest_debug, MDCR_EL2, MDSCR_EL1, and HPMN of the first value seen on the CPU. An entry that breaks one is an
-event that the automaton allows nowhere. From v6.14 on the order is that of entries and exits, and the values are read
-from the vCPU right before an entry, debug_owner and external_mdscr_el1 with them; MDSCR_EL1 is not among them.
+an entry: what user space asked for, MDCR_EL2, MDSCR_EL1, and HPMN of the first value seen on the CPU. An entry that
+breaks one is an event that the automaton allows nowhere. From v6.14 on the order is that of entries and exits, and the
+values are read from the vCPU right before an entry, debug_owner and external_mdscr_el1 too; MDSCR_EL1 is not.
+
+What user space asked for is followed from its own KVM_SET_GUEST_DEBUG (``formal.history``), which has a trace point; a
+new vCPU is not debugged. Of a vCPU that is older than the script, guest_debug is believed once, at its first entry.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from formal.arch.registers import KVM_GUESTDBG
 from formal.epochs import Kernel
+from formal.history import user_sets_debug
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute, support
 from formal.logic.terms import FALSE, TRUE, Term
@@ -28,14 +33,14 @@ PASSES = {  # operation -> trace point
     "kvm_arm_clear_debug": "kvm_arm_clear_debug",
 }
 READS = {  # what the trace points give at an entry
-    "v0.guest_debug": "guest_debug",
+    "v0.user_debug": "user_debug",
     "p0.hw_mdcr_el2": "mdcr_el2",
     "p0.hw_mdscr_el1": "mdscr_el1",
     "p0.boot_mdcr_el2": "first_mdcr_el2",
 }
 PASSES_BY_OWNER = {"__kvm_vcpu_run enters": "kvm_entry", "__kvm_vcpu_run returns": "kvm_exit"}
 READS_BY_OWNER = {
-    "v0.guest_debug": "guest_debug",
+    "v0.user_debug": "user_debug",
     "p0.hw_mdcr_el2": "mdcr_el2",
     "v0.debug_owner": "debug_owner",
     "v0.external_mdscr_el1": "external_mdscr_el1",
@@ -43,6 +48,8 @@ READS_BY_OWNER = {
 }
 BEFORE_ENTRY = "kvm_arch_vcpu_ctxflush_fp"  # the last function before kvm_entry that has the vCPU
 BREAKS = "breaks_"
+ASKED = "kvm_set_guest_debug"  # the trace point of the ioctl; it has the vCPU and the control word, before any check
+CREATES = "kvm_arch_vcpu_create"  # has the new vCPU as argument, or gives it back (before v5.6)
 
 
 def passes(kernel: Kernel) -> Mapping[str, str]:
@@ -213,6 +220,8 @@ def expression(term: Term, names: Mapping[str, str]) -> str:
             return names[str(term.data)]
         case "const":
             return str(int(term is TRUE)) if term.sort == t.BOOL else f"{t.value_of(term):#x}"
+        case "ite":
+            return f"({parts[0]} ? {parts[1]} : {parts[2]})"
         case "not":
             return f"!({parts[0]})"
         case "and" | "or":
@@ -248,19 +257,57 @@ def _reads(found: Monitor) -> Mapping[str, str]:
     return reads(found.kernel)
 
 
+def asked(kernel: Kernel) -> Term:
+    """What user space asks for after a KVM_SET_GUEST_DEBUG with ``control``, and ``v0.user_debug`` before: 64 bits."""
+    state = System(kernel).state()
+    return user_sets_debug(state, KVM_GUESTDBG(t.var("control", 64)), state.user_bank).user_debug.raw
+
+
+def _follows_user(kernel: Kernel) -> Iterator[str]:
+    """What user space asks for, of every vCPU by its address; @followed: from its beginning, or since it was seen."""
+    new = expression(asked(kernel), {"control": "$control", "v0.user_debug": "@asked[$vcpu]"})
+    yield f"tracepoint:kvm:{ASKED} {{"
+    yield "\t$vcpu = (uint64)args->vcpu;"
+    yield "\t$control = (uint64)args->guest_debug;"
+    yield f"\t@asked[$vcpu] = (uint64){new};"
+    yield "\t@followed[$vcpu] = 1;"
+    yield "}"
+    yield ""
+    for probe, vcpu in (("kprobe", "arg0"), ("kretprobe", "retval")):
+        yield f"{probe}:{CREATES} {{"
+        yield f"\t@asked[(uint64){vcpu}] = (uint64)0;"
+        yield f"\t@followed[(uint64){vcpu}] = 1;"
+        yield "}"
+        yield ""
+
+
+def _asked_of(vcpu: str, guest_debug: str) -> Iterator[str]:
+    yield f"\tif (@followed[{vcpu}] == 0) {{ @asked[{vcpu}] = (uint64){guest_debug}; @followed[{vcpu}] = 1; }}"
+    yield f"\t@user_debug[tid] = @asked[{vcpu}];"
+
+
 def _values_of_vcpu(kernel: Kernel) -> Iterator[str]:
     """What an entry has, from the vCPU itself; its type is the running kernel's own."""
-    values = [n for n in reads(kernel).values() if n != "first_mdcr_el2"]
     yield f"kprobe:{BEFORE_ENTRY} {{"
     yield "\t$vcpu = (struct kvm_vcpu *)arg0;"
-    for name in values:
-        place = f"$vcpu->{name}" if name == "guest_debug" else f"$vcpu->arch.{name}"
-        yield f"\t@{name}[tid] = (uint64){place};"
+    yield from _asked_of("(uint64)arg0", "$vcpu->guest_debug")
+    for name in _of_vcpu(kernel):
+        yield f"\t@{name}[tid] = (uint64)$vcpu->arch.{name};"
     yield "\tif (@seen[cpu] == 0) { @first_mdcr_el2[cpu] = (uint64)$vcpu->arch.mdcr_el2; @seen[cpu] = 1; }"
     yield "\t@known[tid] = 1;"
     yield "}"
     yield ""
-    yield f"END {{ clear(@state); clear(@known); clear(@seen); {' '.join(f'clear(@{n});' for n in values)} }}"
+
+
+def _of_vcpu(kernel: Kernel) -> list[str]:
+    return [name for name in reads(kernel).values() if name not in ("first_mdcr_el2", "user_debug")]
+
+
+def _cleared(kernel: Kernel) -> str:
+    maps = ["state", "asked", "followed", "user_debug", "seen", *_of_vcpu(kernel)]
+    if kernel.tracks_debug_owner:
+        maps.append("known")
+    return f"END {{ {' '.join(f'clear(@{name});' for name in maps)} }}"
 
 
 def bpftrace(found: Monitor, title: str) -> str:
@@ -277,12 +324,14 @@ def bpftrace(found: Monitor, title: str) -> str:
         lines.append(f'\t\tprintf("cpu %d tid %d: {event} out of order\\n", cpu, tid); @violations["order"] = count();')
         lines.append("\t}")
         if event == "kvm_arm_setup_debug":
-            lines.append("\t@guest_debug[tid] = (uint64)args->guest_debug;")
+            lines.append("\t$vcpu = (uint64)args->vcpu;")
+            lines += _asked_of("$vcpu", "args->guest_debug")
         elif event == "kvm_entry":
             lines += _checks(found, names)
         lines += [f"\t@state[tid] = {to};", "}", ""]
+    lines += _follows_user(found.kernel)
     if found.kernel.tracks_debug_owner:
-        return "\n".join([*lines, *_values_of_vcpu(found.kernel)]) + "\n"
+        return "\n".join([*lines, *_values_of_vcpu(found.kernel), _cleared(found.kernel)]) + "\n"
     lines += [
         "tracepoint:kvm:kvm_arm_set_dreg32 {",
         '\tif (str(args->name) == "MDCR_EL2") {',
@@ -292,7 +341,7 @@ def bpftrace(found: Monitor, title: str) -> str:
         '\tif (str(args->name) == "MDSCR_EL1") { @mdscr_el1[tid] = (uint64)args->value; }',
         "}",
         "",
-        "END { clear(@state); clear(@guest_debug); clear(@mdcr_el2); clear(@mdscr_el1); clear(@seen); }",
+        _cleared(found.kernel),
     ]
     return "\n".join(lines) + "\n"
 

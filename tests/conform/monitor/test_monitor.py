@@ -15,11 +15,14 @@ import pytest
 from formal.commands.conform import main
 from formal.conform.commands.trace import TRACED
 from formal.conform.monitor.monitor import (
+    ASKED,
     BEFORE_ENTRY,
     BREAKS,
+    CREATES,
     PASSES,
     PASSES_BY_OWNER,
     READS,
+    asked,
     bpftrace,
     dot,
     expression,
@@ -175,7 +178,7 @@ def test_expressions_of_the_script_are_the_claims(tmp_path: Path):
     found = monitor(EPOCHS["E8"].kernel(Mode.VHE))
     names = dict(READS)
     body = "".join(
-        f"int c{n}(unsigned long guest_debug, unsigned long mdcr_el2, unsigned long mdscr_el1,"
+        f"int c{n}(unsigned long user_debug, unsigned long mdcr_el2, unsigned long mdscr_el1,"
         f" unsigned long first_mdcr_el2) {{ return {expression(c.holds, names)}; }}\n"
         for n, c in enumerate(found.conditions)
     )
@@ -195,6 +198,17 @@ def test_expressions_of_the_script_are_the_claims(tmp_path: Path):
     assert len(outcomes) == 2 * len(found.conditions), "each condition is seen to hold and to fail"
 
 
+@pytest.mark.parametrize("epoch", ["E0", "E8", "E10"])
+def test_what_user_space_asks_for_is_told_by_its_acts(epoch):
+    """The script's rule: flags that are refused change nothing, without ENABLE debugging ends."""
+    term = asked(EPOCHS[epoch].kernel(Mode.NVHE))
+    for control, before, after in (
+        (1, 0, 1), (0x20001, 1, 0x20001), (0, 3, 0), (2, 3, 0), (0x10000, 1, 0), (4, 3, 3), (5, 0, 0), (1 << 31, 1, 1),
+    ):  # fmt: skip
+        assert evaluate(term, {"control": control, "v0.user_debug": before}) == after
+    assert "?" in expression(term, {"control": "c", "v0.user_debug": "before"})
+
+
 @pytest.mark.parametrize("epoch", ["E8", "E10"])
 def test_the_script_has_every_condition_and_event(epoch):
     found = monitor(EPOCHS[epoch].kernel(Mode.VHE))
@@ -202,10 +216,11 @@ def test_the_script_has_every_condition_and_event(epoch):
     for c in found.conditions:
         assert f"{c.claim} broken" in text
     if epoch == "E8":
-        assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == {*PASSES.values(), "kvm_arm_set_dreg32"}
+        assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == {*PASSES.values(), ASKED, "kvm_arm_set_dreg32"}
+        assert set(re.findall(r"probe:(\w+)", text)) == {CREATES}
     else:
-        assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == set(PASSES_BY_OWNER.values())
-        assert set(re.findall(r"kprobe:(\w+)", text)) == {BEFORE_ENTRY}
+        assert set(re.findall(r"tracepoint:kvm:(\w+)", text)) == {*PASSES_BY_OWNER.values(), ASKED}
+        assert set(re.findall(r"probe:(\w+)", text)) == {BEFORE_ENTRY, CREATES}
         assert all(f"->{name};" in text or f".{name};" in text for name in ("guest_debug", "debug_owner", "mdcr_el2"))
     assert text.count("{") == text.count("}")
 
@@ -216,9 +231,10 @@ def test_bpftrace_understands_the_script(tmp_path: Path, epoch):
     """Its syntax and types; the trace points themselves exist on arm64 only, so timers take their places here."""
     numbers = itertools.count(1)
     text = bpftrace(monitor(EPOCHS[epoch].kernel(Mode.VHE)), "a test")
-    text = re.sub(r"(tracepoint:kvm|kprobe):\w+", lambda _: f"interval:s:{next(numbers)}", text)
-    text = re.sub(r"\t\$vcpu = .*\n", "", text)
+    text = re.sub(r"(tracepoint:kvm|kprobe|kretprobe):\w+", lambda _: f"interval:s:{next(numbers)}", text)
+    text = re.sub(r"\(struct kvm_vcpu \*\)", "(uint64)", text)
     text = re.sub(r"\$vcpu->[\w.]+", "7", text)
+    text = text.replace("args->vcpu", "9").replace("arg0", "9").replace("retval", "9")
     text = text.replace("args->guest_debug", "3").replace("args->value", "5").replace("str(args->name)", "comm")
 
     def analysed(script: str) -> str:
