@@ -69,7 +69,7 @@ TRACE = (*ONE, "--claim", "trace")
         (("--bug", "B5", "--epoch", "E8"), "--bug names its epoch: --epoch does not go with it"),
         (
             ("--bug", "B5", "--claim", "trace"),
-            "B5 is checked for what it breaks: guest_pstate_ss_preserved; not trace",
+            "B5 is checked for what it breaks: guest_pstate_ss_preserved_if_one_steps_unlocked; not trace",
         ),
         (("-j", "0"), "argument -j/--jobs: 0 is no number from 1 up"),
         (("-j", "-3"), "argument -j/--jobs: -3 is no number from 1 up"),

@@ -19,9 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main(argv)
-    assert stopped.value.code == 2
+    assert main(argv) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1, said
     return said
@@ -56,7 +54,7 @@ def test_releases_differ_where_kvm_does(capsys: pytest.CaptureFixture[str]) -> N
     """TTRF came with v5.13 (and v5.10.y); a guest that uses its breakpoints reaches them, unless it is debugged."""
     answers = json.loads(run(capsys, "mrs x0, trfcr_el1", "--json"))["answers"]
     found = {row["releases"]: row[SITUATIONS[0]] for row in next(a for a in answers if a["el"] == 1)["releases"]}
-    assert found["v4.3 to v5.12-rc"] == "executes"
+    assert found["v4.3 to v5.10"] == "executes"
     assert any("v5.13 to" in releases and "TTRF" in outcome for releases, outcome in found.items())
     answers = json.loads(run(capsys, "msr dbgbcr0_el1, x0", "--json"))["answers"]
     (row,) = next(a for a in answers if a["el"] == 1)["releases"]

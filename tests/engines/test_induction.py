@@ -43,7 +43,7 @@ def test_a_fault_breaks_its_claims(one: Mutant, book: TraceBook) -> None:
     """The induction no longer proves them, and the stored run breaks them: with the fault, not without."""
     faulty = system(one)
     checker = Checker(faulty, book)
-    fixed = checker_of(Configuration("E8", one.mode))
+    fixed = checker_of(Configuration(one.epoch, one.mode))
     for name in one.breaks:
         check_breaks(one, name, checker, fixed)
 
@@ -63,7 +63,7 @@ def test_the_faulty_claims_are_proved_without_the_fault(one: Mutant) -> None:
 @pytest.mark.parametrize("one", HARMLESS, ids=lambda m: m.says)
 def test_what_is_harmless_stays_proved(one: Mutant) -> None:
     checker = Checker(system(one))
-    fixed = checker_of(Configuration("E8", one.mode))
+    fixed = checker_of(Configuration(one.epoch, one.mode))
     for each in CLAIMS:
         if not each.applies(E8) and fixed.invariant(each.given).implies(each):
             assert checker.check(each).verdict is Verdict.PROVED, each.name

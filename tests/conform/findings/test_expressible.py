@@ -156,7 +156,7 @@ def _without_count(line):
 def test_misuse(capsys, tmp_path):
     assert errors(capsys, "finding", "lost-step", "--from-trace") == (
         2,
-        "formal.conform finding: --from-trace runs every counterexample; it takes no NAME",
+        "formal.conform finding: --from-trace runs every counterexample: NAME does not go with it",
     )
     path = tmp_path / "Image"
     path.write_bytes(b"")
