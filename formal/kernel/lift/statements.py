@@ -48,6 +48,8 @@ class Statements(Operators):
         self.execute(bodies[0])
         if scope.pending:
             raise self.refusal(function, f"goto {next(iter(scope.pending))} into a nested block")
+        if scope.result is not None and self.state.live is not FALSE:  # (C11 6.9.1p12)
+            self.state.memory[scope.result] = self.unknown(function, function.result_type, "nothing is returned here")
         ended = self.join([*scope.returns, self.state])
         lost = self.escapes - escapes - len(scope.returns)
         self.scopes.pop()

@@ -11,18 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from formal.arch.fgt import HDFGWTR_EL2
+from formal.arch.registers import MDCR_EL2
 from formal.kernel.belongs import ERET, EXITS, GUEST_DEBUG, INJECTS, NESTING, REENTERS, RESETS, TRAPS
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, NESTED
 from formal.kernel.model.binding import PMU_COUNTERS
 from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, differ, nonzero
+from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text import signs
 from formal.logic import terms as t
-from formal.logic.evaluation import nodes
+from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
 
-EMULATE, SYS_REGS = f"{KVM}/emulate-nested.c", f"{KVM}/sys_regs.c"
+EMULATE, SYS_REGS, CONFIG, HANDLE_EXIT, PMU_C = (
+    f"{KVM}/{name}.c" for name in ("emulate-nested", "sys_regs", "config", "handle_exit", "pmu-emul")
+)
+_UNKNOWN = re.compile(r"unknown#\d+$")
 # emulate-nested.c, the trap controls of a guest hypervisor: group, what it is made of (Arm ARM D24.3, MDCR_EL2)
 _CONTROLS = ("TDE", "TDA", "TDOSA")
 _GROUPS = {"TDE_TDA": ("TDE", "TDA"), "TDE_TDOSA": ("TDE", "TDOSA")}
@@ -46,6 +52,9 @@ class Nesting(Reader):
             yield (INJECTS, GUEST_DEBUG), self._inject
             yield (ERET,), self._eret
             yield (EXITS, REENTERS), self._exit
+            yield (*NESTING, *TRAPS), self._hypervisors_mdscr
+            yield (ERET, EXITS), self._erets
+            yield RESETS, self._counters
             yield (), self._fine_grained
             yield RESETS, self._registers
 
@@ -134,12 +143,55 @@ class Nesting(Reader):
         g = self.program.lift("__vcpu_load_activate_traps", self.mode)
         chosen = [v for lvalue, v in g.reads.items() if re.fullmatch(r"vcpu->arch\.fgt\[\w+\]\.w", lvalue)]
         after = g.writes.get("hw.hdfgwtr_el2")
-        enumerators = self.program.resolver.unit(ARM_C).enums.get("fgt_group_id", {})
-        group = next((number for number, spelled in enumerators.items() if spelled == "HDFGRTR_GROUP"), None)
-        wanted = [v for v in chosen if v.data in (f"vcpu->arch.fgt[{group}].w", "vcpu->arch.fgt[HDFGRTR_GROUP].w")]
+        places = self._chosen()
+        wanted = [v for v in chosen if v.data in places]
         has_fgt = t.var("cap.ARM64_HAS_FGT", BOOL)
         holds = Or(Not(has_fgt), Eq(after, wanted[0])) if after is not None and len(wanted) == 1 else FALSE
         yield Rule(f"{g.name}() writes the fine-grained traps that were chosen", g.file, g.line, holds)
+
+    def _chosen(self) -> tuple[str, str]:
+        """Where the fine-grained write traps of the debug registers lie that a load chooses."""
+        enumerators = self.program.resolver.unit(ARM_C).enums.get("fgt_group_id", {})
+        group = next((number for number, spelled in enumerators.items() if spelled == "HDFGRTR_GROUP"), None)
+        return f"vcpu->arch.fgt[{group}].w", "vcpu->arch.fgt[HDFGRTR_GROUP].w"
+
+    def _hypervisors_mdscr(self) -> Iterator[Rule]:
+        """While the guest hypervisor itself runs, its writes of MDSCR_EL1 are trapped by HDFGWTR_EL2."""
+        f = self.program.lift("kvm_vcpu_load_fgt", self.mode, CONFIG)
+        written = [value for lvalue, value in f.writes.items() if lvalue in self._chosen()]
+        asked = And(t.var("cap.ARM64_HAS_FGT", BOOL), t.var(HAS_EL2, BOOL), Not(t.var(NESTED, BOOL)))
+        holds = Or(Not(asked), HDFGWTR_EL2(written[0]).MDSCR_EL1) if len(written) == 1 else FALSE
+        yield Rule(f"{f.name}() traps what a guest hypervisor writes to MDSCR_EL1", f.file, f.line, holds)
+
+    def _erets(self) -> Iterator[Rule]:
+        """An ERET of the guest hypervisor is emulated, one of its guest is the hypervisor's to handle."""
+        emulates, injects = "kvm_emulate_nested_eret", "kvm_inject_nested_sync"
+        own, guests = "is_hyp_ctxt", "is_nested_ctxt"
+        f = self.read("kvm_handle_eret", HANDLE_EXIT, (emulates, injects, own, guests))
+        asked = [nonzero(c.result) for c in f.named(own) if c.result is not None]
+        asked += [Not(nonzero(c.result)) for c in f.named(guests) if c.result is not None]
+        calls = f.named(emulates, injects)
+        right: Term = FALSE
+        if len(asked) == 1 and {c.name for c in calls} == {emulates, injects}:
+            right = And(*(Or(Not(c.guard), asked[0] if c.name == emulates else Not(asked[0])) for c in calls))
+        yield Rule(f"{f.function}() emulates the ERET of a guest hypervisor, and no other", f.file, f.line, right)
+
+    def _counters(self) -> Iterator[Rule]:
+        """Where the number of counters changes, a guest hypervisor's HPMN is that number."""
+        name = "kvm_arm_set_nr_counters"
+        f = skeleton(self.program, name, self.mode, set(), PMU_C, re.compile(r"sys_regs\[MDCR_EL2\]$"))
+        stores = [c for c in f.calls if c.name.startswith("= ")]
+        says = f"{name}() gives a guest hypervisor all counters"
+        if not stores:
+            yield Rule(says, f.file, f.line, FALSE)
+        for store in stores:
+            value, right = store.result, FALSE
+            if value is not None:
+                masked = {str(v.data): FALSE for v in nodes((value,)) if v.op == "var" and _UNKNOWN.match(str(v.data))}
+                plain = substitute(value, masked)  # a register's RES0 and RES1 bits are applied, or not
+                number = [v for v in nodes((plain,)) if v.op == "var" and ".nr_pmu_counters" in str(v.data)]
+                right = Or(*(Eq(MDCR_EL2(plain).HPMN, t.extract(n, 4, 0)) for n in number))
+            yield Rule(says, store.file, store.line, right, untimely=False)
 
     def _registers(self) -> Iterator[Rule]:
         """The guest hypervisor's MDCR_EL2: reset to all counters, given to a read."""

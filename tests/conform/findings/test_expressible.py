@@ -143,7 +143,9 @@ def test_counterexamples_of_a_running_kernel(booted_kernel):
     assert state["one_step_one_instruction"] is State.CONFIRMED
     assert state["performance_monitors_trapped"] is State.CONFIRMED
     assert state["hpmn_preserved_always"] is State.NOT_EXPRESSIBLE
-    shown = (ROOT / "README.md").read_text().partition("it prints for 6.1 under VHE:\n\n```\n")[2].partition("```")[0]
+    shown = (
+        (ROOT / "docs/running.md").read_text().partition("it prints for 6.1 under VHE:\n\n```\n")[2].partition("```")[0]
+    )
     said = {_without_count(f"{r.claim}: {r.state}: {r.why}") for r in rows}
     assert shown and {_without_count(line) for line in shown.splitlines()} <= said
 

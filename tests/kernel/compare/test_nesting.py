@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
     "the fine-grained trap for the other context": (
         CONFIG, {"\tif (is_hyp_ctxt(vcpu))\n\t\t*vcpu_fgt(vcpu, HDFGWTR_EL2)":
                  "\tif (is_nested_ctxt(vcpu))\n\t\t*vcpu_fgt(vcpu, HDFGWTR_EL2)"},
-        "__compute_hdfgwtr is not defined as"),
+        r"not so: kvm_vcpu_load_fgt\(\) traps what a guest hypervisor writes"),
     "the fine-grained trap taken back": (
         CONFIG, {"\t__compute_fgt(vcpu, HAFGRTR_EL2);\n": "\t__compute_fgt(vcpu, HAFGRTR_EL2);\n"
                  "\t*vcpu_fgt(vcpu, HDFGWTR_EL2) = 0;\n"}, "vcpu_fgt"),
@@ -111,18 +111,16 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
     "TDE alone does not forward": (
         EMULATE, {"MCB(CGT_MDCR_TDE_TDA,\t\tCGT_MDCR_TDE, CGT_MDCR_TDA)": "MCB(CGT_MDCR_TDE_TDA,\t\tCGT_MDCR_TDA)"},
         "CGT_MDCR_TDE_TDA is not as"),
-    "a trap is never the hypervisor's": (
-        EMULATE, {"\tif (!vcpu_has_nv(vcpu))\n\t\tgoto local;\n": "\tgoto local;\n"},
-        "triage_sysreg_trap is not defined"),
     "its EL0 is its guest": (
         QUESTIONS, {"return vcpu_is_el2(vcpu) || (e2h && tge) || tge;": "return vcpu_is_el2(vcpu);"},
-        "is_hyp_ctxt is not defined as"),
+        r"not so: is_hyp_ctxt\(\) is whether"),
     "its own ERET goes to itself": (
         EXIT, {"\tif (is_hyp_ctxt(vcpu))\n\t\tkvm_emulate_nested_eret(vcpu);":
-               "\tif (!is_hyp_ctxt(vcpu))\n\t\tkvm_emulate_nested_eret(vcpu);"}, "kvm_handle_eret is not defined as"),
+               "\tif (!is_hyp_ctxt(vcpu))\n\t\tkvm_emulate_nested_eret(vcpu);"}, 
+        r"not so: kvm_handle_eret\(\) emulates"),
     "HPMN stays when the counters change": (
         COUNTERS, {"\t\t\tval |= FIELD_PREP(MDCR_EL2_HPMN, kvm->arch.nr_pmu_counters);\n": ""},
-        "kvm_arm_set_nr_counters is not defined as"),
+        r"not so: kvm_arm_set_nr_counters\(\) gives"),
     "another function changes MDCR_EL2": (
         NESTED, {"\tu64 guest_mdcr = __vcpu_sys_reg(vcpu, MDCR_EL2);\n":
                  "\tu64 guest_mdcr = __vcpu_sys_reg(vcpu, MDCR_EL2);\n"
