@@ -18,6 +18,7 @@ from formal.preconditions import (
     BOOT_GIVES_ALL_COUNTERS,
     BOOT_VALUE_AS_REBUILT,
     CPUS_BOOT_ALIKE,
+    DEBUG_LEFT_ALONE,
     FIRST_BREAKPOINT_ONLY,
     INIT_ONLY_AT_BOOT,
     LOCK_NOT_STEPPED,
@@ -49,6 +50,7 @@ from formal.vocabulary import (
     switched_to_users,
     taken_by_host,
     taken_from_guest,
+    uses_debug,
 )
 
 # ---- lemmas: why the claims hold
@@ -291,6 +293,12 @@ def dirty_with_debug_enabled(s: State, k: Kernel) -> Term:
         Implies(And(s.at(Phase.SETUP), Or(s.mdscr_el1.KDE, s.mdscr_el1.MDE)), s.debug_dirty),
         Implies(And(s.in_guest, Or(s.hw_mdscr_el1.KDE, s.hw_mdscr_el1.MDE)), s.debug_dirty),
     )
+
+
+@lemma(given=(DEBUG_LEFT_ALONE,))
+def debug_is_left_alone(s: State, k: Kernel) -> Term:
+    """If the guest never uses its debug registers, it does not do so now."""
+    return Not(uses_debug(s, k))
 
 
 def _tweaked(low: Term, s: State, k: Kernel) -> Term:

@@ -10,7 +10,7 @@ from formal.logic import terms as t
 from formal.logic.terms import TRUE, And, Eq, Implies, Not, Or, Term
 from formal.operations import Applied
 from formal.state import State
-from formal.vocabulary import Precondition, taken_from_guest
+from formal.vocabulary import Precondition, taken_from_guest, uses_debug
 
 
 def rebuilt_mdcr(hpmn: Term, k: Kernel) -> MDCR_EL2:
@@ -117,6 +117,12 @@ MDSCR_LEFT_ALONE = Precondition(
         "trap_debug_regs",
         lambda before, after: Or(Not(taken_from_guest(before)), before.guest_mdscr_el1.same(after.guest_mdscr_el1)),
     ),
+)
+
+DEBUG_LEFT_ALONE = Precondition(
+    "debug_left_alone",
+    "the guest writes none of its debug registers (from v6.14 on: accesses none, and enables no debug exceptions)",
+    lambda step, k: Not(uses_debug(step.after, k)),
 )
 
 PERF_KEEPS_OFF = Precondition(

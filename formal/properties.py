@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from formal.arch.registers import MDCR_EL2
+from formal.arch.registers import MDCR_EL2, MDSCR_EL1, PMUSERENR_EL0
 from formal.arch.traps import Access, executes, traps_to_el2
 from formal.epochs import Kernel
 from formal.logic import terms as t
@@ -21,6 +21,7 @@ from formal.preconditions import (
     BOOT_GIVES_ALL_COUNTERS,
     BOOT_VALUE_AS_REBUILT,
     CPUS_BOOT_ALIKE,
+    DEBUG_LEFT_ALONE,
     FIRST_BREAKPOINT_ONLY,
     INIT_ONLY_AT_BOOT,
     LOCK_NOT_STEPPED,
@@ -69,6 +70,8 @@ from formal.vocabulary import (
 _HYPERVISOR_TRAPS = ("TDE", "TDA", "TDRA", "TTRF", "TPMS", "TPM", "TPMCR", "TDCC", "TDOSA")
 
 # ---- claims: HPMN
+
+_INIT_DEBUG = "the document, kvm_arm_init_debug"
 
 
 @claim("the document, kvm_arm_init_debug, sentence 1")
@@ -131,6 +134,21 @@ def boot_value_read_in_full(s: State, k: Kernel) -> Term:
 def event_counters_read_before_use(s: State, k: Kernel) -> Term:
     """When a vCPU can be loaded on a CPU, the number of this CPU's event counters has been read there."""
     return And(s.kvm_ready, Eq(s.nr_event_counters, t.zero_extend(event_counters_seen(s, k), 32)))
+
+
+@step_claim(f"{_INIT_DEBUG}, sentence 2", "kvm_arm_init_debug", when=always)
+def init_debug_runs_once(before: State, after: State, k: Kernel) -> Term:
+    """kvm_arm_init_debug (from v6.14 kvm_init_host_debug_data) runs once after each boot of a CPU."""
+    return Not(before.kvm_ready)
+
+
+_READ_AT_INIT = frozenset(("percpu_mdcr_el2", "nr_event_counters", "kvm_ready"))
+
+
+@step_claim(f"{_INIT_DEBUG}, sentence 1", "kvm_arm_init_debug", when=always)
+def init_debug_has_one_task(before: State, after: State, k: Kernel) -> Term:
+    """kvm_arm_init_debug writes nothing but what it has read for HPMN: no register of the CPU, nothing of a vCPU."""
+    return And(*(Eq(before.values[name], after.values[name]) for name in before.values if name not in _READ_AT_INIT))
 
 
 # ---- claims: what always traps
@@ -388,6 +406,33 @@ def entry_is_fresh(s: State, k: Kernel) -> Term:
     return s.hw_mdcr_el2.same(fresh)
 
 
+def _lock_silences(s: State) -> MDSCR_EL1:
+    """The guest's MDSCR_EL1 (bits 31 to 0), with MDE clear while its OS lock is locked."""
+    guest = MDSCR_EL1(t.zero_extend(low_half(s.guest_mdscr_el1), 64))
+    return guest.but(MDE=And(guest.MDE, Not(s.guest_os_lock)))
+
+
+@claim(
+    "the document, kvm_arm_setup_debug, sentence 1; debug.c, comments in kvm_arm_setup_debug",
+    applies=_until_owner("see external_mdscr_follows_guest and mdscr_is_guests_unless_taken from v6.14 on"),
+)
+def mdscr_is_set_up(s: State, k: Kernel) -> Term:
+    """In the guest MDSCR_EL1 is the guest's own (bits 31 to 0), but for SS and MDE where somebody else needs them.
+
+    Whenever user space debugs or the OS lock is locked, SS is set just for SINGLESTEP; MDE is set for USE_HW, and else
+    clear if the OS lock is locked.
+    """
+    own = _lock_silences(s)
+    tweaked = own.but(SS=s.user_steps, MDE=Or(s.user_debug.USE_HW, own.MDE))
+    return Eq(low_half(s.hw_mdscr_el1), If(taken_from_guest(s), low_half(tweaked), low_half(s.guest_mdscr_el1)))
+
+
+@claim("the document, kvm_arm_setup_debug, list item 1; switch.h, __activate_traps_common, comment on EL0")
+def user_access_is_set_up(s: State, k: Kernel) -> Term:
+    """In the guest PMUSERENR_EL0 has EN, SW, CR and ER set and no more: EL0's accesses get past it, to the trap."""
+    return s.hw_pmuserenr_el0.same(PMUSERENR_EL0.of(ER=True, CR=True, SW=True, EN=True))
+
+
 @claim("Arm ARM D24.3, MDCR_EL2", at=Point.IN_GUEST)
 def only_named_fields(s: State, k: Kernel) -> Term:
     """In the guest, MDCR_EL2 has no bit outside named fields, HPMN is not reserved, E2PB and E2TB are not 0b01."""
@@ -423,19 +468,60 @@ def saved_before_modified(s: State, k: Kernel) -> Term:
     return kept.same(s.guest_mdscr_el1)
 
 
+def _untweaked(s: State, k: Kernel) -> Term:
+    return s.at(Phase.NEW, Phase.CREATED, Phase.READY) if k.tracks_debug_owner else outside_window(s, k)
+
+
+def _tweaked(s: State, k: Kernel) -> Term:
+    return s.at(Phase.LOADED if k.tracks_debug_owner else Phase.SETUP, Phase.IN_GUEST)
+
+
+def _mdscr_is_still_the_guests(s: State, k: Kernel) -> Term:
+    return And(_untweaked(s, k), taken_from_guest(s), Eq(low_half(s.mdscr_el1), low_half(s.guest_mdscr_el1)))
+
+
+@step_claim(_SAVE, "KVM", when=_mdscr_is_still_the_guests)
+def mdscr_copied_before_modified(before: State, after: State, k: Kernel) -> Term:
+    """The copy of MDSCR_EL1 is made before it is tweaked: it has what the guest had there (bits 31 to 0).
+
+    Tweaked it is for an entry; from v6.14 on from vcpu_load on, where the context itself is the copy.
+    """
+    kept = after.mdscr_el1 if k.tracks_debug_owner else after.preserved_mdscr_el1
+    return Implies(_tweaked(after, k), Eq(low_half(kept), low_half(before.guest_mdscr_el1)))
+
+
+def _ss_is_still_the_guests(s: State, k: Kernel) -> Term:
+    return And(_untweaked(s, k), s.user_steps, Eq(s.pstate.SS, s.guest_pstate_ss))
+
+
+@step_claim(f"{_SAVE}; debug.c (v6.1), comment on save/restore_guest_debug_regs", "KVM", when=_ss_is_still_the_guests)
+def pstate_ss_copied_before_modified(before: State, after: State, k: Kernel) -> Term:
+    """The copy of PSTATE.SS is made before it is tweaked for a step: it has what the guest had there."""
+    kept = Not(after.guest_ss_pending) if k.tracks_debug_owner else after.preserved_pstate_ss
+    return Implies(_tweaked(after, k), Eq(kept, before.guest_pstate_ss))
+
+
 @claim(_SAVE, at=Point.HANDLED, when=outside_window)
 def guest_mdscr_preserved(s: State, k: Kernel) -> Term:
     """Outside the entry window the context holds all 64 bits of MDSCR_EL1 as the guest last wrote it."""
     return s.mdscr_el1.same(s.guest_mdscr_el1)
 
 
+def _mdscr_traps(s: State) -> Term:
+    return And(*(traps_to_el2(Access("MDSCR_EL1", write, 1), controls(s)) for write in (False, True)))
+
+
+# At the entry, where no trace and no monitor of a running kernel watches for it: false of every kernel, as it stands.
+@claim("the document, save_guest_debug_regs, sentence 3, as it stands", at=Point.ENTERED)
+def mdscr_trapped(s: State, k: Kernel) -> Term:
+    """Guest accesses of MDSCR_EL1 go to EL2, reads and writes."""
+    return _mdscr_traps(s)
+
+
 @claim("the document, save_guest_debug_regs, sentence 3", when=lambda s, k: And(s.in_guest, taken_from_guest(s)))
 def mdscr_tweak_invisible(s: State, k: Kernel) -> Term:
     """While MDSCR_EL1 is tweaked, the guest can neither read nor write it without a trap."""
-    return And(
-        traps_to_el2(Access("MDSCR_EL1", False, 1), controls(s)),
-        traps_to_el2(Access("MDSCR_EL1", True, 1), controls(s)),
-    )
+    return _mdscr_traps(s)
 
 
 @claim(
@@ -862,6 +948,17 @@ def os_lock_spares_the_debugger(s: State, k: Kernel) -> Term:
     )
 
 
+@claim(
+    "sys_regs.c, trap_oslsr_el1; Arm ARM D24.3, OSLSR_EL1",
+    at=Point.HANDLED,
+    when=outside_window,
+    applies=_has_os_lock,
+)
+def oslsr_is_guests_own(s: State, k: Kernel) -> Term:
+    """Outside the entry window OSLSR_EL1.OSLK in the context, which a trapped read gets, is the guest's own OS lock."""
+    return Eq(s.os_lock, s.guest_os_lock)
+
+
 # ---- claims that hold under preconditions, where the plain claim does not
 
 
@@ -1035,6 +1132,19 @@ performance_monitors_trapped_without_perf = variant(
     "As performance_monitors_trapped, if perf leaves PMUSERENR_EL0 alone while a vCPU is loaded.",
     PERF_KEEPS_OFF,
     applies=lambda k: _vhe_window(k) or _needless(lambda k: k.guards_pmuserenr)(k),
+)
+user_access_is_set_up_without_perf = variant(
+    user_access_is_set_up,
+    "user_access_is_set_up_without_perf",
+    "As user_access_is_set_up, if perf leaves PMUSERENR_EL0 alone while a vCPU is loaded.",
+    PERF_KEEPS_OFF,
+    applies=lambda k: _vhe_window(k) or _needless(lambda k: k.guards_pmuserenr)(k),
+)
+mdscr_trapped_if_left_alone = variant(
+    mdscr_trapped,
+    "mdscr_trapped_if_left_alone",
+    "As mdscr_trapped, if the guest never uses its debug registers.",
+    DEBUG_LEFT_ALONE,
 )
 saved_before_modified_in_32_bits = variant(
     saved_before_modified,

@@ -21,7 +21,7 @@ from formal.arch.traps import Access, Controls, executes, traps_to_el2
 from formal.epochs import Kernel
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, And, Eq, Implies, Not, Or, Term
-from formal.operations import Applied, controls
+from formal.operations import Applied, Operation, controls
 from formal.ownership import in_use
 from formal.state import DebugOwner, Phase, State
 
@@ -59,7 +59,7 @@ class Precondition:
 
 @dataclass(frozen=True)
 class Claim:
-    """A promise. ``actors`` are those whose steps a two-state claim is about (empty: a state claim)."""
+    """A promise. ``actors`` are those whose steps a two-state claim is about, or operations (empty: a state claim)."""
 
     name: str
     says: str
@@ -79,6 +79,10 @@ class Claim:
     def holds_between(self, before: State, after: State, k: Kernel) -> Term:
         """A two-state claim as one formula over both states."""
         return Implies(self.when(before, k), self.then(before, after, k))
+
+    def is_about(self, operation: Operation) -> bool:
+        """Whether a two-state claim speaks of the steps of an operation: by who takes it, or by its name."""
+        return not self.actors.isdisjoint((operation.actor.value, operation.name))
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def step_claim(
     when: Predicate = _in_guest,
     applies: Callable[[Kernel], str | None] = everywhere,
 ) -> Callable[[StepPredicate], Claim]:
-    """Declares a two-state claim about every step of the named actors."""
+    """Declares a two-state claim about every step of the named actors or operations (with commas between)."""
 
     def declare(then: StepPredicate) -> Claim:
         if not then.__doc__:

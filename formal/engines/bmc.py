@@ -44,7 +44,7 @@ def violation(claim: Claim, system: System) -> Goal:
     def goal(before: State, after: State, step: Applied | None) -> Term:
         if not claim.actors:
             return Not(claim.holds(after, k))
-        if step is None or step.operation.actor.value not in claim.actors:
+        if step is None or not claim.is_about(step.operation):
             return t.FALSE
         return Not(claim.holds_between(before, after, k))
 
@@ -58,7 +58,7 @@ def situation(claim: Claim, system: System) -> Goal:
     def goal(before: State, after: State, step: Applied | None) -> Term:
         if not claim.actors:
             return claim.when(after, k)
-        if step is None or step.operation.actor.value not in claim.actors:
+        if step is None or not claim.is_about(step.operation):
             return t.FALSE
         return claim.when(before, k)
 

@@ -84,7 +84,7 @@ class Invariant(Induction):
             return all(
                 solver.implies(Implies(self.allowed(step), claim.holds_between(step.before, step.after, k)))
                 for step in self.system.applied
-                if step.operation.actor.value in claim.actors
+                if claim.is_about(step.operation)
             )
 
     def never_enabled(self, step: Applied) -> bool:

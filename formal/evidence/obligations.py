@@ -130,7 +130,7 @@ class Induction:
             yield Obligation(f"claim/{claim.name}", facts, claim.holds(self.system.state(), k))
             return
         for step in self.system.applied:
-            if step.operation.actor.value in claim.actors:
+            if claim.is_about(step.operation):
                 goal = claim.holds_between(step.before, step.after, k)
                 yield Obligation(f"claim/{claim.name}/{step.operation.name}", (*facts, self.allowed(step)), goal)
 

@@ -7,6 +7,8 @@ ASSUMED: tuple[str, ...] = (
     "PMUv3 is implemented; a CPU without it answers PMU accesses with UNDEFINED and has HPMN 0.",
     "Interrupts stay off from kvm_arm_setup_debug to kvm_arm_clear_debug (from v6.14: from the last check before the "
     "entry to the exit); ioctls wait while KVM_RUN holds vcpu->mutex.",
+    "PSTATE.D masks debug exceptions at EL2 while a guest's MDSCR_EL1 and breakpoints are in the registers, under VHE "
+    "too: no instruction of the host hits what the guest, or a debugger of it, has set.",
     "A register holds what was last written: no side effects, no RES0 bits, context synchronised where KVM does it.",
     "A guest instruction is also counted when it takes an exception to EL1; a virtual interrupt counts as one.",
     "All CPUs implement the same number of break- and watchpoints, 16 of each; unimplemented ones are not looked at.",
@@ -24,6 +26,8 @@ NOT_MODELLED: tuple[str, ...] = (
     "HCR_EL2 decides whether itself or its guest runs; the RES0 and RES1 bits of its registers. What FEAT_NV2 "
     "keeps in a page of its own is taken to be where ___ctxt_sys_reg says.",
     "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE.",
+    "What the host finds in PMUSERENR_EL0 after a guest has run: no claim says that it gets its own value back (up to "
+    "v6.3, except in v6.1.y, it gets 0).",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",
     "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name.",
     "An interrupt that is pending at an entry: from v5.3 on __guest_enter then returns without an ERET. That is an "

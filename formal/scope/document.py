@@ -34,13 +34,15 @@ DOCUMENT: tuple[Sentence, ...] = (
             "saved_before_modified_in_32_bits",
             "guest_mdscr_preserved",
             "guest_mdscr_preserved_in_32_bits",
+            "mdscr_copied_before_modified",
+            "pstate_ss_copied_before_modified",
         ),
         "save the state of those registers",
     ),
     Sentence(
         "save_guest_debug_regs, sentence 3",
         "The guest's accesses of MDSCR_EL1 trap, and are handled once the saved value is back in the context.",
-        ("mdscr_tweak_invisible", "mdscr_access_after_restore"),
+        ("mdscr_trapped", "mdscr_trapped_if_left_alone", "mdscr_tweak_invisible", "mdscr_access_after_restore"),
         "access to MDSCR_EL1 is trapped",
     ),
     Sentence(
@@ -59,13 +61,20 @@ DOCUMENT: tuple[Sentence, ...] = (
             "hpmn_preserved_always",
             "hpmn_preserved_always_on_equal_cpus",
             "boot_value_read_in_full",
+            "init_debug_has_one_task",
         ),
         "preserve MDCR_EL2.HPMN",
     ),
     Sentence(
         "kvm_arm_init_debug, sentence 2",
         "It runs once for each CPU, when the CPU's hyp initialisation does.",
-        ("boot_value_read_before_use", "boot_value_read_before_use_if_read_at_boot"),
+        (
+            "init_debug_runs_once",
+            "boot_value_read_before_use",
+            "boot_value_read_before_use_if_read_at_boot",
+            "boot_value_read_in_full",
+            "event_counters_read_before_use",
+        ),
         "called once per-cpu",
     ),
     Sentence(
@@ -83,7 +92,20 @@ DOCUMENT: tuple[Sentence, ...] = (
     Sentence(
         "kvm_arm_setup_debug, sentence 1",
         "It runs before each entry, to set up the registers that debugging concerns.",
-        ("setup_before_every_entry", "entry_is_fresh", "entry_is_fresh_if_read_at_boot"),
+        (
+            "setup_before_every_entry",
+            "entry_is_fresh",
+            "entry_is_fresh_if_read_at_boot",
+            "mdscr_is_set_up",
+            "external_mdscr_follows_guest",
+            "external_mdscr_follows_guest_if_left_alone",
+            "mdscr_is_guests_unless_taken",
+            "host_breakpoints_inert_in_guest",
+            "owner_has_the_registers",
+            "user_access_is_set_up",
+            "user_access_is_set_up_without_perf",
+            "step_armed",
+        ),
         "called before each entry into the hypervisor",
     ),
     Sentence(
@@ -107,7 +129,13 @@ DOCUMENT: tuple[Sentence, ...] = (
     Sentence(
         "kvm_arm_setup_debug, list item 3",
         "The OS registers trap (TDOSA).",
-        ("os_registers", "os_registers_do_not_execute", "os_registers_trapped", "physical_os_lock_stays_clear"),
+        (
+            "os_registers",
+            "os_registers_do_not_execute",
+            "os_registers_trapped",
+            "physical_os_lock_stays_clear",
+            "oslsr_is_guests_own",
+        ),
         "OS related registers",
     ),
     Sentence(

@@ -51,7 +51,9 @@ _UNTRAPPED = (
     "guest_pstate_ss_preserved_undebugged",
     "guest_pstate_ss_preserved_unemulated",
     "guest_step_not_repeated_unstepped",
+    "mdscr_trapped_if_left_alone",
     "mdscr_tweak_invisible",
+    "mdscr_is_set_up",
     "untrapped_mdscr_is_guests_own",
     "mdscr_access_after_restore",
     "guest_bank_preserved",
@@ -124,14 +126,14 @@ FINDINGS: tuple[Finding, ...] = (
     ),
     Finding(
         "perf",
-        ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9"),
+        ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9", "user_access_is_set_up"),
         lambda k: k.traps_at_load and not k.guards_pmuserenr,
         "Under VHE perf may change PMUSERENR_EL0 between vcpu_load and the entry; EL0 accesses then go to EL1.",
         "0c2f9acf6ae7 (v6.4)",
     ),
     Finding(
         "pmuserenr",
-        ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9"),
+        ("performance_monitors_trapped", "performance_monitors_trapped_with_pmuv3p9", "user_access_is_set_up"),
         lambda k: not k.sets_pmuserenr,
         "The guest runs with the host's PMUSERENR_EL0, so that EL0 accesses go to EL1 rather than to EL2.",
         "d692b8ad6ec4 (v4.6)",
@@ -142,6 +144,22 @@ FINDINGS: tuple[Finding, ...] = (
         lambda k: True,
         "KVM leaves PMUSERENR_EL0.UEN clear, so EL0 accesses of registers that need it go to the guest's EL1.",
         "none known; the registers are not offered to guests",
+    ),
+    Finding(
+        "again",
+        ("init_debug_runs_once",),
+        lambda k: True,
+        "Hyp initialisation runs again without a boot between: when a CPU comes out of a low-power state, or fails to "
+        "enter one (CPU_PM), and when KVM is enabled again.",
+        "none needed where each run reads the same (boot_value_read_in_full, event_counters_read_before_use)",
+    ),
+    Finding(
+        "owned",
+        ("mdscr_trapped",),
+        lambda k: True,
+        "A guest that uses its debug registers reaches MDSCR_EL1 without a trap, unless user space debugs with them or "
+        "the OS lock is locked: the sentence is about the time in which MDSCR_EL1 is tweaked.",
+        "none needed: mdscr_tweak_invisible",
     ),
     Finding(
         "u32",
@@ -167,7 +185,12 @@ FINDINGS: tuple[Finding, ...] = (
     ),
     Finding(
         "B5",
-        ("guest_pstate_ss_preserved", "guest_step_not_repeated", "guest_pstate_ss_preserved_if_one_steps_unlocked"),
+        (
+            "guest_pstate_ss_preserved",
+            "guest_step_not_repeated",
+            "guest_pstate_ss_preserved_if_one_steps_unlocked",
+            "pstate_ss_copied_before_modified",
+        ),
         lambda k: not k.preserves_pstate_ss,
         "Single-stepping sets PSTATE.SS at every entry and never puts it back.",
         "34fbdee086cf (v6.1)",

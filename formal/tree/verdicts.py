@@ -11,7 +11,7 @@ from formal.engines.equality import Questions
 from formal.engines.verdict import Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.kernel.belongs import GUEST_DEBUG
-from formal.kernel.compare import handlers, hypervisor, lookup, ownership, protected, tables
+from formal.kernel.compare import answers, handlers, hypervisor, lookup, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
@@ -332,7 +332,7 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
     around += lookup.rules(program, k, flags, gaps)
     with gaps.at(GUEST_DEBUG):
         around += debugexit.rules(program, side_of(report.mode))
-    for rule in (*around, *handlers.rules(program, k, binding, gaps)):
+    for rule in (*around, *answers.rules(program, k, binding, gaps)):
         report.rules += 1
         if ask.differing([(rule.says, rule.holds)]):
             text = f"{rule.file}:{rule.line}: not so: {rule.says}"

@@ -139,7 +139,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     computes("TDA ignores the OS lock", lambda s, m: m.but(TDA=_tda_for(s, s.guest_debug.USE_HW)), "entry_is_fresh"),
     computes("TDA always", lambda s, m: m.but(TDA=True), "debug_registers_free_when_in_use"),
-    computes("TDA never", lambda s, m: m.but(TDA=False), "debug_registers_trapped_unless_in_use"),
+    computes(  # mdscr_trapped_if_left_alone follows from the other
+        "TDA never",
+        lambda s, m: m.but(TDA=False),
+        "debug_registers_trapped_unless_in_use",
+        "mdscr_trapped_if_left_alone",
+    ),
     computes(
         "TDE for USE_HW only", lambda s, m: m.but(TDE=s.guest_debug.USE_HW), "host_takes_debug_exceptions", "step_armed"
     ),
@@ -155,7 +160,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "the guest's registers are saved after they are tweaked",
         SETUP,
         _save_after_tweak,
+        "mdscr_copied_before_modified",
+        "pstate_ss_copied_before_modified",
+        "saved_before_modified_in_32_bits",
         "guest_pstate_ss_preserved_if_one_steps_unlocked",
+    ),
+    mutant(
+        "TDCC of a guest that user space debugs is cleared for the entry",
+        SETUP,
+        lambda b, g, k, i: g.but(
+            mdscr_el1=If(b.guest_debug.any(), g.mdscr_el1.but(TDCC=False).raw, g.mdscr_el1.raw),
+        ),
+        "mdscr_is_set_up",
     ),
     mutant(
         "MDE is not set for USE_HW",
@@ -237,6 +253,19 @@ MUTANTS: tuple[Mutant, ...] = (
     keeps("the host's value is not saved", LOAD, "mdcr_el2_host", "host_mdcr_restored"),
     keeps("PMUSERENR_EL0 is not set", ENTER, "hw_pmuserenr_el0", "performance_monitors_trapped", mode="nvhe"),
     mutant(
+        "PMUSERENR_EL0 is set without CR",
+        ENTER,
+        lambda b, g, k, i: g.but(hw_pmuserenr_el0=g.hw_pmuserenr_el0.but(CR=False)),
+        "user_access_is_set_up",
+        mode="nvhe",
+    ),
+    mutant(
+        "PMUSERENR_EL0 is set without CR at load",
+        LOAD,
+        lambda b, g, k, i: g.but(hw_pmuserenr_el0=g.hw_pmuserenr_el0.but(CR=False)),
+        "user_access_is_set_up_without_perf",
+    ),
+    mutant(
         "an instruction is skipped without clearing SS",
         ENTER,
         _skip_leaves_ss,
@@ -251,7 +280,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "vcpu_debug_state",
         "guest_bank_preserved",
     ),
-    keeps("the OS lock is not kept", "trap_oslar_el1", "oslsr_el1", "os_lock_blocks_guest_debug"),
+    keeps(
+        "the OS lock is not kept",
+        "trap_oslar_el1",
+        "oslsr_el1",
+        "os_lock_blocks_guest_debug",
+        "oslsr_is_guests_own",
+    ),
     keeps(
         "a reported step stays on its way",
         "kvm_handle_guest_debug",
@@ -306,6 +341,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "kvm_arm_init_debug",
         lambda b, g, k, i: g.but(percpu_mdcr_el2=t.const(0, 64)),
         "hpmn_preserved_in_guest",
+    ),
+    mutant(
+        "hyp initialisation clears PMUSERENR_EL0 as well",
+        "kvm_arm_init_debug",
+        lambda b, g, k, i: g.but(hw_pmuserenr_el0=0),
+        "init_debug_has_one_task",
     ),
     keeps(
         "debug_ptr is never set", "kvm_arch_vcpu_create", "debug_ptr_external", "debug_ptr_reset", "bug_on_unreachable"

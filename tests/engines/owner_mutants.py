@@ -16,7 +16,7 @@ from formal.logic import terms as t
 from formal.logic.terms import And, If, Not, Or, Term
 from formal.operations import Inputs
 from formal.scope.configuration import Configuration
-from formal.state import DebugOwner, Phase, State
+from formal.state import DebugOwner, Exit, Phase, State
 from formal.transitions import choose
 from tests.conftest import ROOT, checker_of
 from tests.engines.mutants import BY_HAND, BY_NAME, ENTER, LOAD, PUT, RETURN, After, Mutant, keeps, mutant, search
@@ -112,6 +112,15 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "hpmn_preserved_always_with_all_counters",
         epoch="E13",
     ),
+    mutant(  # nothing enters the guest before the put that follows
+        "an exit that user space completes leaves HPMN 1 until the put",
+        RETURN,
+        lambda b, g, k, i: g.but(
+            hw_mdcr_el2=If(g.exits_with(Exit.MMIO), g.hw_mdcr_el2.but(HPMN=1).raw, g.hw_mdcr_el2.raw)
+        ),
+        "hpmn_preserved_always_with_all_counters",
+        epoch="E13",
+    ),
     Mutant(
         "a CPU is used before its counters are read",
         replace(BY_NAME[LOAD], guard=_not_ready),
@@ -160,7 +169,21 @@ OWNER_MUTANTS: tuple[Mutant, ...] = (
         "external_mdscr_debugs_as_asked",
     ),
     forgets("KVM's MDSCR_EL1 is left as it was", LOAD, "external_mdscr_el1", "host_breakpoints_armed", "step_armed"),
-    forgets("the guest's step state is not kept", LOAD, "guest_ss_pending", "guest_pstate_ss_preserved_if_one_steps"),
+    forgets(
+        "the guest's step state is not kept",
+        LOAD,
+        "guest_ss_pending",
+        "guest_pstate_ss_preserved_if_one_steps",
+        "pstate_ss_copied_before_modified",
+    ),
+    faulty(
+        "KVM's MDSCR_EL1 takes the place of the guest's",
+        LOAD,
+        lambda b, g, k, i: g.but(mdscr_el1=If(g.owned_by(HOST), g.external_mdscr_el1.raw, g.mdscr_el1.raw)),
+        "mdscr_copied_before_modified",
+        "saved_before_modified",
+        "guest_mdscr_preserved",
+    ),
     faulty(
         "a guest that owned the registers owns them after the next load",
         LOAD,

@@ -255,6 +255,15 @@ def test_two_state_claims_are_about_their_actors_only() -> None:
     assert not checker.invariant().keeps(guests), "a two-state claim is no induction hypothesis"
 
 
+def test_a_claim_about_an_operation_is_about_no_other() -> None:
+    """Hyp initialisation may not do what other steps of KVM do."""
+    checker = checker_of(Configuration("E8", "vhe"))
+    one = CLAIM["init_debug_has_one_task"]
+    assert [op.name for op in checker.system.operations if one.is_about(op)] == ["kvm_arm_init_debug"]
+    assert checker.invariant().implies(one)
+    assert not checker.invariant().implies(replace(one, actors=frozenset({"kvm_arch_vcpu_load"})))
+
+
 def test_a_claim_needs_a_sentence() -> None:
     with pytest.raises(TypeError, match="silent needs a docstring: one sentence that a reviewer can sign"):
 

@@ -13,6 +13,7 @@ from formal.operations import Inputs
 from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.state import State
+from formal.system import System
 from tests.conftest import checker_of
 from tests.engines.mutants import CLAIM, Mutant, check_fault, check_harmless, mutant, system
 from tests.engines.owner_mutants import BOOK, COPY_MUTANTS, ENTER, HARMLESS_OF_OWNER, OWNER_MUTANTS
@@ -48,6 +49,17 @@ def test_every_claim_about_the_copy_at_el2_is_killed_by_some_fault() -> None:
     brought = {c.name for c in CLAIMS if c.applies(host) is not None and c.applies(own) is None}
     killed = {name for one in COPY_MUTANTS for name in one.breaks}
     assert brought - {"protected_guest_keeps_its_traps"} <= killed  # which is false for every kernel
+
+
+@pytest.mark.parametrize("epoch", ["E12", "E13"])
+def test_what_follows_from_fresh_entries_needs_no_fault_of_its_own(epoch: str) -> None:
+    """Where the boot code gives all counters, entry_is_fresh says which HPMN a guest has."""
+    k, s = EPOCHS[epoch].kernel(Mode.VHE), System(EPOCHS[epoch].kernel(Mode.VHE)).state()
+    fresh, follows = CLAIM["entry_is_fresh"], CLAIM["hpmn_preserved_in_guest_with_all_counters"]
+    solver = Z3Solver(Z3Terms())
+    solver.add(fresh.holds(s, k), *(p.initially(s, k) for p in follows.given))
+    assert solver.satisfiable(follows.when(s, k)), "vacuous"
+    assert not solver.satisfiable(Not(follows.holds(s, k)))
 
 
 def test_traps_of_a_protected_guest_would_stay_if_the_entry_added_them() -> None:

@@ -105,7 +105,7 @@ def flat(system: System, lemmas: Iterable[Lemma], claims: Iterable[Claim]) -> Fl
             if step.after.values[name] is not before:
                 after[before] = If(taken, step.after.values[name], after[before])
         for c in wanted:
-            if op.actor.value in c.actors:
+            if c.is_about(op):
                 broken.setdefault(f"claim {c.name}", []).append(
                     And(taken, Not(c.holds_between(step.before, step.after, k)))
                 )

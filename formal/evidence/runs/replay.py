@@ -243,7 +243,7 @@ class Replay:
     def _taken_by(self, claim: Claim, seen: Seen, pair: Pair) -> bool:
         if seen.step is None or (seen.step.vcpu, seen.step.cpu) != pair:
             return False
-        return self._by_name[seen.step.operation].actor.value in claim.actors
+        return claim.is_about(self._by_name[seen.step.operation])
 
     def first(
         self, trace: Trace, shows: Callable[[Seen, Pair], bool], given: Iterable[Precondition] = ()

@@ -8,13 +8,12 @@ open (the value that a guest writes, the flags that user space gives) is what th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from formal.arch.registers import KVM_GUESTDBG
 from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
-from formal.kernel.belongs import RESETS, TRAP_BANK, TRAP_MDSCR
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import INJECTED, USER_COPY_FAILS
 from formal.kernel.lift.pointers import Mode as FrontMode
@@ -22,10 +21,9 @@ from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
 from formal.kernel.model.counterparts import Counterpart, Forwarding, Given, nothing
 from formal.kernel.recognition import debugexit
-from formal.kernel.recognition.rules import Rule, belonging
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
-from formal.logic.evaluation import substitute, support
+from formal.logic.evaluation import support
 from formal.logic.terms import FALSE, TRUE, And, Eq, If, Or, Term
 from formal.operations import Inputs, Operation, nests
 from formal.state import Exit, State
@@ -43,7 +41,7 @@ PARAMETERS: Mapping[str, str] = {
     "sys_reg_params": "p", "sys_reg_desc": "rd", "kvm_guest_debug": "dbg", "unsigned long long": "val",
     "kvm_one_reg": "reg",
 }  # fmt: skip
-_BY_REGISTER: Mapping[str, str] = {**PARAMETERS, "sys_reg_desc": "r"}
+BY_REGISTER: Mapping[str, str] = {**PARAMETERS, "sys_reg_desc": "r"}
 
 
 @dataclass(frozen=True)
@@ -127,19 +125,19 @@ def _bit(condition: Term) -> Term:
     return If(condition, t.const(1, 1), t.const(0, 1))
 
 
-_AARCH64: Mapping[str, int | str] = {"rd->aarch32_map": 0, "p->is_32bit": 0}
-_BANKS = ("bcr", "bvr", "wcr", "wvr")
+AARCH64: Mapping[str, int | str] = {"rd->aarch32_map": 0, "p->is_32bit": 0}
+BANKS = ("bcr", "bvr", "wcr", "wvr")
 
 # from v6.14 one function for all kinds of register in a bank, told apart by Op2 (Arm ARM D24.3)
 OP2: Mapping[str, int] = {"bcr": 5, "bvr": 4, "wcr": 7, "wvr": 6}
-_KINDS: tuple[Mapping[str, int | str], ...] = tuple({"rd->Op2": OP2[kind]} for kind in _BANKS)
+_KINDS: tuple[Mapping[str, int | str], ...] = tuple({"rd->Op2": OP2[kind]} for kind in BANKS)
 _OWNED = frozenset(("debug_owner", "mdcr_el2", "hw_mdcr_el2"))  # what a trapped access decides, from v6.14
 _LOADED = _OWNED | {"external_mdscr_el1", "mdcr_el2_host", "guest_ss_pending", "ss_active_pending", "pstate",
                     "hw_pmuserenr_el0", "host_ctxt_pmuserenr_el0"}  # fmt: skip
 
 
-_TAKING = (DEBUG_OWNER, "vcpu->arch.mdcr_el2", "hw.mdcr_el2")  # the same as lvalues
-_READ: Mapping[str, Term] = {"p->is_write": FALSE}
+TAKING = (DEBUG_OWNER, "vcpu->arch.mdcr_el2", "hw.mdcr_el2")  # the same as lvalues
+READ: Mapping[str, Term] = {"p->is_write": FALSE}
 
 
 def _by_owner(k: Kernel) -> bool:
@@ -153,15 +151,15 @@ def _by_dirty(k: Kernel) -> bool:
 HANDLERS: tuple[Handler, ...] = (
     Handler(
         "trap_debug_regs", ("trap_debug_regs",), SYS_REGS, frozenset(("mdscr_el1", "debug_dirty")) | _OWNED,
-        _trapped_write, {"r->reg": "MDSCR_EL1"}, result=1, names=_BY_REGISTER,
+        _trapped_write, {"r->reg": "MDSCR_EL1"}, result=1, names=BY_REGISTER,
     ),
     Handler(
-        "trap_bvr, trap_bcr, trap_wvr, trap_wcr", tuple(f"trap_{kind}" for kind in _BANKS), SYS_REGS,
-        frozenset(("vcpu_debug_state", "debug_dirty")), _bank_access, _AARCH64, result=1, when=_by_dirty,
+        "trap_bvr, trap_bcr, trap_wvr, trap_wcr", tuple(f"trap_{kind}" for kind in BANKS), SYS_REGS,
+        frozenset(("vcpu_debug_state", "debug_dirty")), _bank_access, AARCH64, result=1, when=_by_dirty,
     ),
     Handler(
         "trap_bvr, trap_bcr, trap_wvr, trap_wcr", ("trap_dbg_wb_reg",), SYS_REGS,
-        frozenset(("vcpu_debug_state",)) | _OWNED, _bank_access, _AARCH64, result=1, when=_by_owner, parts=_KINDS,
+        frozenset(("vcpu_debug_state",)) | _OWNED, _bank_access, AARCH64, result=1, when=_by_owner, parts=_KINDS,
     ),
     Handler(
         "trap_oslar_el1", ("trap_oslar_el1",), SYS_REGS, frozenset(("oslsr_el1",)), _oslar_write, result=1,
@@ -176,7 +174,7 @@ HANDLERS: tuple[Handler, ...] = (
         {"rd->reg": "OSLSR_EL1"}, result=0, when=lambda k: k.emulates_os_lock,
     ),
     Handler(
-        "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings", tuple(f"set_{kind}" for kind in _BANKS), SYS_REGS,
+        "KVM_SET_ONE_REG DBGBCR<n>_EL1 and its siblings", tuple(f"set_{kind}" for kind in BANKS), SYS_REGS,
         frozenset(("vcpu_debug_state",)), _bank_access, {"reg->id": 0x0030 << 48}, when=_by_dirty,
     ),
     Handler(
@@ -281,84 +279,6 @@ def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -
         return {**{f.lvalue: words[f.lvalue] for f in here if f.lvalue in words}, **given(lifted, s, i)}
 
     return found
-
-
-def rules(program: Program, k: Kernel, binding: Binding, gaps: Gaps | None = None) -> Iterator[Rule]:
-    """What the handlers do besides the operations: they reset registers, and answer reads.
-
-    Raises:
-        NotUnderstoodError: if the tree lacks a function, or one is not understood, and that is not noted.
-    """
-    gaps = gaps or Gaps()
-    mode: FrontMode = "vhe" if k.vhe else "nvhe"
-    owns = _TAKING if k.tracks_debug_owner else ()
-    debug: Lifted | None = None
-    with gaps.at(TRAP_MDSCR):
-        debug = program.lift("trap_debug_regs", mode, SYS_REGS, memory={"r->reg": "MDSCR_EL1"}, names=_BY_REGISTER)
-    for kind in _BANKS:
-        own: Mapping[str, int | str] = {"rd->Op2": OP2[kind]} if k.tracks_debug_owner else {}
-        suffix = "dbg_wb_reg" if k.tracks_debug_owner else kind
-        with gaps.at(*RESETS):
-            reset = program.lift(f"reset_{suffix}", mode, file=SYS_REGS, memory=own, names=PARAMETERS)
-            value = reset.reads.get("rd->val", NO_VALUE)
-            yield from belonging(RESETS, _register_access(reset, binding, kind, value, {}))
-        with gaps.at(TRAP_BANK):
-            trap = program.lift(f"trap_{suffix}", mode, SYS_REGS, memory={**_AARCH64, **own}, names=PARAMETERS)
-            yield from belonging((TRAP_BANK,), _register_access(trap, binding, kind, None, _READ, owns))
-            if debug is not None:
-                yield from _bank_read(trap, debug, kind, owns)
-    if debug is not None:
-        yield from belonging((TRAP_MDSCR,), _register_access(debug, binding, "", None, _READ, owns))
-        memory = debug.reads.get("vcpu->arch.ctxt.sys_regs[MDSCR_EL1]")
-        answer = debug.writes.get("p->regval")
-        right = FALSE if memory is None or answer is None else Eq(answer, memory)
-        yield _rule(debug, "gives MDSCR_EL1 to a read", right, _READ, None)
-
-
-def _bank_read(trap: Lifted, debug: Lifted, kind: str, owns: tuple[str, ...]) -> Iterator[Rule]:
-    """What a handler of a break- or watchpoint register does for a read."""
-    if owns:  # a read makes the guest the owner as a read of MDSCR_EL1 does, which is an operation
-        same = (Eq(trap.writes[x], debug.writes[x]) if x in trap.writes and x in debug.writes
-                else t.boolean(x not in trap.writes and x not in debug.writes) for x in owns)  # fmt: skip
-        number = trap.reads.get("rd->CRm")
-        other = FALSE if number is None else t.Not(t.ult(number, t.const(16, t.width(number))))  # in no entry
-        says = "takes the registers for a read as trap_debug_regs() does"
-        yield _rule(trap, says, Or(other, And(*same)), _READ, (TRAP_BANK, TRAP_MDSCR))
-    elements = {n: trap.reads[name] for n in range(16) if (name := _element(kind, n)) in trap.reads}
-    value, number = trap.writes.get("p->regval"), trap.reads.get("rd->CRm")
-    right = FALSE
-    if len(elements) == 16 and value is not None and number is not None:
-        pairs = ((Eq(number, t.const(n, t.width(number))), element) for n, element in elements.items())
-        right = And(*(Or(t.Not(here), Eq(value, element)) for here, element in pairs))
-    yield _rule(trap, "gives the register to a read", right, _READ, None)
-
-
-NO_VALUE = t.var("a value that the function does not read", 64)
-
-
-def _element(kind: str, number: int) -> str:
-    return f"vcpu->arch.vcpu_debug_state.dbg_{kind}[{number}]"
-
-
-def _rule(f: Lifted, says: str, holds: Term, given: Mapping[str, Term], of: tuple[str, ...] | None = ()) -> Rule:
-    return Rule(f"{f.name}() {says}", f.file, f.line, substitute(holds, given), of=of, untimely=False)
-
-
-def _register_access(
-    f: Lifted, binding: Binding, kind: str, value: Term | None, given: Mapping[str, Term], but: tuple[str, ...] = ()
-) -> Iterator[Rule]:
-    """A function stores ``value`` to the register whose number is rd->CRm, if there is one, and to nothing else but."""
-    number = f.reads.get("rd->CRm")
-    missing = number is None or _element(kind, 15) not in f.writes
-    stored = [FALSE] if value is not None and missing else []
-    for lvalue, after in f.writes.items():
-        before = f.reads[lvalue]
-        own = [n for n in range(16) if lvalue == _element(kind, n)]
-        if own and value is not None and number is not None:
-            stored.append(Eq(after, If(Eq(number, t.const(own[0], t.width(number))), value, before)))
-        elif binding.models(lvalue) and lvalue not in but:
-            stored.append(Eq(after, before))
-    yield _rule(f, "changes its own register only", And(*stored), given)
 
 
 def _joined(parts: list[Lifted]) -> Lifted:

@@ -61,6 +61,10 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
     "load forgets a step that is on its way": (
         DEBUG_C, {_ARMED: "\t\t\t*vcpu_cpsr(vcpu) |= DBG_SPSR_SS;\n"}, "one_step_one_instruction_if_no_eret"),
 }  # fmt: skip
+_OSLSR = (
+    "static bool trap_oslsr_el1(struct kvm_vcpu *vcpu,\n\t\t\t   struct sys_reg_params *p,\n"
+    "\t\t\t   const struct sys_reg_desc *r)\n{\n"
+)
 # name: file, what is replaced by what, the function that differs or the rule that is broken
 DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
     "user space's registers not taken": (
@@ -79,6 +83,9 @@ DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
     "a read leaves the registers trapped": (
         REGS, {"\telse\n\t\tdbg_to_reg(vcpu, p, rd, reg);\n":
                "\telse {\n\t\tdbg_to_reg(vcpu, p, rd, reg);\n\t\treturn true;\n\t}\n"}, "for a read"),
+    "a read of OSLSR_EL1 finds the lock unlocked": (
+        REGS, {_OSLSR: f"{_OSLSR}\tif (!p->is_write) {{\n\t\tp->regval = 0;\n\t\treturn true;\n\t}}\n"},
+        "gives OSLSR_EL1 to a read"),
 }  # fmt: skip
 REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
     "flags that are none accepted": (
