@@ -33,7 +33,8 @@ from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 from formal.transitions import RESET_PSTATE, RESET_PSTATE_EL2
 
-_WIDTH_TESTS = ("vcpu_el1_is_32bit", "test_bit", "generic_test_bit")  # asked by kvm_reset_vcpu
+_WIDTH_TESTS = ("vcpu_el1_is_32bit",  # asked by kvm_reset_vcpu; bits are tested by what bitops.h makes of test_bit
+                "test_bit", "generic_test_bit", "arch_test_bit", "const_test_bit", "_test_bit")  # fmt: skip
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
 
 
