@@ -137,7 +137,8 @@ def test_a_claim_is_lost_with_c_lines(copy: Copy, name: str) -> None:
 def test_a_difference_is_named(copy: Copy, name: str) -> None:
     file, edits, named = DIFFERENT[name]
     report = copy.report(file, edits, Mode.VHE)
-    found = [*report.misdescribed, *(f"{c.function} ({c.place})" for c in report.compared if not c.equal)]
+    told = (*report.misdescribed, *report.problems)
+    found = [*map(str, told), *(f"{c.function} ({c.place})" for c in report.compared if not c.equal)]
     assert any(named in text for text in found), found
 
 
