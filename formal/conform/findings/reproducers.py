@@ -335,6 +335,8 @@ STATES: Mapping[str, tuple[State, str]] = {
         "needs a CPU with PMUv3p8; QEMU's end at PMUv3p5",
     ),
     "pmuv3p9": (State.NOT_EXPRESSIBLE, "needs a CPU with FEAT_PMUv3p9; QEMU has none"),
+    "again": (State.NOT_EXPRESSIBLE, "no event shows it; needs a CPU that goes to sleep, or KVM enabled again"),
+    "owned": (State.NOT_EXPRESSIBLE, "an access that does not trap shows in no event; it is meant, for the owner"),
 }
 
 
