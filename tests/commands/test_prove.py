@@ -423,6 +423,7 @@ def test_refresh_writes_what_the_gate_accepts_and_the_same_again(tmp_path: Path,
 
 INTERRUPTED_AT_A_QUESTION = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background does not hear it
 from formal.commands import prove as command
 from formal.engines.z3backend import Z3Solver
 
@@ -464,6 +465,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path: Path, questi
 
 INTERRUPTED_WHILE_IMPORTING = """
 import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background does not hear it
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
