@@ -72,7 +72,8 @@ def test_what_it_may_write_besides_is_not_taken_as_kept(copy: Copy) -> None:
     edits = {IOCTL: f"\twrite_sysreg(0, mdcr_el2);\n{LOOP}{IOCTL}"}
     assert {"os_registers", "debug_rom"} <= verdicts(copy.report(GUEST, edits, Mode.VHE, ALL), "UNKNOWN")
     edits = {IOCTL: '\tasm volatile("str xzr, [%0]" : : "r" (vcpu) : "memory");\n' + IOCTL}
-    assert verdicts(copy.report(GUEST, edits, Mode.VHE, ALL), "PROVED") <= {"setup_before_every_entry"}
+    ours = {"setup_before_every_entry", "init_debug_has_one_task"}  # which the ioctl has no part in
+    assert verdicts(copy.report(GUEST, edits, Mode.VHE, ALL), "PROVED") <= ours
 
 
 def test_a_part_of_the_world_switch_that_is_not_understood(copy: Copy) -> None:
