@@ -1,7 +1,6 @@
 """A trace as VCD (Value Change Dump, IEEE 1364-2005, 18), for waveform viewers such as GTKWave.
 
-Step n is at time n, the initial state at 0. The scope ``step`` says which operation led here, and on which vCPU and
-CPU. One scope for each vCPU (``v0``) and CPU (``p0``) has the variables of ``formal/state.py``: registers as vectors,
+Step n is at time n, the initial state at 0. The scope ``step`` says which operation led here, on which vCPU and CPU. One scope for each vCPU (``v0``) and CPU (``p0``) has the variables of ``formal/state.py``: registers as vectors,
 and once more field by field in a scope of their own; enumerations as strings; banks register by register, those that
 are 0 throughout left out.
 """
@@ -47,6 +46,7 @@ def vcd(replay: Replay, trace: Trace, *, until: int | None = None, comment: str 
 
 def signals(replay: Replay, trace: Trace, states: list[Seen]) -> Iterator[Signal]:
     """Everything that is shown of a run."""
+    yield "step", "number", "integer", 32, lambda seen: seen.number  # so that a step that changes nothing is seen
     yield "step", "operation", "string", None, lambda seen: seen.step.operation if seen.step else "Init"
     yield "step", "vcpu", "integer", 32, lambda seen: seen.step.vcpu if seen.step else "x"
     yield "step", "cpu", "integer", 32, lambda seen: seen.step.cpu if seen.step else "x"

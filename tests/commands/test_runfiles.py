@@ -72,6 +72,7 @@ def test_vcd_says_what_the_replay_says(stem: str) -> None:
         assert len(found) == len(states)
         several += len(replay.pairs(trace)) > 1
         for seen, values in zip(states, found, strict=True):
+            assert values["step.number"] == seen.number
             assert text_of(values["step.operation"]) == (seen.step.operation if seen.step else "Init")
             if seen.step:
                 assert (values["step.vcpu"], values["step.cpu"]) == (seen.step.vcpu, seen.step.cpu)
