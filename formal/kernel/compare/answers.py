@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from formal.epochs import Kernel
 from formal.kernel.belongs import RESETS, SET_OSLSR, TRAP_BANK, TRAP_MDSCR
@@ -49,7 +50,7 @@ def rules(program: Program, k: Kernel, binding: Binding, gaps: Gaps | None = Non
     if k.emulates_os_lock:
         with gaps.at(SET_OSLSR):
             read: dict[str, int | str | Term] = {"r->reg": "OSLSR_EL1", "p->is_write": 0}  # a write is refused
-            lock = program.lift("trap_oslsr_el1", mode, file=SYS_REGS, memory=read)
+            lock = program.lift("trap_oslsr_el1", mode, SYS_REGS, memory=read, names=BY_REGISTER)
             yield _register_read(lock, "OSLSR_EL1")
 
 
@@ -100,4 +101,4 @@ def _register_access(
             stored.append(Eq(after, If(Eq(number, t.const(own[0], t.width(number))), value, before)))
         elif binding.models(lvalue) and lvalue not in but:
             stored.append(Eq(after, before))
-    yield _rule(f, "changes its own register only", And(*stored), given)
+    yield replace(_rule(f, "changes its own register only", And(*stored), given), whole=f.bodies)

@@ -63,6 +63,18 @@ class Handler:
     forwarding: Forwarding | None = None  # then it returns 1
     names: Mapping[str, str] = field(default_factory=lambda: PARAMETERS)
 
+    def lifted(self, program: Program, mode: FrontMode) -> list[Lifted]:
+        """The functions; one that is for several kinds of registers, once for each.
+
+        Raises:
+            NotUnderstoodError: if one is not understood, or not there.
+        """
+        return [
+            program.lift(name, mode, file=self.file, memory={**self.memory, **more}, names=self.names)
+            for name in self.functions
+            for more in self.parts
+        ]
+
 
 def _trapped_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     return {"p->regval": i.bits("value"), "p->is_write": i.flag("is_write")}
@@ -225,12 +237,7 @@ def counterparts(program: Program, k: Kernel, binding: Binding, gaps: Gaps) -> d
 
 
 def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler, operation: Operation) -> Counterpart:
-    mode: FrontMode = "vhe" if k.vhe else "nvhe"
-    parts = [
-        program.lift(name, mode, file=handler.file, memory={**handler.memory, **more}, names=handler.names)
-        for name in handler.functions
-        for more in handler.parts
-    ]
+    parts = handler.lifted(program, "vhe" if k.vhe else "nvhe")
     lifted = parts[0] if len(parts) == 1 else _joined(parts)
     if lifted.returns is not TRUE:
         raise NotUnderstoodError(lifted.file, lifted.line, f"{lifted.name}() does not return on every path")
@@ -313,5 +320,5 @@ def _joined(parts: list[Lifted]) -> Lifted:
             replace(e, guard=And(g, e.guard)) for g, part in zip(guards, parts, strict=True) for e in part.events
         ),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-        functions=frozenset().union(*(part.functions for part in parts)),
+        bodies=frozenset().union(*(part.bodies for part in parts)),
     )

@@ -63,10 +63,8 @@ def subjects(program: Program, tree: KernelTree, mode: Mode) -> list[Subject]:
     k = resolve(tree, mode, debug, Binding(flags_of(tree)), read(tree)).kernel
     found = [Subject(lifted, mode, DEBUG_C) for lifted in debug.values()]
     for handler in handlers.HANDLERS:
-        for name in handler.functions if handler.when(k) else ():
-            for more in handler.parts:
-                lifted = program.lift(name, front, file=handler.file, memory={**handler.memory, **more})
-                found.append(Subject(lifted, mode, handler.file))
+        if handler.when(k):
+            found += [Subject(lifted, mode, handler.file) for lifted in handler.lifted(program, front)]
     for name, memory in _RESETS_BY_OWNER if k.tracks_debug_owner else _RESETS:
         lifted = program.lift(name, front, file=handlers.SYS_REGS, memory=memory)
         found.append(Subject(lifted, mode, handlers.SYS_REGS))
