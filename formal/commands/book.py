@@ -79,7 +79,8 @@ def _original(document: Path | None, trees: Sequence[Path]) -> dict[str, str]:
 def _tree(path: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
     from formal.epochs import HOSTS
     from formal.kernel.source.tree import KernelTree
-    from formal.tree.verdicts import TreeJob, run, worse
+    from formal.tree.rank import worse
+    from formal.tree.verdicts import TreeJob, run
 
     job = TreeJob(KernelTree(path), HOSTS, (), PROOFS, manifest, None)
     for report in run(job):

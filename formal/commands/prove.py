@@ -244,7 +244,7 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.report import results
     from formal.report import tree as report
     from formal.report.treeresults import of_tree
-    from formal.tree import cache, verdicts
+    from formal.tree import cache, rank
 
     try:
         tree = KernelTree(args.kernel, args.config)
@@ -262,7 +262,7 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     rows = [row for r in reports for row in r.rows]
     problems = [p for r in reports for p in r.problems]
     code = ExitCode.UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else ExitCode.OK
-    if problems or any(verdicts.worse(r) and r.verdict == "VIOLATED" for r in rows):
+    if problems or any(rank.worse(r) and r.verdict == "VIOLATED" for r in rows):
         code = ExitCode.WRONG
     if args.json:
         outputs.write("--json", jsonfile.tree(tree.release, reports, code))
@@ -279,7 +279,7 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     lines = [f"PROBLEM: {p}" for p in problems]
     for r in reports:
         for row in r.rows if whole else ():
-            if args.explain or (verdicts.worse(row) and row.verdict != "UNKNOWN"):
+            if args.explain or (rank.worse(row) and row.verdict != "UNKNOWN"):
                 lines += ["", *report.explanation(r, row)]
         lines += [] if args.explain else report.undecided(r)
     lines += tree_run_files.write(args, outputs, tree, reports)

@@ -39,9 +39,11 @@ class Gap:
     """Something of a tree that is not understood, or not as the specification has it: a place and a reason.
 
     ``of`` are the operations and parts of operations that it belongs to, by name or by C function; none: all that KVM
-    does. With ``writes`` (places as ``formal.kernel.scan`` calls them, ``f()`` for all that a function may write) it is
-    a step of its own, which may come at any time, and in the functions that it belongs to. ``broken`` is whether the C
-    was understood, so that operations do what others should; ``untimely`` whether they may happen at other times too.
+    does. With ``writes`` (places as ``formal.kernel.recognition.scan`` calls them, ``f()`` for all that a function may
+    write) it is a step of its own, which may come at any time, and in the functions that it belongs to. ``broken`` is
+    whether the C was understood, so that operations do what others should; ``untimely`` whether they may happen at
+    other times too.
+    ``unless`` is a function and its file: the gap is none where that is compared.
     """
 
     file: str
@@ -51,6 +53,7 @@ class Gap:
     writes: frozenset[str] | None = None
     broken: bool = False
     untimely: bool = False
+    unless: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return str(NotUnderstoodError(self.file, self.line, self.reason))

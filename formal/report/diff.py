@@ -11,7 +11,7 @@ from formal.report.jsonfile import SCHEMA_VERSION
 from formal.report.tree import explanation
 from formal.tree.functions import Change, FunctionChange
 from formal.tree.patch import Step
-from formal.tree.verdicts import worse
+from formal.tree.rank import worse
 
 
 def lines(step: Step) -> Iterator[str]:

@@ -16,7 +16,8 @@ from formal.properties import CLAIMS
 from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
 from formal.transitions import OPERATIONS
-from formal.tree.verdicts import TreeReport, better, worse
+from formal.tree.rank import better, worse
+from formal.tree.verdicts import TreeReport
 from formal.vocabulary import Claim
 
 SHOWN = 8  # names of a list that are shown before the rest is only counted

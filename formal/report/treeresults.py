@@ -10,7 +10,8 @@ from formal.matrix.configuration_run import Row
 from formal.report.flow import Flow, flow, place_of
 from formal.report.results import BY_CHECK, Suite, judged, outcome
 from formal.tree.patch import Step
-from formal.tree.verdicts import TreeReport, worse
+from formal.tree.rank import worse
+from formal.tree.verdicts import TreeReport
 
 
 def of_tree(reports: Sequence[TreeReport]) -> list[Suite]:

@@ -37,8 +37,9 @@ from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration, checks
 from formal.system import System
 from formal.tree import verdicts
+from formal.tree.rank import worse
 from formal.tree.reading import Source, prepare, source
-from formal.tree.verdicts import Compared, TreeJob, TreeReport, worse
+from formal.tree.verdicts import Compared, TreeJob, TreeReport
 
 FORMAT = 1
 KEPT = 64  # entries; the oldest go first

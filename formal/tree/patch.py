@@ -13,8 +13,9 @@ from formal.kernel.source.tree import KernelTree
 from formal.kernel.source.versions import Version
 from formal.matrix.configuration_run import Row
 from formal.tree.functions import FunctionChange, compare
+from formal.tree.rank import RANK, won, worse
 from formal.tree.reading import prepare
-from formal.tree.verdicts import RANK, TreeJob, TreeReport, run, won, worse
+from formal.tree.verdicts import TreeJob, TreeReport, run
 
 _LINE = re.compile(r"^(\S+?):\d+: ")  # an obligation is named by its place, which moves
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from formal.common.processes import Beside
 from formal.epochs import Mode
@@ -59,18 +59,40 @@ def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str]]:
     """The places in which a function that is not known may write modelled state; the functions known by other names."""
     if tree.searched is None:
         tree.searched, strange = _unknown(tree), roles.strange(tree)
-        if tree.searched or strange:
+        before = _certain(tree.searched)
+        if before or strange:
             mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
             scan.scan(tree, mentions)
-            tree.renamed = roles.renamed(tree, mentions, {name for gap in tree.searched for name in gap.of})
+            tree.renamed = roles.renamed(tree, mentions, {name for gap in before for name in gap.of})
             found = _unknown(tree) if tree.renamed else tree.searched
-            if len(found) > len(tree.searched) or (len(found) == len(tree.searched) and not strange):
+            left = len(_certain(found))
+            if left > len(before) or (left == len(before) and not strange):
                 tree.renamed, found = {}, tree.searched  # they do not stand for those
             tree.searched = found
     return tree.searched, tree.renamed
 
 
 def _unknown(tree: KernelTree) -> tuple[Gap, ...]:
-    gaps = Gaps(noted=True)
-    scan.check(tree, writers.knows, (DEBUG_C,), gaps=gaps)
-    return tuple(gaps.found)
+    """A function that is read under another name is known for what it does, never for that name."""
+    gaps, names = Gaps(noted=True), frozenset(tree.renamed.values())
+
+    def knows(file: str, function: str, lvalue: str) -> bool:
+        return function in writers.OPERATIONS if function in names else writers.knows(file, function, lvalue)
+
+    def hinges(file: str, function: str, lvalue: str) -> bool:
+        return function in names or writers.hinges(file, function, lvalue)
+
+    scan.check(tree, knows, (DEBUG_C,), gaps=gaps, hinges=hinges)
+    own = {f" in {known}()": f" in {here}()" for here, known in tree.renamed.items()}
+    return tuple(replace(gap, reason=_with(gap.reason, own)) for gap in gaps.found)
+
+
+def _with(text: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        text = text.replace(old, new)
+    return text
+
+
+def _certain(gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
+    """Those that are gaps whatever is compared."""
+    return tuple(gap for gap in gaps if gap.unless is None)

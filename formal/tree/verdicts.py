@@ -23,6 +23,7 @@ from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterpar
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, keeping, operations
 from formal.kernel.recognition import debugexit, regions, runloop, scan
+from formal.kernel.recognition.rules import stores_read
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
@@ -35,13 +36,13 @@ from formal.state import VARIABLES
 from formal.system import System
 from formal.transitions import OPERATIONS
 from formal.tree.deciding import Decider, checked, checker_of
+from formal.tree.rank import worse
 from formal.tree.reading import Source, source
 from formal.tree.unknowns import Unknown, narrower, unknowns
 from formal.tree.writes import Effects
 from formal.worldswitch import PARTS
 
 DEEP = 9  # fused steps, for the claims that are still open
-RANK = {"VIOLATED": 0, "UNKNOWN": 1, "n/a": 2, "PROVED": 2}
 
 
 @dataclass
@@ -67,6 +68,7 @@ class TreeReport:
     problems: list[str] = field(default_factory=list)
     omitted: dict[str, str] = field(default_factory=dict)  # parts and operations whose call is missing, and where
     lifted: tuple[str, ...] = ()  # operations that are C functions of the tree
+    whole: set[tuple[str, str]] = field(default_factory=set)  # functions of whose every store a rule speaks
     rules: int = 0  # what was asked of the calls around the lifted functions
     notes: tuple[str, ...] = ()
     system: System | None = None
@@ -107,21 +109,6 @@ class TreeJob:
     manifest: Manifest
     timeout: float | None
     processes: int = 1
-
-
-def worse(row: Row) -> bool:
-    """Whether a verdict is worse than the expected one; what was not expected to apply is expected to hold."""
-    return RANK[row.verdict] < RANK[row.expected or "PROVED"]
-
-
-def better(row: Row) -> bool:
-    """Whether a verdict is better than the expected one: what is not decided never is."""
-    return won(row.expected or "PROVED", row.verdict)
-
-
-def won(before: str, after: str) -> bool:
-    """Whether a claim holds now that did not, or was not decided."""
-    return after == "PROVED" and before in ("VIOLATED", "UNKNOWN")
 
 
 def run(job: TreeJob) -> list[TreeReport]:
@@ -165,7 +152,8 @@ def compare(
     tree, gaps = program.tree, Gaps(noted=True)
     assert isinstance(tree, KernelTree)
     side = side_of(mode)
-    gaps.found += [gap for gap in known if tree.build.hyp_of(gap.file, side) in (None, side)]
+    here = [gap for gap in known if tree.build.hyp_of(gap.file, side) in (None, side)]
+    gaps.found += [gap for gap in here if gap.unless is None]
     lifted: dict[str, Lifted] = {}
     functions: list[str] = []
     with gaps.at():
@@ -199,6 +187,7 @@ def compare(
         report.problems += wrong(program.constants)
     gaps.found += [*tables.check(program, k, gaps), *regions.check(tree, k)]
     _check_rules(report, program, binding, k, ask, gaps)
+    gaps.found += [gap for gap in here if gap.unless is not None and gap.unless not in _whole(report, program)]
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
     report.differing = differs
     omitted = [name for name in report.omitted if name in report.parts]
@@ -207,6 +196,13 @@ def compare(
 
 
 # ---- the C against the specification
+
+
+def _whole(report: TreeReport, program: Program) -> set[tuple[str, str]]:
+    """The functions, and their files, of which every store is compared or read."""
+    lifted = [*(c.lifted for c in report.compared), *(c.lifted for c in report.counterparts.values())]
+    compared = {body for function in lifted if function is not None for body in function.bodies}
+    return compared | report.whole | stores_read(program, side_of(report.mode))
 
 
 def _compare_operations(report: TreeReport, system: System, ask: Questions, gaps: Gaps) -> dict[str, Operation]:
@@ -334,6 +330,7 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
         around += debugexit.rules(program, side_of(report.mode))
     for rule in (*around, *answers.rules(program, k, binding, gaps)):
         report.rules += 1
+        report.whole |= rule.whole
         if ask.differing([(rule.says, rule.holds)]):
             text = f"{rule.file}:{rule.line}: not so: {rule.says}"
             part = report.parts.get(rule.omits or "")

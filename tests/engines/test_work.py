@@ -14,7 +14,7 @@ from formal.engines.z3backend import SolverTimeoutError, Z3Solver, Z3Terms
 from formal.logic import terms as t
 from formal.matrix.configuration_run import Row
 from formal.tree.patch import ClaimChange
-from formal.tree.verdicts import better, worse
+from formal.tree.rank import better, worse
 from tests.engines.mutants import CLAIM, MUTANTS, system
 
 FAULT = next(m for m in MUTANTS if m.says == "TDRA is dropped")

@@ -13,7 +13,7 @@ from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program, files_for, load
 from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.recognition.scan import check
-from formal.kernel.recognition.writers import knows
+from formal.kernel.recognition.writers import hinges, knows
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import read
 from formal.kernel.text.tokens import tokens
@@ -65,7 +65,7 @@ class Copy:
     def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
         """The tree as it is now."""
         gaps = Gaps(noted=True)
-        check(self.tree, knows, (DEBUG_C,), gaps=gaps)
+        check(self.tree, knows, (DEBUG_C,), gaps=gaps, hinges=hinges)
         binding = Binding(flags_of(self.tree, gaps=gaps))
         report = compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
         if claims:

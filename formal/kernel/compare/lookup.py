@@ -87,11 +87,14 @@ class Lookup(Reader):
             right = And(Or(Not(calls[0].guard), plain), Or(Not(trapped), calls[0].guard))
             yield self._answers(f, calls[0])
         yield Rule(f"{f.function}() handles a trap once, and nothing else", f.file, f.line, right)
-        g = self.read(inner, HANDLE_EXIT)
-        for call in g.named("*arm_exit_handlers"):
+        g, says = self.read(inner, HANDLE_EXIT), "the handler is that of the exception class"
+        handlers = g.named("*arm_exit_handlers")
+        if not handlers:
+            yield Rule(says, g.file, g.line, FALSE)
+        for call in handlers:
             yield self._answers(g, call)
-            says = "the handler is that of the exception class"
-            yield Rule(says, call.file, call.line, And(*(_of_class(guard, name) for guard, name in call.targets)))
+            right = And(t.boolean(bool(call.targets)), *(_of_class(guard, name) for guard, name in call.targets))
+            yield Rule(says, call.file, call.line, right)
 
     def _answers(self, f: Skeleton, call: Call) -> Rule:
         same: Term = FALSE  # or user space is asked
@@ -105,6 +108,8 @@ class Lookup(Reader):
         asks = ("perform_access", "emulate_sys_reg")
         f = self.read("kvm_handle_sys_reg", SYS_REGS, (*asks, "vcpu_get_reg", "vcpu_set_reg"))
         esr = t.extract(self._variable(f, "vcpu->arch.fault.esr_el2"), 31, 0)
+        if not f.named(*asks):
+            yield Rule(f"{f.function}() accesses the register", f.file, f.line, FALSE)
         for call in f.named(*asks):
             held = call.memory[1] if len(call.memory) > 1 else {}
             parts = [_equal(held.get(name), t.extract(esr, *bits)) for name, bits in SYNDROME.items()]

@@ -116,7 +116,7 @@ class Machine:
         self.base = TRUE  # the condition under which the running function was called
         self.scopes: list[Scope] = []
         self.escapes = 0  # paths that left the construct being executed: return, goto, break, BUG
-        self.entered: set[str] = set()  # functions whose bodies were executed
+        self.entered: set[tuple[str, str]] = set()  # functions whose bodies were executed, and their files
         self.initial: dict[Cell, Value] = {}
         self.types: dict[Cell, Type] = {}
         self.names: dict[Cell, str] = {}

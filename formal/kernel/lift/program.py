@@ -73,9 +73,14 @@ class Lifted:
     obligations: tuple[Obligation, ...]
     events: tuple[Event, ...]
     notes: tuple[str, ...]  # assumptions of the lifting
-    functions: frozenset[str]  # those whose bodies were executed
+    bodies: frozenset[tuple[str, str]]  # the functions that were executed, and their files
     unknowns: Mapping[str, Unknown] = field(default_factory=dict)  # variable: the place that it stands for
     points: tuple[tuple[Term, str], ...] = ()  # a pointer that is returned: guard, target (an lvalue or NULL)
+
+    @property
+    def functions(self) -> frozenset[str]:
+        """The names of the functions that were executed."""
+        return frozenset(name for name, _ in self.bodies)
 
     def unknowns_in(self, term: Term) -> tuple[Unknown, ...]:
         """The places that are not understood on which a term depends."""
@@ -343,7 +348,8 @@ def _collected(
         events=tuple(
             Event(e.guard, e.lvalue, e.value, tuple(_relative(tree, f) for f in e.stack)) for e in machine.events
         ),
-        notes=tuple(machine.notes), functions=frozenset(machine.entered), unknowns=missing,
+        notes=tuple(machine.notes), bodies=frozenset((name, tree.relative(file)) for name, file in machine.entered),
+        unknowns=missing,
         points=_named(machine, function.result_type, result) if isinstance(result, Pointer) else (),
     )  # fmt: skip
 

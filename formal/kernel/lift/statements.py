@@ -38,7 +38,7 @@ class Statements(Operators):
         if len(parameters) != len(arguments) or len(bodies) != 1 or function.type.is_function_variadic():
             raise self.refusal(function, f"{name} has another signature than its call, or no body")
         outside, base, escapes, around = self.state.live, self.base, self.escapes, (self.breaks, self.continues)
-        self.entered.add(name)
+        self.entered.add((name, clang.file_of(function)))
         scope = Scope(Frame(name, clang.file_of(function), function.location.line))
         self.scopes.append(scope)
         self.base, self.breaks, self.continues = And(base, outside), [], []

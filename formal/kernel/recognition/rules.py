@@ -60,7 +60,7 @@ class Rule:
     (``formal/worldswitch.py``) or the operation that such a tree goes without. ``of`` are the operations and parts that
     are not what is said if it is broken (none: all that KVM does; ``None``: it is about nothing that is modelled), and
     ``untimely`` is whether they may come at other times then. With ``keeps`` a tree that breaks it has an operation
-    that leaves these variables as they were.
+    that leaves these variables as they were. ``whole`` are functions, and their files, of whose every store it speaks.
     """
 
     says: str
@@ -71,12 +71,20 @@ class Rule:
     of: tuple[str, ...] | None = ()
     untimely: bool = True
     keeps: tuple[str, frozenset[str]] | None = None
+    whole: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def gap(self) -> Gap:
         """What is not understood of a tree that breaks it."""
         of = frozenset(self.of or ())
         return Gap(self.file, self.line, f"not so: {self.says}", of, broken=True, untimely=self.untimely)
+
+
+def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
+    """The functions, and their files, of which every store to what is modelled is read."""
+    return {
+        (f.function, f.file) for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, _MODELLED)
+    }
 
 
 def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.recognition import indirect
 from formal.kernel.recognition.callers import Bodies, Mentions
 from formal.kernel.recognition.regnames import modelled, written
@@ -355,6 +355,7 @@ def check(
     whole: Collection[str] = (),
     kept: Found | None = None,
     gaps: Gaps | None = None,
+    hinges: Callable[[str, str, str], bool] = lambda file, function, lvalue: False,
 ) -> list[Store]:
     """All places, if each is known, and the functions that they are in are called by known functions only.
 
@@ -362,6 +363,7 @@ def check(
         knows: whether it is known that a function (of a file) may write something (``writers.knows``).
         whole: files whose every function is lifted: what their helpers write is seen in the functions that call them.
         kept: what an earlier search with the same ``whole`` found; files with other texts are searched again.
+        hinges: whether that is known only where the function is compared (``Gap.unless``); noted in ``gaps``.
 
     Raises:
         NotUnderstoodError: at the first that is not, if that is not noted in ``gaps``.
@@ -372,9 +374,15 @@ def check(
     mentions.check()
     private = {(file, name) for file in whole for name in helpers(tree.read(file))}
     for store in stores:
-        if knows(store.file, store.function, store.lvalue) or (store.file, store.function) in private:
+        where = store.file, store.function, store.lvalue
+        if (store.file, store.function) in private or ((known := knows(*where)) and not hinges(*where)):
             continue
         place = f"in {store.function}()" if store.function else "outside a function"
+        if known:
+            reason = f"{store.lvalue} may be written ({store.how}) {place}, which is not compared"
+            of, written = frozenset((store.function,)), frozenset((store.lvalue,))
+            gaps.found += [Gap(store.file, store.line, reason, of, written, unless=(store.function, store.file))]
+            continue
         reason = f"{store.lvalue} may be written ({store.how}) {place}, which the specification does not know"
         with gaps.at(store.function, writes=store.lvalue):
             raise NotUnderstoodError(store.file, store.line, reason)

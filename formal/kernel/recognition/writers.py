@@ -40,6 +40,20 @@ OPERATIONS = frozenset(
     """.split()
 )
 
+# what of these some releases have without comparing it: there it may write this, and no more
+_UNCOMPARED: dict[str, frozenset[str]] = {
+    name: frozenset(what.split())
+    for what, names in (
+        ("pc pstate", "kvm_emulate_nested_eret"),
+        ("sys_regs[*]", "reset_val"),
+        ("sys_regs[MDCR_EL2]", "access_mdcr"),
+        ("mdcr_el2", "kvm_nested_setup_mdcr_el2"),
+        ("arch.iflags ctxt mdcr_el2 debug_ptr pc pstate", "flush_hyp_vcpu sync_hyp_vcpu"),
+        ("debug_owner external_debug_state external_mdscr_el1 vcpu_debug_state", "flush_debug_state sync_debug_state"),
+    )
+    for name in names.split()
+}
+
 # the others: why, what they may write, which they are
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     (PRIMITIVE, "sys_regs[*]", "vcpu_write_sys_reg __vcpu_write_sys_reg"),
@@ -178,6 +192,11 @@ def knows(file: str, function: str, lvalue: str) -> bool:
     """
     part = (file, function) not in _LIMITED_OUTSIDE and function in OPERATIONS
     return part or limited(file, function, lvalue)
+
+
+def hinges(file: str, function: str, lvalue: str) -> bool:
+    """Whether that is known of a place only where its function is compared."""
+    return not limited(file, function, lvalue) and lvalue not in _UNCOMPARED.get(function, ())
 
 
 def limited(file: str, function: str, lvalue: str) -> bool:
