@@ -1,6 +1,7 @@
 """A trace as VCD (Value Change Dump, IEEE 1364-2005, 18), for waveform viewers such as GTKWave.
 
-Step n is at time n, the initial state at 0. The scope ``step`` says which operation led here, on which vCPU and CPU. One scope for each vCPU (``v0``) and CPU (``p0``) has the variables of ``formal/state.py``: registers as vectors,
+Step n is at time n, the initial state at 0. The scope ``step`` says which operation led here, on which vCPU and CPU.
+One scope for each vCPU (``v0``) and CPU (``p0``) has the variables of ``formal/state.py``: registers as vectors,
 and once more field by field in a scope of their own; enumerations as strings; banks register by register, those that
 are 0 throughout left out.
 """

@@ -73,7 +73,8 @@ def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[st
             f"  {c.function} ({c.place}) DIFFERS in {', '.join(c.differs_in)}" for c in r.compared if not c.equal
         )
         yield from (f"  {text}: taken as left out" for text in (*r.omitted.values(), *r.lacking))
-        yield from (f"  {'' if u.gap.broken else 'not understood: '}{u}" for u in r.unknowns)
+        each = {u.gap.unless or u.gap.place: u for u in reversed(r.unknowns)}  # a function that is not compared: once
+        yield from (f"  {'' if u.gap.broken else 'not understood: '}{u}" for u in reversed(each.values()))
     if notes := dict.fromkeys(note for r in reports for note in r.notes):
         yield f"taken for granted of this tree, beside what is assumed of all: {len(notes)} points; -v lists them"
     lost = [(r, row) for r in reports for row in r.rows if worse(row) and row.verdict == "VIOLATED"]

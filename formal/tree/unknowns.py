@@ -100,8 +100,7 @@ def _unknown(system: System, gap: Gap, effects: Effects) -> Unknown:
     parts: dict[str, frozenset[str]] = {}
     own: frozenset[str] | None = None
     named = expanded(gap.of, k)
-    handlers = [f for h in HANDLERS if h.operation in gap.of and h.when(k) for f in h.functions]
-    written = frozenset[str]() if gap.broken else effects.written([*gap.of, *handlers])
+    written = frozenset[str]() if gap.broken else effects.written([*gap.of, *_handlers(gap, k)])
     for name in named:
         if ops := [op for op in system.operations if name in (op.name, op.c_function)]:
             operations |= {op.name: written | _changed(system, op) for op in ops}
@@ -109,16 +108,33 @@ def _unknown(system: System, gap: Gap, effects: Effects) -> Unknown:
             made = [op for op in system.operations if _made_of(op, system) & {name}]
             operations |= {op.name: _changed(system, op) for op in made}
         elif name in STEPS:
-            functions = [f for c in hypervisor.COMPONENTS if c.part == name for f in c.names(k)]
             s = system.state()
             after = STEPS[name](s, k).values
             changed = {variable for variable, value in after.items() if value is not s.values[variable]}
-            parts[name] = written | changed | effects.written(functions)
+            parts[name] = written | changed | effects.written(_parts((name,), k))
         elif name not in _NAMED:
             own = written
     if gap.broken:  # the one may do what the other should
         operations = dict.fromkeys(operations, frozenset[str]().union(*operations.values()))
     return Unknown(gap, operations, parts, own)
+
+
+def _handlers(gap: Gap, k: Kernel) -> list[str]:
+    return [f for h in HANDLERS if h.operation in gap.of and h.when(k) for f in h.functions]
+
+
+def _parts(names: Collection[str], k: Kernel) -> list[str]:
+    return [f for c in hypervisor.COMPONENTS if c.part in names for f in c.names(k)]
+
+
+def standing(gaps: Iterable[Gap], effects: Effects, k: Kernel) -> list[Gap]:
+    """Gaps that may write something, and that no other has with what it belongs to (``Gap.unless``)."""
+    gaps = list(gaps)
+    others = [gap for gap in gaps if gap.writes is None and not gap.broken]
+    inside = effects.led_to(f for g in others for f in (*g.of, *_handlers(g, k), *_parts(g.of, k)))
+    every = any(not gap.of for gap in others)
+    left = [g for g in gaps if g.unless is None or not (every or g.unless[0] in inside)]
+    return [gap for gap in left if gap.writes is None or effects.at(gap)]
 
 
 def _changed(system: System, op: Operation) -> frozenset[str]:

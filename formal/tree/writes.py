@@ -147,13 +147,18 @@ class Effects:
 
     def _named(self, functions: Iterable[str]) -> frozenset[str]:
         """The state variables that functions, and all that these lead to by name, may write."""
+        found = self.led_to(functions)
+        written = [places(s.lvalue) for s in self.stores if s.function.removeprefix("macro ") in found]
+        by_cpu = any(not _BY_CPU.isdisjoint(self.bodies.get(function, ())) for function in found)
+        return (_PERCPU if by_cpu else frozenset[str]()).union(*written)
+
+    def led_to(self, functions: Iterable[str]) -> set[str]:
+        """Functions, and all that these lead to by name."""
         found, new = set[str](), set(functions)
         while new:
             found |= new
             new = {name for function in new for name in self.bodies.get(function, {})} - found
-        written = [places(s.lvalue) for s in self.stores if s.function.removeprefix("macro ") in found]
-        by_cpu = any(not _BY_CPU.isdisjoint(self.bodies.get(function, ())) for function in found)
-        return (_PERCPU if by_cpu else frozenset[str]()).union(*written)
+        return found
 
     def roots(self, function: str) -> frozenset[str]:
         """The operations whose C calls a function, by name, before anything that is an operation of its own."""

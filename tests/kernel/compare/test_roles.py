@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from formal.engines.equality import Questions
+from formal.epochs import Mode
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.tree import reading
+from formal.tree.verdicts import compare
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
 
@@ -60,3 +63,34 @@ def test_a_name_that_is_taken_is_not_used(tmp_path: Path) -> None:
     header.write_text(header.read_text() + "\n#define trap_oslar_el1 undef_access\n")
     gaps, found = reading._search(tree)
     assert not found and reading._certain(gaps)
+
+
+_ARM, _HYP_MAIN = f"{KVM}/arm.c", f"{KVM}/hyp/nvhe/hyp-main.c"
+_INIT, _RUN = "static void cpu_hyp_init_context(void)\n{\n", "static void handle___kvm_vcpu_run("
+_ENTERS = "\tcpu_reg(host_ctxt, 1) =  __kvm_vcpu_run("
+# a function that stands where 6.1 has none and others have one: what is read under that name is not compared
+STRANGE: Mapping[str, tuple[str, Mode, Mapping[str, str]]] = {
+    "initialises a CPU": (_ARM, Mode.VHE, {
+        _INIT: f"static void strange(void)\n{{\n\twrite_sysreg(0, mdcr_el2);\n}}\n\n{_INIT}\tstrange();\n"}),
+    "enters a guest": (_HYP_MAIN, Mode.NVHE, {
+        _RUN: f"static void strange(struct kvm_vcpu *vcpu)\n{{\n\tvcpu->arch.mdcr_el2 = 0;\n}}\n\n{_RUN}",
+        _ENTERS: f"\tstrange(kern_hyp_va(vcpu));\n{_ENTERS}"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_name_accounts_for_no_store(name: str, tmp_path: Path) -> None:
+    """A new function may be taken for one that this tree does not have; what it writes is told all the same."""
+    file, mode, edits = STRANGE[name]
+    base = KernelTree(tree_path("6.1"))
+    path = linked_copy(base.path, tmp_path / "tree", file)
+    text = path.read_text()
+    for old, new in edits.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path.write_text(text)
+    tree = KernelTree(tmp_path / "tree")
+    tree.__dict__["autoconf"] = base.autoconf
+    read = reading.source(tree, mode)
+    report = compare(read.program, read.binding, read.signs, mode, Questions(60.0), read.gaps)
+    assert any("mdcr_el2 may be written" in gap.reason and " in strange()" in gap.reason for gap in report.gaps)

@@ -19,6 +19,7 @@ from tests.kernel.edited import Copy
 WRITTEN_AGAIN = {
     "7.3": {"kvm_vcpu_put_debug", "kvm_debug_handle_oslar", "trap_oslar_el1", "kvm_nested_setup_mdcr_el2"},
     "5.10": {"__activate_traps_common"},
+    "6.12": {"__deactivate_traps_common"},
 }
 
 
