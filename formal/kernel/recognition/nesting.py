@@ -23,7 +23,7 @@ from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text import signs
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
-from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
+from formal.logic.terms import BOOL, FALSE, And, Eq, If, Not, Or, Term
 
 EMULATE, SYS_REGS, CONFIG, HANDLE_EXIT, PMU_C = (
     f"{KVM}/{name}.c" for name in ("emulate-nested", "sys_regs", "config", "handle_exit", "pmu-emul")
@@ -38,7 +38,7 @@ _TRAPPED = {"SYS_MDSCR_EL1": "TDE_TDA", "SYS_OSLAR_EL1": "TDE_TDOSA"} | {
 }
 _DIRECT = ("kvm_inject_el2_exception", "vcpu_el2_e2h_is_set", "vcpu_el2_tge_is_set")
 _CONTEXT, _TGE, _M32 = "vcpu->arch.ctxt", 27, 0x1F  # HCR_EL2.TGE (Arm ARM D24.2.48); PSTATE.nRW and .M
-_M, _EL0T, _EL2 = 0x1F, 0b0000, (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0t, EL2t, EL2h
+_M, _EL0T, _EL1, _EL2 = 0x1F, 0b0000, (0b0100, 0b0101), (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0t; ELxt, ELxh
 
 
 class Nesting(Reader):
@@ -117,16 +117,30 @@ class Nesting(Reader):
         yield Rule(f"{f.function}() stores what {checks}() gives", stored.file, stored.line, t.boolean(right))
 
     def _exit(self) -> Iterator[Rule]:
-        """After an exit, PSTATE shows the guest hypervisor at its EL2 again."""
-        name = "fixup_nv_guest_exit"
-        f = self.read("fixup_guest_exit", more=(name,))
-        calls = f.named(name)
-        if len(calls) != 1:
-            yield Rule(f"{f.function}() calls {name}()", f.file, f.line, FALSE)
-        yield from self.when(f, name, t.var(HAS_EL2, BOOL))
-        order = [c.name for c in f.calls if c.name in ("synchronize_vcpu_pstate", name, "__fixup_guest_exit")]
-        right = order[1:2] == [name]
-        yield Rule(f"{name}() is called when PSTATE has been saved", f.file, f.line, t.boolean(right))
+        """After an exit, PSTATE shows a guest hypervisor at its EL2 again, and is else as it was saved."""
+        saves, inner = "synchronize_vcpu_pstate", "__fixup_guest_exit"
+        f = self.read("fixup_guest_exit", inside=("fixup_nv_guest_exit",))  # a function of its own from v7.3 on
+        stores, first = f.named(f"= {PSTATE}"), f.named(saves)
+        order = [c.name for c in f.calls if c in stores or c.name in (saves, inner)]
+        right = order == [saves, *(c.name for c in stores), inner]
+        yield Rule(f"{f.function}() adjusts PSTATE when it has been saved", f.file, f.line, t.boolean(right))
+        if not stores or not first:
+            yield Rule(f"{f.function}() shows the guest hypervisor at its EL2", f.file, f.line, FALSE)
+            return
+        words = {v for c in stores if c.result is not None for v in nodes((c.result,)) if str(v.data).startswith(PSTATE)}
+        word, known = next(iter(words), t.var("?", 64)), len(words) == 1 and all(c.result is not None for c in stores)
+        adjusted = word
+        for store in stores:
+            adjusted = If(store.guard, store.result, adjusted) if store.result is not None else adjusted
+        moved = {mode: el2 for mode, el2 in zip(_EL1, _EL2, strict=True)}
+        shown = word
+        for mode, el2 in moved.items():
+            at = Eq(word & t.const(_M32, 64), t.const(mode, 64))
+            shown = If(at, (word & t.const(~_M32 & (1 << 64) - 1, 64)) | t.const(el2, 64), shown)
+        own = Or(*(c.guard for c in stores))
+        holds = And(t.boolean(known), Eq(adjusted, If(own, shown, word)), Or(Not(own), t.var(HAS_EL2, BOOL)))
+        yield Rule(f"{f.function}() shows a guest hypervisor at its EL2, and leaves the rest of PSTATE as it was",
+                   stores[0].file, stores[0].line, holds)  # fmt: skip
 
     def _fine_grained(self) -> Iterator[Rule]:
         """kvm_arch_vcpu_load chooses the fine-grained traps before VHE writes them."""

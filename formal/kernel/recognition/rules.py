@@ -99,8 +99,10 @@ class Reader:
         self.program, self.k, self.flags = program, k, flags
         self.mode: Mode = "vhe" if k.vhe else "nvhe"
 
-    def read(self, name: str, file: str | None = None, more: tuple[str, ...] = ()) -> Skeleton:
-        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, _MODELLED)
+    def read(
+        self, name: str, file: str | None = None, more: tuple[str, ...] = (), inside: tuple[str, ...] = ()
+    ) -> Skeleton:
+        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, _MODELLED, inside=inside)
 
     def exactly(
         self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = (), parts: Mapping[str, str] | None = None

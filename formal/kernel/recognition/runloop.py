@@ -172,7 +172,7 @@ class RunLoop(Reader):
     def _fixup(self) -> Iterator[Rule]:
         """fixup_guest_exit saves PSTATE first, on every exit."""
         f = self.read("fixup_guest_exit")
-        if f.named(f"= {PSTATE}"):  # before v5.17
+        if not f.named("synchronize_vcpu_pstate"):  # before v5.17
             yield from self.exactly(f, [f"= {PSTATE}"], SKIPS)
             for call in f.named(f"= {PSTATE}"):
                 held = call.result is not None and str(call.result.data) in ("hw.spsr_el2", "hw.spsr_el1")
@@ -181,9 +181,9 @@ class RunLoop(Reader):
         else:
             inner = "__fixup_guest_exit"  # from v6.4 on a function of its own
             names = ["synchronize_vcpu_pstate", *([inner] if self.program.defines(inner, self.mode) else [])]
-            yield from self.exactly(f, names)
-            for name in names:
-                yield from self.when(f, name, TRUE)
+            yield from self.exactly(f, names, (f"= {PSTATE}",) if self.k.nests else ())  # those are Nesting's
+            for name in names:  # BUG_ON about a guest hypervisor ends all
+                yield from self.when(f, name, f.returns if self.k.nests and name == inner else TRUE)
 
 
 _Wanted = tuple[str, str, str | None]  # a call, its first argument, the part of the world switch that it is

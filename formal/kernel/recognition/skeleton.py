@@ -47,6 +47,7 @@ def skeleton(
     stores: re.Pattern[str] = NOTHING,
     memory: Mapping[str, int | str] | None = None,
     turn: int | None = None,
+    inside: Collection[str] = (),
 ) -> Skeleton:
     """The watched calls and stores of a function.
 
@@ -57,14 +58,15 @@ def skeleton(
         memory: values that lvalues have whose names end like this.
         turn: the value that the variable of a ``for`` loop has in the round that is executed; any if not given. Where
             it starts, and what it is in the next round, are calls of the names ``= start`` and ``= next``.
+        inside: functions that are read as if they stood where they are called.
 
     Raises:
         NotUnderstoodError: if a watched call cannot be placed.
     """
     known = tuple((memory or {}).items())
-    key = ("skeleton", name, mode, file, frozenset(watched), stores, known, turn)
-    make = partial(_skeleton, program, name, mode, watched, file, stores, dict(known), turn)
-    return program.keep(key, make, lambda found: frozenset((name, *_ACCESSORS)))
+    key = ("skeleton", name, mode, file, frozenset(watched), stores, known, turn, frozenset(inside))
+    make = partial(_skeleton, program, name, mode, watched, file, stores, dict(known), turn, inside)
+    return program.keep(key, make, lambda found: frozenset((name, *inside, *_ACCESSORS)))
 
 
 def _skeleton(
@@ -76,9 +78,11 @@ def _skeleton(
     stores: re.Pattern[str],
     memory: Mapping[str, int | str],
     turn: int | None,
+    inside: Collection[str],
 ) -> Skeleton:
     unit, function = program.resolver.find(name, mode, file)
     machine = _Walker(program, unit, mode, watched, stores)
+    machine.inside = inside
     machine.known = {end: _preset(unit, value) for end, value in memory.items()}
     machine.turn = turn
     values = [_parameter(machine, unit, p, {}) for p in function.get_arguments()]
@@ -112,6 +116,7 @@ class _Walker(_Lifter):
         self.exact = 0  # inside functions that are executed with all that they call
         self.known: Mapping[str, Term] = {}
         self.turn: int | None = None
+        self.inside: Collection[str] = ()
 
     # ---- calls
 
@@ -121,7 +126,7 @@ class _Walker(_Lifter):
         name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
         gives = cursor.type.get_canonical().get_pointee()  # a function, as kvm_get_exit_handler() does
         exact = name in _EXACT or (known and gives.kind == clang.TypeKind.FUNCTIONPROTO)
-        if self.exact or exact or name.startswith(("__lift_", "__builtin_")) or name in _ACCESSORS:
+        if self.exact or exact or name.startswith(("__lift_", "__builtin_")) or name in (*_ACCESSORS, *self.inside):
             self.exact += exact
             try:
                 return super().call(cursor)
