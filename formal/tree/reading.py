@@ -10,6 +10,7 @@ from formal.common.processes import Beside
 from formal.epochs import Mode
 from formal.kernel.compare import roles
 from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.compare.helpers import Helpers
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program, files_for, load, side_of
 from formal.kernel.model.binding import Binding, flags_of
@@ -51,25 +52,36 @@ def prepare(trees: Sequence[KernelTree], *, fork: bool) -> None:
         for tree in trees:
             with suppress(NotUnderstoodError):  # source() does it again, where it can be reported
                 tree.prepare()
-        for tree, (found, renamed) in zip(trees, search.result(), strict=True):
-            tree.searched, tree.renamed = found, renamed
+        for tree, (found, renamed, helpers) in zip(trees, search.result(), strict=True):
+            tree.searched, tree.renamed, tree.helpers = found, renamed, helpers
 
 
-def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str]]:
-    """The places in which a function that is not known may write modelled state; the functions known by other names."""
+def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str], frozenset[str]]:
+    """The places in which a function that is not known may write modelled state.
+
+    Also the functions known by other names, and those that are read where they are called.
+    """
     if tree.searched is None:
         tree.searched, strange = _unknown(tree), roles.strange(tree)
         before = _certain(tree.searched)
         if before or strange:
             mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
             scan.scan(tree, mentions)
+            tree.helpers, tree.searched = Helpers(tree, mentions).through(tree.searched)
+            before = _certain(tree.searched)
             tree.renamed = roles.renamed(tree, mentions, {name for gap in before for name in gap.of})
             found = _unknown(tree) if tree.renamed else tree.searched
+            if tree.renamed:
+                mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
+                scan.scan(tree, mentions)
+                helpers, found = Helpers(tree, mentions).through(found)
+            else:
+                helpers = tree.helpers
             left = len(_certain(found))
             if left > len(before) or (left == len(before) and not strange):
-                tree.renamed, found = {}, tree.searched  # they do not stand for those
-            tree.searched = found
-    return tree.searched, tree.renamed
+                tree.renamed, found, helpers = {}, tree.searched, tree.helpers  # they do not stand for those
+            tree.searched, tree.helpers = found, helpers
+    return tree.searched, tree.renamed, tree.helpers
 
 
 def _unknown(tree: KernelTree) -> tuple[Gap, ...]:

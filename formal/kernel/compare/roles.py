@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 
+from formal.kernel.compare.behaviours import OF_DIRTY, OF_OWNER
 from formal.kernel.recognition.callers import CALLERS, READ, TABLE, Mentions
 from formal.kernel.recognition.writers import OPERATIONS
 from formal.kernel.source.tree import KVM, KernelTree
@@ -34,6 +35,15 @@ _CLASSES = {"SYS64": "kvm_handle_sys_reg", "ERET": "kvm_handle_eret"} | dict.fro
     ("BREAKPT_LOW", "WATCHPT_LOW", "SOFTSTP_LOW", "BRK64"), "kvm_handle_guest_debug"
 )
 _SHARED = frozenset("NULL trap_raz_wi reset_val reset_unknown undef_access".split())  # what many entries have
+# names that only some trees have: what these have in KVM's main header, or some other file
+_AGES: tuple[tuple[str, str, frozenset[str]], ...] = tuple((file, sign, frozenset(names)) for file, sign, names in (
+    (signs.KVM_HOST, r"\bdebug_owner;", OF_OWNER),
+    (signs.KVM_HOST, r"\bINCREMENT_PC\b|KVM_ARM64_INCREMENT_PC", (
+        "__kvm_adjust_pc", "handle___kvm_adjust_pc", "kvm_incr_pc", "kvm_inject_exception")),
+    (HANDLE_EXIT, r"\bkvm_handle_eret\b", (
+        "kvm_emulate_nested_eret", "kvm_inject_nested", "kvm_nested_setup_mdcr_el2", "fixup_nv_guest_exit",
+        "kvm_vcpu_load_fgt", "access_mdcr", "reset_mdcr")),
+))  # fmt: skip
 _KNOWN = frozenset(CALLERS) | frozenset(READ) | OPERATIONS | {n for names in CALLERS.values() for n in names} - {TABLE}
 
 
@@ -50,7 +60,7 @@ def renamed(tree: KernelTree, mentions: Mentions, unknown: AbstractSet[str]) -> 
         unknown: the functions that it does not know.
     """
     bodies = {name: set(names) for name, names in mentions.bodies.items()}
-    taken = {name for names in bodies.values() for name in names} | bodies.keys()
+    taken = {name for names in bodies.values() for name in names} | bodies.keys() | _of_other_ages(tree)
     found: dict[str, str] = {}
     for here, known in _by_table(tree):
         if here != known and known not in taken and here in bodies and here not in found:
@@ -106,17 +116,28 @@ def _by_calls(
     for name, names in bodies.items():
         for called in names & bodies.keys() - {name}:
             callers.setdefault(called, set()).add(name)
-    for here in sorted(bodies.keys() - _KNOWN):
+    fits: list[tuple[int, float, str, str]] = []
+    for here in bodies.keys() - _KNOWN:
         calls = bodies[here] & CALLERS.keys()
         if here not in unknown and all(here in CALLERS[name] for name in calls):
             continue
         around = callers.get(here, set()) & _KNOWN
-        fits = [
-            (len({n for n in calls if known in CALLERS[n]}), known) for known in missing if _fits(known, calls, around)
-        ]
-        if fits:  # of several the one that is spelled most like it
-            return here, max((score, SequenceMatcher(None, here, known).ratio(), known) for score, known in fits)[2]
-    return None
+        for known in missing:
+            if _fits(known, calls, around):
+                alike = SequenceMatcher(None, here, known).ratio()
+                fits.append((len({n for n in calls if known in CALLERS[n]}), alike, here, known))
+    return max(fits)[2:] if fits else None  # of several the one that calls most of it, or is spelled most like it
+
+
+def _of_other_ages(tree: KernelTree) -> frozenset[str]:
+    """The names that this tree cannot have."""
+    found = frozenset[str]()
+    for file, sign, names in _AGES:
+        if re.search(sign, signs.source(tree, file) or "") is None:
+            found |= names
+        elif names >= set(OF_OWNER):
+            found |= set(OF_DIRTY)
+    return found
 
 
 def _fits(known: str, calls: set[str], around: set[str]) -> bool:

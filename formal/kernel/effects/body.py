@@ -203,9 +203,9 @@ class Body(Expressions):
         sources = tuple(self._values(a) if self._carries(a.type) else () for a in arguments)
         kinds = self._unit.parameters(c, pointer)
         blobs = tuple(i for i, s in enumerate(sources) if s and self._unit.may_fill(kinds, i, arguments))
-        self._facts.calls.append(
-            Call(c.location.line, callee, pointer, sources, self._given(c, pointer), blobs, self._facts.function.file)
-        )
+        for given in self._every_given(c, pointer):
+            at = c.location.line
+            self._facts.calls.append(Call(at, callee, pointer, sources, given, blobs, self._facts.function.file))
 
     # ---- assembly
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from formal.kernel.effects.places import array, overlapping
@@ -17,10 +19,12 @@ from formal.kernel.parse.clang import (
     children,
     is_pointer,
     is_record,
+    preorder,
     unary_operator,
 )
 
 TRANSPARENT = frozenset((Kind.PAREN_EXPR, Kind.UNEXPOSED_EXPR, Kind.CSTYLE_CAST_EXPR))
+_CALLS, _FEW = 3, 8  # of functions that return constants, inside one another; of constants
 LOCAL = frozenset((Kind.VAR_DECL, Kind.PARM_DECL))
 
 
@@ -295,6 +299,41 @@ class Expressions:
             return ()
         found = tuple(self._index(a) if not is_record(a.type) else None for a in c.get_arguments())
         return found if any(found) else ()
+
+    def _every_given(self, c: Cursor, pointer: bool) -> Iterator[tuple[Index | None, ...]]:
+        """The same for each of the constants that an argument may be, if it is one of a few."""
+        given = self._given(c, pointer)
+        known = () if pointer else tuple(c.get_arguments())
+        plain = given or (None,) * len(known)
+        each = [
+            _choices(a) if index is None and not is_record(a.type) and not is_pointer(a.type) else None
+            for a, index in zip(known, plain, strict=False)
+        ]
+        if not any(each):
+            yield given
+            return
+        several = [[Index(-1, n) for n in numbers] if numbers else [i] for numbers, i in zip(each, plain, strict=False)]
+        yield from product(*several)
+
+
+def _choices(c: Cursor, depth: int = 0) -> list[int] | None:
+    """The constants that an expression may be: by ``?:``, or by what a function returns; None if it may be others."""
+    value = number(c)
+    if value is not None:
+        return [value] if value < 1 << 63 else None
+    if c.kind in TRANSPARENT and children(c):
+        return _choices(children(c)[-1], depth)
+    if c.kind == Kind.CONDITIONAL_OPERATOR:
+        parts = children(c)[1:]
+    elif c.kind == Kind.CALL_EXPR and c.referenced is not None and depth < _CALLS:
+        definition = c.referenced.get_definition()
+        returns = [r for r in preorder(definition) if r.kind == Kind.RETURN_STMT] if definition is not None else []
+        parts = [part for r in returns for part in children(r)]
+    else:
+        return None
+    found = [_choices(part, depth + 1) for part in parts]
+    numbers = sorted({n for some in found for n in some or ()})
+    return numbers if found and None not in found and len(numbers) <= _FEW else None
 
 
 def blurred(source: Source) -> Source:

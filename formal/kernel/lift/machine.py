@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,6 +29,7 @@ from formal.kernel.lift.values import (
     truth,
 )
 from formal.kernel.parse.clang import Cursor, Type, bits, file_of, is_bool, is_integer, is_pointer
+from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Not, Or, Term
 
@@ -230,13 +232,14 @@ class Machine:
         """The address that an lvalue names.
 
         Raises:
-            KeyError: if there is no such object or member.
+            NotUnderstoodError: if the tree has no such object or member.
         """
         for root in sorted(self.objects, key=len, reverse=True):
             rest = lvalue.removeprefix(root)
             if rest != lvalue and (not rest or not rest[0].isidentifier()):
-                return self.layout.locate(self.objects[root], rest)
-        raise KeyError(lvalue)
+                with suppress(KeyError):
+                    return self.layout.locate(self.objects[root], rest)
+        raise NotUnderstoodError(KVM, 0, f"this tree has no {lvalue}")
 
     def load(self, pointer: Pointer, kind: Type, cursor: Cursor) -> Value:
         """The scalar at a pointer."""

@@ -190,6 +190,11 @@ class Program:
         return self.resolver.tree
 
     @property
+    def helpers(self) -> frozenset[str]:
+        """Functions of the tree's own that are read where they are called."""
+        return self.tree.helpers if isinstance(self.tree, KernelTree) else frozenset()
+
+    @property
     def nests(self) -> bool:
         """Whether the tree has nested virtualization as it is modelled: from v6.18 on, under VHE."""
         files = frozenset(file for file, _ in signs.NESTING)

@@ -38,6 +38,7 @@ class Skeleton:
     returns: Term
     places: Callable[[str], str]
     gives: str = "?"  # what a pointer that is returned points to
+    bodies: frozenset[tuple[str, str]] = frozenset()  # the functions that were executed, and their files
 
     def place(self, lvalue: str) -> str:
         """How an argument that points to an lvalue is shown."""

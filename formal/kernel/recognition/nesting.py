@@ -13,7 +13,19 @@ from collections.abc import Callable, Iterator
 
 from formal.arch.fgt import HDFGWTR_EL2
 from formal.arch.registers import MDCR_EL2
-from formal.kernel.belongs import ERET, EXITS, GUEST_DEBUG, INJECTS, NESTING, REENTERS, RESETS, TRAPS
+from formal.kernel.belongs import (
+    ERET,
+    EXITS,
+    GUEST_DEBUG,
+    INJECTS,
+    NESTING,
+    REENTERS,
+    RESETS,
+    TRAP_BANK,
+    TRAP_MDSCR,
+    TRAP_OSLAR,
+    TRAPS,
+)
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, NESTED
 from formal.kernel.model.binding import PMU_COUNTERS
@@ -47,7 +59,8 @@ class Nesting(Reader):
     def groups(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]]:
         """All rules, with the operations that they are about; none for a kernel in which no guest has an EL2."""
         if self.k.nests:
-            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._tables
+            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._controls
+            yield TRAPS, self._registers_trapped
             yield (*NESTING, *TRAPS, REENTERS, EXITS), self._context
             yield (INJECTS, GUEST_DEBUG), self._inject
             yield (ERET,), self._eret
@@ -58,10 +71,21 @@ class Nesting(Reader):
             yield (), self._fine_grained
             yield RESETS, self._registers
 
-    def _tables(self) -> Iterator[Rule]:
+    def _controls(self) -> Iterator[Rule]:
         assert isinstance(self.program.tree, KernelTree)
-        _review_tables(self.program.tree)
+        _review_controls(self.program.tree)
         yield from ()
+
+    def _registers_trapped(self) -> Iterator[Rule]:
+        """An access that its MDCR_EL2 traps is the guest hypervisor's to handle, whichever the register."""
+        text = signs.source(self.program.tree, EMULATE) or ""
+        for register, group in _TRAPPED.items():
+            found = list(re.finditer(rf"\bSR_TRAP\(\s*{re.escape(register)}\s*,\s*(\w+)\s*\)", text))
+            right = [entry[1] for entry in found] == [f"CGT_MDCR_{group}"]
+            line = text[: found[0].start() if found else 0].count("\n") + 1
+            of = (TRAP_BANK,) if "DBG" in register else (TRAP_OSLAR,) if "OSLAR" in register else (TRAP_MDSCR,)
+            says = f"accesses to {register} are forwarded by CGT_MDCR_{group}"
+            yield Rule(says, EMULATE, line, t.boolean(right), of=of, untimely=False)
 
     def _context(self) -> Iterator[Rule]:
         """is_hyp_ctxt: the guest hypervisor runs at EL2, or at EL0 with HCR_EL2.TGE; is_nested_ctxt: else its guest."""
@@ -127,14 +151,15 @@ class Nesting(Reader):
         if not stores or not first:
             yield Rule(f"{f.function}() shows the guest hypervisor at its EL2", f.file, f.line, FALSE)
             return
-        words = {v for c in stores if c.result is not None for v in nodes((c.result,)) if str(v.data).startswith(PSTATE)}
+        words = {
+            v for c in stores if c.result is not None for v in nodes((c.result,)) if str(v.data).startswith(PSTATE)
+        }
         word, known = next(iter(words), t.var("?", 64)), len(words) == 1 and all(c.result is not None for c in stores)
         adjusted = word
         for store in stores:
             adjusted = If(store.guard, store.result, adjusted) if store.result is not None else adjusted
-        moved = {mode: el2 for mode, el2 in zip(_EL1, _EL2, strict=True)}
         shown = word
-        for mode, el2 in moved.items():
+        for mode, el2 in zip(_EL1, _EL2, strict=True):
             at = Eq(word & t.const(_M32, 64), t.const(mode, 64))
             shown = If(at, (word & t.const(~_M32 & (1 << 64) - 1, 64)) | t.const(el2, 64), shown)
         own = Or(*(c.guard for c in stores))
@@ -222,7 +247,7 @@ class Nesting(Reader):
         yield Rule(f"{f.name}() gives MDCR_EL2 to a read", f.file, f.line, right, of=None)
 
 
-def _review_tables(tree: KernelTree) -> None:
+def _review_controls(tree: KernelTree) -> None:
     """Which trap control of a guest hypervisor is whose: the entries for the registers that are modelled."""
     text = signs.source(tree, EMULATE) or ""
 
@@ -252,7 +277,3 @@ def _review_tables(tree: KernelTree) -> None:
         entry = one(rf"MCB\(\s*CGT_MDCR_{group}\s*,([^)]*)\)", f"CGT_MDCR_{group}")
         if [part.strip() for part in entry[1].split(",")] != [f"CGT_MDCR_{part}" for part in parts]:
             raise NotUnderstoodError(EMULATE, line(entry.start()), f"CGT_MDCR_{group} is not as in the kernels known")
-    for register, group in _TRAPPED.items():
-        entry = one(rf"\bSR_TRAP\(\s*{re.escape(register)}\s*,\s*(\w+)\s*\)", register)
-        if entry[1] != f"CGT_MDCR_{group}":
-            raise NotUnderstoodError(EMULATE, line(entry.start()), f"{register} is trapped by {entry[1]}")

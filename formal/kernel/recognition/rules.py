@@ -82,9 +82,8 @@ class Rule:
 
 def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
     """The functions, and their files, of which every store to what is modelled is read."""
-    return {
-        (f.function, f.file) for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, _MODELLED)
-    }
+    read = (f for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, _MODELLED))
+    return {body for f in read for body in f.bodies if body == (f.function, f.file) or body[0] in program.helpers}
 
 
 def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:

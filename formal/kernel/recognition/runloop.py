@@ -40,6 +40,8 @@ from formal.logic import terms as t
 from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
 
+_SPSR = ("hw.spsr_el2", "hw.spsr_el1")  # EL2's, as the host names it under VHE
+_GUEST = "vcpu->arch.ctxt"
 _EXIT_MMIO = 6  # KVM_EXIT_MMIO, include/uapi/linux/kvm.h
 
 
@@ -130,7 +132,7 @@ class RunLoop(Reader):
     def world_switch(self) -> Iterator[Rule]:
         """Save the host's registers, load the guest's, run it until an exit has to be handled, and back."""
         adjust = [("__kvm_adjust_pc", "vcpu", None)] if self.k.defers_pc_adjustment else []
-        host, guest = "percpu.kvm_host_data.host_ctxt", "vcpu->arch.ctxt"
+        host, guest = "percpu.kvm_host_data.host_ctxt", _GUEST
         enters = [("__debug_switch_to_guest", "vcpu", "debug switch to guest"), ("__guest_enter", "vcpu", None),
                   ("fixup_guest_exit", "vcpu", None)]  # fmt: skip
         if self.k.vhe:
@@ -173,9 +175,13 @@ class RunLoop(Reader):
         """fixup_guest_exit saves PSTATE first, on every exit."""
         f = self.read("fixup_guest_exit")
         if not f.named("synchronize_vcpu_pstate"):  # before v5.17
+            if not f.named(f"= {PSTATE}") and (late := self._saved_late()) is not None:  # before v5.15
+                yield from self.exactly(f, [], SKIPS)
+                yield late
+                return
             yield from self.exactly(f, [f"= {PSTATE}"], SKIPS)
             for call in f.named(f"= {PSTATE}"):
-                held = call.result is not None and str(call.result.data) in ("hw.spsr_el2", "hw.spsr_el1")
+                held = call.result is not None and str(call.result.data) in _SPSR
                 yield Rule(f"{f.function}() saves SPSR_EL2 as PSTATE", call.file, call.line,
                            And(t.boolean(held), call.guard))  # fmt: skip
         else:
@@ -184,6 +190,16 @@ class RunLoop(Reader):
             yield from self.exactly(f, names, (f"= {PSTATE}",) if self.k.nests else ())  # those are Nesting's
             for name in names:  # BUG_ON about a guest hypervisor ends all
                 yield from self.when(f, name, f.returns if self.k.nests and name == inner else TRUE)
+
+    def _saved_late(self) -> Rule | None:
+        """Where the guest's state is saved PSTATE is too: nothing between reads what is modelled of it."""
+        name = "sysreg_save_guest_state_vhe" if self.k.vhe else "__sysreg_save_state_nvhe"
+        f = self.program.lift(name, self.mode, arguments={"ctxt": _GUEST})
+        saved = f.writes.get(PSTATE)
+        if saved is None:
+            return None
+        held = And(f.returns, t.boolean(str(saved.data) in _SPSR))
+        return Rule(f"{name}() saves SPSR_EL2 as PSTATE", f.file, f.line, held)
 
 
 _Wanted = tuple[str, str, str | None]  # a call, its first argument, the part of the world switch that it is

@@ -66,7 +66,7 @@ def skeleton(
     known = tuple((memory or {}).items())
     key = ("skeleton", name, mode, file, frozenset(watched), stores, known, turn, frozenset(inside))
     make = partial(_skeleton, program, name, mode, watched, file, stores, dict(known), turn, inside)
-    return program.keep(key, make, lambda found: frozenset((name, *inside, *_ACCESSORS)))
+    return program.keep(key, make, lambda found: frozenset(f for f, _ in found.bodies) | {name, *_ACCESSORS})
 
 
 def _skeleton(
@@ -82,7 +82,7 @@ def _skeleton(
 ) -> Skeleton:
     unit, function = program.resolver.find(name, mode, file)
     machine = _Walker(program, unit, mode, watched, stores)
-    machine.inside = inside
+    machine.inside = frozenset((*inside, *_ACCESSORS, *program.helpers))
     machine.known = {end: _preset(unit, value) for end, value in memory.items()}
     machine.turn = turn
     values = [_parameter(machine, unit, p, {}) for p in function.get_arguments()]
@@ -93,7 +93,8 @@ def _skeleton(
     place = program.tree.relative(clang.file_of(function)), function.location.line
     value = result if isinstance(result, Term) else None
     gives = machine.pointed(result) if isinstance(result, Pointer) else "?"
-    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live, machine.shown, gives)
+    bodies = frozenset((function, program.tree.relative(file)) for function, file in machine.entered)
+    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live, machine.shown, gives, bodies)
 
 
 class _Walker(_Lifter):
@@ -116,7 +117,7 @@ class _Walker(_Lifter):
         self.exact = 0  # inside functions that are executed with all that they call
         self.known: Mapping[str, Term] = {}
         self.turn: int | None = None
-        self.inside: Collection[str] = ()
+        self.inside: frozenset[str] = frozenset()  # functions that are executed in their place
 
     # ---- calls
 
@@ -126,7 +127,7 @@ class _Walker(_Lifter):
         name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
         gives = cursor.type.get_canonical().get_pointee()  # a function, as kvm_get_exit_handler() does
         exact = name in _EXACT or (known and gives.kind == clang.TypeKind.FUNCTIONPROTO)
-        if self.exact or exact or name.startswith(("__lift_", "__builtin_")) or name in (*_ACCESSORS, *self.inside):
+        if self.exact or exact or name.startswith(("__lift_", "__builtin_")) or name in self.inside:
             self.exact += exact
             try:
                 return super().call(cursor)
@@ -198,8 +199,11 @@ class _Walker(_Lifter):
         return self._shown(pointer)
 
     def shown(self, lvalue: str) -> str:
-        """How a pointer to an lvalue is shown."""
-        return _spelled(self.address(lvalue))
+        """How a pointer to an lvalue is shown; as nothing is, if the tree has no such place."""
+        try:
+            return _spelled(self.address(lvalue))
+        except NotUnderstoodError:
+            return f"{lvalue}, which this tree does not have"
 
     def _observe(self, guard: Term, key: Cell, value: Value) -> None:
         super()._observe(guard, key, value)
@@ -268,7 +272,7 @@ class _Walker(_Lifter):
     def _matters(self, cursor: Cursor) -> bool:
         for inner in clang.preorder(cursor):
             if inner.kind == Kind.CALL_EXPR and inner.referenced is not None:
-                if inner.referenced.spelling in self.watched:
+                if inner.referenced.spelling in {*self.watched, *self.inside} - {*_ACCESSORS}:
                     return True
             elif inner.kind == Kind.MEMBER_REF_EXPR and self.stores.search(f"->{inner.spelling}"):
                 return True

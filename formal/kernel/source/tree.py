@@ -56,6 +56,7 @@ class KernelTree:
     def __init__(self, path: Path | str, config: Path | str | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.renamed: Mapping[str, str] = {}  # functions that are read under another name: theirs, and that
+        self.helpers: frozenset[str] = frozenset()  # functions of its own, read where they are called
         self.notes: list[str] = []  # what of the tree could not be read, and costs no more than what uses it
         self.version = self._check()
         self.config = Path(config).expanduser().resolve() if config is not None else self._defconfig()
