@@ -21,7 +21,7 @@ from formal.kernel.lift.program import Lifted, Program, side_of
 from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
-from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, keeping, operations
+from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, handling_too, keeping, operations
 from formal.kernel.recognition import debugexit, regions, runloop, scan
 from formal.kernel.recognition.rules import stores_read
 from formal.kernel.source.tree import KernelTree
@@ -339,6 +339,11 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
             elif rule.keeps is not None:
                 name, kept = rule.keeps
                 report.replaced |= {op.name: keeping(op, kept) for op in OPERATIONS if op.name == name}
+                report.lacking.append(text)
+            elif rule.handles is not None:
+                name, registers = rule.handles
+                handler = report.replaced.get(name, next(op for op in OPERATIONS if op.name == name))
+                report.replaced[name] = handling_too(handler, registers)
                 report.lacking.append(text)
             elif rule.of is None:
                 report.problems.append(text)

@@ -22,9 +22,9 @@ from formal.kernel.model.binding import Binding, Effect
 from formal.kernel.model.counterparts import ALL_BANKS, Made, stores_made
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute, support
-from formal.logic.terms import BOOL, And, Eq, Term
-from formal.operations import Actor, Inputs, Operation
-from formal.state import VARIABLES, State
+from formal.logic.terms import BOOL, And, Eq, Or, Term
+from formal.operations import Actor, Inputs, Operation, handling
+from formal.state import VARIABLES, Exit, State
 from formal.system import System
 from formal.transitions import OPERATIONS
 
@@ -156,6 +156,21 @@ def keeping(operation: Operation, names: Collection[str]) -> Operation:
         return State({**after.values, **{name: s.values[name] for name in names}}, s.vcpu_id, s.cpu_id)
 
     return replace(operation, step=step)
+
+
+def handling_too(operation: Operation, registers: Collection[int]) -> Operation:
+    """A handler of trapped accesses that also gets those of some registers that a guest hypervisor traps.
+
+    Args:
+        registers: by their number in a bank, as ``formal/state.py`` numbers them.
+    """
+
+    def guard(s: State, k: Kernel, i: Inputs) -> Term:
+        index = i.index("index")
+        ours = Or(*(Eq(index, t.const(number, t.width(index))) for number in sorted(registers)))
+        return Or(operation.guard(s, k, i), And(handling(Exit.DEBUG_ACCESS)(s, k, i), ours))
+
+    return replace(operation, guard=guard)
 
 
 def operations(k: Kernel) -> tuple[Operation, ...]:

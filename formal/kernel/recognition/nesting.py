@@ -28,7 +28,7 @@ from formal.kernel.belongs import (
 )
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, NESTED
-from formal.kernel.model.binding import PMU_COUNTERS
+from formal.kernel.model.binding import KINDS, PMU_COUNTERS
 from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, differ, nonzero
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM, KernelTree
@@ -44,9 +44,10 @@ _UNKNOWN = re.compile(r"unknown#\d+$")
 # emulate-nested.c, the trap controls of a guest hypervisor: group, what it is made of (Arm ARM D24.3, MDCR_EL2)
 _CONTROLS = ("TDE", "TDA", "TDOSA")
 _GROUPS = {"TDE_TDA": ("TDE", "TDA"), "TDE_TDOSA": ("TDE", "TDOSA")}
+_BANK = 16  # registers of a kind
 _BANKS = ("DBGBVRn", "DBGBCRn", "DBGWVRn", "DBGWCRn")
 _TRAPPED = {"SYS_MDSCR_EL1": "TDE_TDA", "SYS_OSLAR_EL1": "TDE_TDOSA"} | {
-    f"SYS_{bank}_EL1({n})": "TDE_TDA" for bank in _BANKS for n in range(16)
+    f"SYS_{bank}_EL1({n})": "TDE_TDA" for bank in _BANKS for n in range(_BANK)
 }
 _DIRECT = ("kvm_inject_el2_exception", "vcpu_el2_e2h_is_set", "vcpu_el2_tge_is_set")
 _CONTEXT, _TGE, _M32 = "vcpu->arch.ctxt", 27, 0x1F  # HCR_EL2.TGE (Arm ARM D24.2.48); PSTATE.nRW and .M
@@ -82,10 +83,14 @@ class Nesting(Reader):
         for register, group in _TRAPPED.items():
             found = list(re.finditer(rf"\bSR_TRAP\(\s*{re.escape(register)}\s*,\s*(\w+)\s*\)", text))
             right = [entry[1] for entry in found] == [f"CGT_MDCR_{group}"]
-            line = text[: found[0].start() if found else 0].count("\n") + 1
-            of = (TRAP_BANK,) if "DBG" in register else (TRAP_OSLAR,) if "OSLAR" in register else (TRAP_MDSCR,)
+            near = found or list(re.finditer(rf"\bSR_TRAP\([\w\s(),]+?\bCGT_MDCR_{group}\b", text))
+            line = text[: near[-1].start()].count("\n") + 1 if near else 1
+            bank = re.fullmatch(r"SYS_DBG(\w+)n_EL1\((\d+)\)", register)
+            of, handles = (TRAP_OSLAR if "OSLAR" in register else TRAP_MDSCR,), None
+            if bank is not None and not found:  # the entry is missing: KVM handles that register itself
+                handles = TRAP_BANK, frozenset((KINDS.index(bank[1].lower()) * _BANK + int(bank[2]),))
             says = f"accesses to {register} are forwarded by CGT_MDCR_{group}"
-            yield Rule(says, EMULATE, line, t.boolean(right), of=of, untimely=False)
+            yield Rule(says, EMULATE, line, t.boolean(right), of=(TRAP_BANK,) if bank else of, handles=handles)
 
     def _context(self) -> Iterator[Rule]:
         """is_hyp_ctxt: the guest hypervisor runs at EL2, or at EL0 with HCR_EL2.TGE; is_nested_ctxt: else its guest."""

@@ -60,7 +60,8 @@ class Rule:
     (``formal/worldswitch.py``) or the operation that such a tree goes without. ``of`` are the operations and parts that
     are not what is said if it is broken (none: all that KVM does; ``None``: it is about nothing that is modelled), and
     ``untimely`` is whether they may come at other times then. With ``keeps`` a tree that breaks it has an operation
-    that leaves these variables as they were. ``whole`` are functions, and their files, of whose every store it speaks.
+    that leaves these variables as they were; with ``handles``, one that also gets what it should not: the accesses of
+    these registers, by their number in a bank. ``whole`` are functions, and their files, of whose stores it speaks.
     """
 
     says: str
@@ -71,6 +72,7 @@ class Rule:
     of: tuple[str, ...] | None = ()
     untimely: bool = True
     keeps: tuple[str, frozenset[str]] | None = None
+    handles: tuple[str, frozenset[int]] | None = None
     whole: frozenset[tuple[str, str]] = frozenset()
 
     @property
