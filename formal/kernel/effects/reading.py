@@ -76,9 +76,6 @@ class Reader:
         self._learn(top)
         unit = Unit(str(self._root), self._side, self._places)
         summary = Summary(includes=self._includes(handle) | self._included | {path})
-        summary.errors = tuple(
-            f"{unit.relative(str(d.location.file))}:{d.location.line}: {d.spelling}" for d in _errors(handle)
-        )
         tables = Facts(Function(f"{TABLES} of {file}", file, 0, self._side))
         table = Body(unit, handle.cursor, tables, tables.function.name)
         for c in top:
@@ -100,6 +97,12 @@ class Reader:
             summary.functions[key] = facts
         summary.functions[tables.function.name] = tables
         summary.needs = frozenset(needs)
+        bodies = [c for c in top if c.kind == Kind.FUNCTION_DECL and c.is_definition()] if _errors(handle) else []
+        summary.errors = tuple(
+            f"{unit.relative(str(d.location.file))}:{d.location.line}: {d.spelling}"
+            for d in _errors(handle)
+            if not any(_inside(d, c) and unit.key(c) not in needs for c in bodies)
+        )
         summary.ranges = dict(self._places.ranges)
         return summary
 
@@ -115,6 +118,14 @@ class Reader:
 
 def _errors(handle: Cursor) -> list[Cursor]:
     return [d for d in handle.diagnostics if d.severity >= ci.Diagnostic.Error]
+
+
+def _inside(diagnostic: Cursor, function: Cursor) -> bool:
+    """Whether an error is in the body of a function: of no account where nothing calls it."""
+    at, extent = diagnostic.location, function.extent
+    bodies = [c for c in children(function) if c.kind == Kind.COMPOUND_STMT]
+    here = str(at.file) == str(extent.start.file) and bool(bodies)
+    return here and bodies[0].extent.start.offset < at.offset < extent.end.offset
 
 
 def _constants(root: Path) -> list[tuple[str, str]]:
