@@ -24,6 +24,7 @@ SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
 _FIELDS = ("access", "reset", "reg", "val", "get_user", "set_user")  # of an entry of sys_reg_descs, in its order
 _HEADERS = ("include", "arch/arm64/include")  # where a name may be taken already
 _NAME = re.compile(r"[A-Za-z_]\w*")
+_EVENT = re.compile(r"\bTRACE_EVENT\w*\s*\(\s*\w+")  # its name is pasted to others, and is none itself
 _ENTRY = re.compile(r"\{\s*SYS_DESC\s*\(\s*SYS_(\w+?)\s*(?:\(\s*n\s*\))?\s*\)([^{}]*)\}")
 _CLASS = re.compile(r"\[\s*ESR_ELx_EC_(\w+)\s*\]\s*=\s*(\w+)")
 _REGISTERS: Mapping[str, Mapping[str, str]] = {
@@ -158,7 +159,8 @@ def _free(tree: KernelTree, found: Mapping[str, str]) -> dict[str, str]:
                 if file.endswith((".h", ".c", ".S")):
                     with open(os.path.join(place, file), encoding="utf-8", errors="replace") as opened:
                         text = opened.read()
-                    for word in words.findall(without_comments(text)) if words.search(text) else ():
+                    text = _EVENT.sub("", without_comments(text)) if words.search(text) else ""
+                    for word in words.findall(text):
                         name = _NAME.findall(word)[-1]
                         left = {here: known for here, known in left.items() if name not in (here, known)}
     return left

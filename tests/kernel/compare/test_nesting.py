@@ -23,6 +23,8 @@ _CLAMPS = """		hpmn = vcpu->kvm->arch.nr_pmu_counters;
 		u64p_replace_bits(&val, hpmn, MDCR_EL2_HPMN);
 """
 _COMMITS = "\t__kvm_adjust_pc(vcpu);\n\n\tkvm_arch_vcpu_put(vcpu);\n"
+_FIXES = "\tif (vcpu_has_nv(vcpu))\n\t\tfixup_nv_guest_exit(vcpu);\n"
+_MASKS = "\t\t*vcpu_cpsr(vcpu) &= ~(PSR_MODE_MASK | PSR_MODE32_BIT);\n"
 _RETURNS = "\t*vcpu_cpsr(vcpu) = spsr;\n"
 # name: file, what is replaced by what, the claim that is lost
 BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
@@ -61,6 +63,8 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
         "debug_exceptions_go_to_who_debugs"),
     "a write of MDCR_EL2 lost": (
         REGS, {"\t__vcpu_assign_sys_reg(vcpu, MDCR_EL2, val);\n": ""}, "virtual_mdcr_preserved"),
+    "a breakpoint that is not forwarded": (
+        EMULATE, {"\tSR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA),\n": ""}, "hypervisor_gets_what_it_traps"),
 }  # fmt: skip
 # name: file, what is replaced by what, the function that differs or the rule that is broken
 DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
@@ -84,7 +88,15 @@ DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
     "an ERET loses the step state": (
         EMULATE, {_RETURNS: "\t*vcpu_cpsr(vcpu) = spsr & ~DBG_SPSR_SS;\n"}, "kvm_emulate_nested_eret() stores"),
     "PSTATE left as the hardware has it": (
-        VHE_SWITCH, {"\tif (vcpu_has_nv(vcpu))\n\t\tfixup_nv_guest_exit(vcpu);\n": ""}, "fixup_guest_exit() calls"),
+        VHE_SWITCH, {_FIXES: ""}, "fixup_guest_exit() shows the guest hypervisor at its EL2"),
+    "PSTATE loses its step state": (
+        VHE_SWITCH, {_MASKS: "\t\t*vcpu_cpsr(vcpu) &= ~(PSR_MODE_MASK | PSR_MODE32_BIT | DBG_SPSR_SS);\n"},
+        "leaves the rest of PSTATE as it was"),
+    "EL1h shown as EL2t": (
+        VHE_SWITCH, {"mode = PSR_MODE_EL2h;": "mode = PSR_MODE_EL2t;"}, "shows a guest hypervisor at its EL2"),
+    "the context switched back too late": (
+        VHE_SWITCH, {f"\tsynchronize_vcpu_pstate(vcpu);\n\n{_FIXES}": f"{_FIXES}\tsynchronize_vcpu_pstate(vcpu);\n"},
+        "adjusts PSTATE when it has been saved"),
     "fine-grained traps not chosen": (ARM, {"\tkvm_vcpu_load_fgt(vcpu);\n": ""}, "kvm_vcpu_load_fgt(), then"),
     "fine-grained traps chosen too late": (
         ARM, {"\tkvm_vcpu_load_fgt(vcpu);\n": "", "\tkvm_arch_vcpu_load_fp(vcpu);\n":
@@ -103,9 +115,10 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
                  "\t*vcpu_fgt(vcpu, HDFGWTR_EL2) = 0;\n"}, "vcpu_fgt"),
     "MDSCR_EL1 trapped by TDOSA": (
         EMULATE, {"SR_TRAP(SYS_MDSCR_EL1,\t\tCGT_MDCR_TDE_TDA)": "SR_TRAP(SYS_MDSCR_EL1,\t\tCGT_MDCR_TDE_TDOSA)"},
-        "SYS_MDSCR_EL1 is trapped by CGT_MDCR_TDE_TDOSA"),
-    "a breakpoint that is not forwarded": (
-        EMULATE, {"\tSR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA),\n": ""}, "SYS_DBGBCRn_EL1.7.: 0 entries"),
+        "not so: accesses to SYS_MDSCR_EL1 are forwarded by CGT_MDCR_TDE_TDA"),
+    "a breakpoint forwarded by TDOSA": (
+        EMULATE, {"SR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA)": "SR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDOSA)"},
+        r"not so: accesses to SYS_DBGBCRn_EL1\(7\) are forwarded"),
     "the hypervisor's TDOSA not looked at": (
         EMULATE, {"\t\t.value\t\t= MDCR_EL2_TDOSA,\n": "\t\t.value\t\t= 0,\n"}, "CGT_MDCR_TDOSA is not as"),
     "TDE alone does not forward": (
@@ -146,6 +159,9 @@ HARMLESS: dict[str, tuple[str, dict[str, str]]] = {
     "the guest hypervisor itself, in one expression": (
         EMULATE, {"\tdirect_inject |= (mode == PSR_MODE_EL2h || mode == PSR_MODE_EL2t);\n":
                   "\tdirect_inject = direct_inject || mode == PSR_MODE_EL2t || mode == PSR_MODE_EL2h;\n"}),
+    "the guest hypervisor at its EL2, in one statement": (
+        VHE_SWITCH, {f"{_MASKS}\t\t*vcpu_cpsr(vcpu) |= mode;\n":
+                     "\t\t*vcpu_cpsr(vcpu) = (*vcpu_cpsr(vcpu) & ~(u64)(PSR_MODE_MASK | PSR_MODE32_BIT)) | mode;\n"}),
     "who debugs is asked first": (
         EXIT, {"\tif (!vcpu->guest_debug && forward_debug_exception(vcpu))\n\t\treturn 1;\n":
                "\tif (!vcpu->guest_debug) {\n\t\tif (forward_debug_exception(vcpu))\n\t\t\treturn 1;\n\t}\n"}),

@@ -1,0 +1,88 @@
+"""A helper of a tree's own is read where it is called, and what it stores is compared where its callers are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from formal.engines.equality import Questions
+from formal.epochs import Mode
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.tree import reading
+from formal.tree.verdicts import TreeReport, compare
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy
+
+ARM, RESET, GUEST = (f"{KVM}/{name}.c" for name in ("arm", "reset", "guest"))
+_RUN, _SETUP = "int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)\n{\n", "\t\tkvm_arm_setup_debug(vcpu);\n"
+_VCPU, _REGS = "int kvm_reset_vcpu(struct kvm_vcpu *vcpu)\n{\n", "\tkvm_reset_sys_regs(vcpu);\n"
+_IOCTL, _STOPS = "int kvm_arch_vcpu_ioctl_set_guest_debug(", "\t\tvcpu->guest_debug = 0;\n"
+_OTHER = "int kvm_arch_vcpu_ioctl_get_fpu("
+
+
+def helper(name: str, does: str) -> str:
+    return f"static void {name}(struct kvm_vcpu *vcpu)\n{{\n{does}}}\n\n"
+
+
+# what is replaced by what, in this order
+HARMLESS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "around the setup in the run loop": (ARM, {
+        _SETUP: "\t\thelps(vcpu);\n", _RUN: helper("helps", "\tkvm_arm_setup_debug(vcpu);\n") + _RUN}),
+    "in a helper of a helper": (ARM, {
+        _SETUP: "\t\tmore(vcpu);\n",
+        _RUN: helper("helps", "\tkvm_arm_setup_debug(vcpu);\n") + helper("more", "\thelps(vcpu);\n") + _RUN}),
+    "around the reset of registers": (RESET, {
+        _REGS: "\thelps(vcpu);\n", _VCPU: helper("helps", _REGS) + _VCPU}),
+    "a store of an ioctl": (GUEST, {
+        _STOPS: "\t\thelps(vcpu);\n", _IOCTL: helper("helps", "\tvcpu->guest_debug = 0;\n") + _IOCTL}),
+}  # fmt: skip
+WRONG: Mapping[str, tuple[str, Mapping[str, str], str]] = {
+    "the setup under a condition": (ARM, {
+        _SETUP: "\t\thelps(vcpu);\n",
+        _RUN: helper("helps", "\tif (vcpu->guest_debug)\n\t\tkvm_arm_setup_debug(vcpu);\n") + _RUN},
+        "under the condition of the specification"),
+    "the setup twice": (ARM, {
+        _SETUP: "\t\thelps(vcpu);\n",
+        _RUN: helper("helps", "\tkvm_arm_setup_debug(vcpu);\n\tkvm_arm_setup_debug(vcpu);\n") + _RUN},
+        "kvm_arch_vcpu_ioctl_run() calls"),
+    "a helper that others call": (GUEST, {
+        _STOPS: "\t\thelps(vcpu);\n", _OTHER: helper("helps", "\tvcpu->guest_debug = 0;\n") + _OTHER,
+        "struct kvm_fpu *fpu)\n{\n": "struct kvm_fpu *fpu)\n{\n\thelps(vcpu);\n"},
+        "guest_debug may be written (store) in helps()"),
+    "another store": (GUEST, {
+        _STOPS: "\t\thelps(vcpu);\n", _IOCTL: helper("helps", "\tvcpu->guest_debug &= ~2;\n") + _IOCTL},
+        "kvm_arch_vcpu_ioctl_set_guest_debug differs in guest_debug"),
+}  # fmt: skip
+
+
+def compared(file: str, edits: Mapping[str, str], place: Path) -> TreeReport:
+    base = KernelTree(tree_path("6.1"))
+    path = linked_copy(base.path, place, file)
+    text = path.read_text()
+    for old, new in edits.items():
+        assert text.count(old) >= 1
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    tree = KernelTree(place)
+    tree.__dict__["autoconf"] = base.autoconf
+    read = reading.source(tree, Mode.NVHE)
+    return compare(read.program, read.binding, read.signs, Mode.NVHE, Questions(60.0), read.gaps)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_helper_changes_nothing(name: str, tmp_path: Path) -> None:
+    report = compared(*HARMLESS[name], tmp_path / "tree")
+    assert not report.gaps and not report.omitted and all(c.equal for c in report.compared)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_helper_hides_nothing(name: str, tmp_path: Path) -> None:
+    file, edits, told = WRONG[name]
+    report = compared(file, edits, tmp_path / "tree")
+    said = [
+        *map(str, report.gaps),
+        *(f"{c.function} differs in {c.differs_in}" for c in report.compared if not c.equal),
+    ]
+    assert any(told.replace("differs in guest_debug", "differs in ('guest_debug',)") in text for text in said), said
