@@ -6,10 +6,13 @@ import re
 
 import pytest
 
+from formal.engines.equality import Questions
 from formal.epochs import Mode
-from formal.kernel.source.tree import KVM
-from formal.tree.verdicts import DEBUG_C
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.tree import reading
+from formal.tree.verdicts import DEBUG_C, compare
 from tests.kernel.compare.test_newest import ARM, EXIT, FILES_EDITED, REGS
+from tests.kernel.conftest import tree_path
 from tests.kernel.edited import Copy
 
 NESTED, EMULATE, CONFIG = (f"{KVM}/{name}.c" for name in ("nested", "emulate-nested", "config"))
@@ -178,6 +181,14 @@ def test_the_tree_nests(nesting: Copy) -> None:
     report = nesting.read(Mode.VHE)
     assert (report.resolved.epoch.name, report.resolved.differs) == ("E13", ())
     assert report.resolved.kernel.nests and all(c.equal for c in report.compared) and not report.misdescribed
+
+
+def test_the_exit_is_read_where_it_is_one_function() -> None:
+    """Until v7.2 fixup_guest_exit adjusts PSTATE itself, with a BUG_ON after it."""
+    tree = KernelTree(tree_path("7.2"))
+    read = reading.source(tree, Mode.VHE)
+    report = compare(read.program, read.binding, read.signs, Mode.VHE, Questions(60.0), read.gaps)
+    assert report.resolved.epoch.name == "E12" and not report.gaps and all(c.equal for c in report.compared)
 
 
 @pytest.mark.parametrize("name", BROKEN)
