@@ -285,14 +285,13 @@ class Effects:
             name = new.pop()
             users = {user for user, names in self.bodies.items() if name in names}
             found |= {key for user in users for key in self._of.get(user, ())}
-            for user in users - self._of.keys():
-                file = self.bodies[user][name][0]
-                if file in self.typed.files and not re.search(rf"#\s*define\s+{user}\b", self.tree.read(file)):
-                    return None
+            between = {u for u in users if re.search(rf"#\s*define\s+{u}\b", self.tree.read(self.bodies[u][name][0]))}
+            if any(self.bodies[u][name][0] in self.typed.files for u in users - self._of.keys() - between):
+                return None
             among = {file for file, text in texts.items() if re.search(rf"\b{name}\b", text)}
             found |= {key for key, facts in self.typed.functions.items() if facts.function.file in among}
-            new += users - seen
-            seen |= users
+            new += between - seen
+            seen |= between
         return found
 
     def _knows(self, key: str, place: str) -> bool:
