@@ -43,7 +43,7 @@ class Gap:
     write) it is a step of its own, which may come at any time, and in the functions that it belongs to. ``broken`` is
     whether the C was understood, so that operations do what others should; ``untimely`` whether they may happen at
     other times too.
-    ``unless`` is a function and its file: the gap is none where that is compared.
+    ``unless`` is a function and its file: the gap is none where that is compared; if ``lifted``, where that is lifted.
     """
 
     file: str
@@ -54,6 +54,7 @@ class Gap:
     broken: bool = False
     untimely: bool = False
     unless: tuple[str, str] | None = None
+    lifted: bool = False
 
     def __str__(self) -> str:
         return str(NotUnderstoodError(self.file, self.line, self.reason))

@@ -106,5 +106,5 @@ def _with(text: str, names: Mapping[str, str]) -> str:
 
 
 def _certain(gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
-    """Those that are gaps whatever is compared."""
-    return tuple(gap for gap in gaps if gap.unless is None)
+    """Those that are gaps whatever is compared, or may be: nothing is known of the function."""
+    return tuple(gap for gap in gaps if gap.unless is None or gap.lifted)

@@ -133,7 +133,7 @@ def standing(gaps: Iterable[Gap], effects: Effects, k: Kernel) -> list[Gap]:
     others = [gap for gap in gaps if gap.writes is None and not gap.broken]
     inside = effects.led_to(f for g in others for f in (*g.of, *_handlers(g, k), *_parts(g.of, k)))
     every = any(not gap.of for gap in others)
-    left = [g for g in gaps if g.unless is None or not (every or g.unless[0] in inside)]
+    left = [g for g in gaps if g.unless is None or g.lifted or not (every or g.unless[0] in inside)]
     return [gap for gap in left if gap.writes is None or effects.at(gap)]
 
 

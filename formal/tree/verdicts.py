@@ -187,7 +187,7 @@ def compare(
         report.problems += wrong(program.constants)
     gaps.found += [*tables.check(program, k, gaps), *regions.check(tree, k)]
     _check_rules(report, program, binding, k, ask, gaps)
-    gaps.found += [gap for gap in here if gap.unless is not None and gap.unless not in _whole(report, program)]
+    gaps.found += _uncompared(report, program, here)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
     report.differing = differs
     omitted = [name for name in report.omitted if name in report.parts]
@@ -198,11 +198,12 @@ def compare(
 # ---- the C against the specification
 
 
-def _whole(report: TreeReport, program: Program) -> set[tuple[str, str]]:
-    """The functions, and their files, of which every store is compared or read."""
-    lifted = [*(c.lifted for c in report.compared), *(c.lifted for c in report.counterparts.values())]
-    compared = {body for function in lifted if function is not None for body in function.bodies}
-    return compared | report.whole | stores_read(program, side_of(report.mode))
+def _uncompared(report: TreeReport, program: Program, gaps: Iterable[Gap]) -> list[Gap]:
+    """Those of some gaps that hang on functions (``Gap.unless``) of which not every store is compared, or read."""
+    compared = [*(c.lifted for c in report.compared), *(c.lifted for c in report.counterparts.values())]
+    executed = {body for function in compared if function is not None for body in function.bodies}
+    whole = executed | report.whole | stores_read(program, side_of(report.mode))
+    return [gap for gap in gaps if gap.unless is not None and gap.unless not in (executed if gap.lifted else whole)]
 
 
 def _compare_operations(report: TreeReport, system: System, ask: Questions, gaps: Gaps) -> dict[str, Operation]:

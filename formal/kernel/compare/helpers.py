@@ -1,7 +1,7 @@
 """Functions of a tree's own that stand between functions that are known: what is read of these is read through them.
 
 A helper is static, only ever called, and only in its file. What it calls is called where it is called itself, if it is
-executed in its place (``KernelTree.helpers``); what it stores is compared where all that call it are.
+executed in its place (``KernelTree.helpers``); what it stores is compared where all that call it are lifted.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Helpers:
     def through(self, gaps: Iterable[Gap]) -> tuple[frozenset[str], tuple[Gap, ...]]:
         """The helpers through which known functions call what they may, and the gaps that are left then."""
         gaps = tuple(gaps)
-        calls: dict[tuple[str, str], set[str]] = {}
+        calls: dict[str, list[tuple[str, str]]] = {}
         for gap in gaps:
             if (called := _called(gap)) in CALLERS:
-                calls.setdefault((gap.file, next(iter(gap.of), "")), set()).add(called)
-        found = {name for (file, name), callees in calls.items() if self._only_known(file, name, callees)}
-        found |= {between for file, name in calls if name in found for between in self._around(file, name)}
+                calls.setdefault(next(iter(gap.of), ""), []).append((gap.file, called))
+        found = {name for name, made in calls.items() if all(self._only_known(name, *call) for call in made)}
+        found |= {between for name in found for file, _ in calls[name] for between in self._around(file, name)}
         return frozenset(found), tuple(g for gap in gaps if not self._read(gap, found) for g in self._stores(gap))
 
     def _read(self, gap: Gap, helpers: set[str]) -> bool:
@@ -77,23 +77,23 @@ class Helpers:
             new = {caller for caller in callers if caller in self._of(file) and not _known(caller)} - found
         return found
 
-    def _only_known(self, file: str, name: str, callees: Iterable[str]) -> bool:
+    def _only_known(self, name: str, file: str, called: str) -> bool:
         """Whether all that call a helper may call what it calls."""
         if name not in self._of(file) or _known(name):
             return False
         helpers = self._around(file, name)
         callers = {caller for helper in helpers for caller in self._callers.get(helper, ())} - helpers
-        return bool(callers) and all(callers <= CALLERS[callee] for callee in callees)
+        return bool(callers) and callers <= CALLERS[called]
 
     def _stores(self, gap: Gap) -> Iterator[Gap]:
-        """A store of a helper is none where the helper is compared, and all that call it are."""
+        """A store of a helper is none where the helper is lifted, and all that call it are."""
         (name,) = gap.of if len(gap.of) == 1 else ("",)
         if gap.unless is not None or not gap.writes or _called(gap) or name not in self._of(gap.file):
             yield gap
             return
         helpers = self._around(gap.file, name)
         for function in sorted(helpers | {caller for helper in helpers for caller in self._callers.get(helper, ())}):
-            yield replace(gap, unless=(function, gap.file))
+            yield replace(gap, unless=(function, gap.file), lifted=True)
 
 
 def _called(gap: Gap) -> str:

@@ -322,7 +322,8 @@ def _choices(c: Cursor, depth: int = 0) -> list[int] | None:
     if value is not None:
         return [value] if value < 1 << 63 else None
     if c.kind in TRANSPARENT and children(c):
-        return _choices(children(c)[-1], depth)
+        inner, width = _choices(children(c)[-1], depth), bits(c.type)
+        return None if inner is None or any(n >> width for n in inner) else inner
     if c.kind == Kind.CONDITIONAL_OPERATOR:
         parts = children(c)[1:]
     elif c.kind == Kind.CALL_EXPR and c.referenced is not None and depth < _CALLS:

@@ -84,8 +84,9 @@ class Rule:
 
 def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
     """The functions, and their files, of which every store to what is modelled is read."""
-    read = (f for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, _MODELLED))
-    return {body for f in read for body in f.bodies if body == (f.function, f.file) or body[0] in program.helpers}
+    return {
+        (f.function, f.file) for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, _MODELLED)
+    }
 
 
 def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:

@@ -47,6 +47,14 @@ WRONG: Mapping[str, tuple[str, Mapping[str, str], str]] = {
         _SETUP: "\t\thelps(vcpu);\n",
         _RUN: helper("helps", "\tkvm_arm_setup_debug(vcpu);\n\tkvm_arm_setup_debug(vcpu);\n") + _RUN},
         "kvm_arch_vcpu_ioctl_run() calls"),
+    "a store that no call shows": (ARM, {
+        _SETUP: "\t\thelps(vcpu);\n",
+        _RUN: helper("helps", "\tkvm_arm_setup_debug(vcpu);\n\tmemset(&vcpu->arch, 0, sizeof(vcpu->arch));\n") + _RUN},
+        "arch may be written (store) in helps()"),
+    "the PC moved": (ARM, {
+        _SETUP: "\t\thelps(vcpu);\n",
+        _RUN: helper("helps", "\tkvm_arm_setup_debug(vcpu);\n\t*vcpu_pc(vcpu) += 4;\n") + _RUN},
+        "pc may be written (store) in helps()"),
     "a helper that others call": (GUEST, {
         _STOPS: "\t\thelps(vcpu);\n", _OTHER: helper("helps", "\tvcpu->guest_debug = 0;\n") + _OTHER,
         "struct kvm_fpu *fpu)\n{\n": "struct kvm_fpu *fpu)\n{\n\thelps(vcpu);\n"},
