@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,10 @@ STORES: dict[str, set[str]] = {
     "v->arch.debug_ptr = NULL;": {f"{V}debug_ptr"},
     "vcpu_write_sys_reg(v, x, MDSCR_EL1);": {f"{REGS}[MDSCR_EL1]"},
     "vcpu_write_sys_reg(v, x, MDSCR_EL1 + 0);": {f"{REGS}[MDSCR_EL1]"},
+    "vcpu_write_sys_reg(v, x, which(x));": {f"{REGS}[MDSCR_EL1]"},
+    "vcpu_write_sys_reg(v, x, x ? ESR_EL1 : MDSCR_EL1);": {f"{REGS}[MDSCR_EL1]"},
+    "vcpu_write_sys_reg(v, x, (u8)(which(x) + 256));": {f"{REGS}[MDSCR_EL1]"},
+    "vcpu_write_sys_reg(v, x, any(x));": {f"{REGS}[MDSCR_EL1]", f"{REGS}[OSLSR_EL1]"},
     "vcpu_write_sys_reg(v, x, (int)x);": {f"{REGS}[MDSCR_EL1]", f"{REGS}[OSLSR_EL1]"},
     "ctxt_sys_reg(&v->arch.ctxt, MDSCR_EL1) |= x;": {f"{REGS}[MDSCR_EL1]"},
     "v->arch.ctxt.sys_regs[(int)x] = x;": {f"{REGS}[MDSCR_EL1]", f"{REGS}[OSLSR_EL1]"},
@@ -85,6 +90,8 @@ READS = [
     "x = v->arch.mdcr_el2 & v->guest_debug;",
     "x = vcpu_read_sys_reg(v, MDSCR_EL1);",
     "vcpu_write_sys_reg(v, x, SCTLR_EL1);",
+    "vcpu_write_sys_reg(v, x, esr_or_far(x));",
+    "vcpu_write_sys_reg(v, x, x ? ESR_EL1 : FAR_EL1);",
     "v->arch.ctxt.sys_regs[SCTLR_EL1] = x;",
     "v->arch.ctxt.sys_regs[PMEVCNTR0_EL0 + (x & 31)] = x;",
     "x = *vcpu_cpsr(v) & 1;",
@@ -120,6 +127,9 @@ static u64 *keep;
 static noinline void poke(u64 *at) { *at = 1; }
 static noinline u64 look(const u64 *at) { return *at; }
 static noinline u64 *place(struct kvm_vcpu *v) { return &v->arch.mdcr_el2; }
+static noinline int esr_or_far(u64 x) { if (x) return ESR_EL1; return FAR_EL1; }
+static noinline int which(u64 x) { return x ? esr_or_far(x) : MDSCR_EL1; }
+static noinline int any(u64 x) { return x ? ESR_EL1 : (int)x; }
 static noinline void whole(void *at) { memset(at, 0, 8000); }
 static noinline void through(struct kvm_vcpu *v, void (*f)(u64 *)) { f(&v->arch.mdcr_el2); }
 """
@@ -167,6 +177,18 @@ def test_a_write_is_found(statement: str) -> None:
 @pytest.mark.parametrize("statement", READS)
 def test_what_does_not_write_modelled_bits_is_not_reported(statement: str) -> None:
     assert list(effects(statement)) == []
+
+
+def test_an_error_costs_what_calls_its_function(tmp_path: Path) -> None:
+    """A body of a header that is not understood is of no account where nothing in the file calls it."""
+    read, text = reader("6.1"), (tree_path("6.1") / FILE).read_text()
+    header = tmp_path / "odd.h"
+    header.write_text('static inline void strange(void) { asm volatile("" : : : "%rax"); }\n')
+    for calls in (False, True):
+        read.seen.clear()
+        does = "strange();" if calls else ""
+        found = read.read(FILE, f'{text}\n#include "{header}"\nvoid added(void) {{ {does} }}\n')
+        assert any("rax" in error for error in found.errors) is calls
 
 
 def test_the_bits_that_change_are_told() -> None:
