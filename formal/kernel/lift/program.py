@@ -310,6 +310,9 @@ def _parameter(
         pointee = kind.get_canonical().get_pointee()
         if pointee.get_declaration().spelling == "kvm_vcpu":
             return pointer_to(machine.objects["vcpu"])
+        if pointee.get_declaration().spelling == "kvm_run":  # until v5.7 handlers get it beside the vCPU
+            machine.notes[f"{parameter.spelling} is vcpu->run"] = None
+            return pointer_to(Object("vcpu->run", "pointee", pointee))
         return pointer_to(Object(name, "pointee", pointee))
     if clang.is_bool(kind):
         return from_truth(t.var(name, BOOL), clang.bits(kind))

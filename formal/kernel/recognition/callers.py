@@ -163,7 +163,7 @@ READ: Mapping[str, frozenset[str]] = {reader: frozenset(callees.split()) for rea
     "kvm_arch_vcpu_create": "",
     "cpu_hyp_reinit": "",
     "cpu_hyp_init_features": "",
-    "kvm_arch_vcpu_run_pid_change": "pkvm_create_hyp_vcpu",
+    "kvm_arch_vcpu_run_pid_change": "pkvm_create_hyp_vcpu pkvm_create_hyp_vm",
     "kvm_vcpu_first_run_init": "",
     "__kvm_adjust_pc": "",
     "handle_trap_exceptions": "",

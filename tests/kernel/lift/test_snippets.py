@@ -310,3 +310,13 @@ def test_a_switch_inside_a_switch() -> None:
     for x, y, z in ((1, 2, 3), (1, 1, 4), (5, 2, 6), (0, 2, 9)):
         given = {"vcpu->x": x, "vcpu->y": y, "vcpu->z": 9}
         assert evaluate(lifted.writes["vcpu->z"], given) == z
+
+
+def test_what_is_shared_with_user_space_is_the_vcpus() -> None:
+    """Until v5.7 handlers get vcpu->run beside the vCPU: one object under one name."""
+    types = "struct kvm_run { int exit_reason; };\nstruct kvm_vcpu { struct kvm_run *run; };\n"
+    body = "run->exit_reason = 4; vcpu->run->exit_reason++;"
+    program = snippet(f"{types}void f(struct kvm_vcpu *vcpu, struct kvm_run *run) {{ {body} }}")
+    writes = program.lift("f", "vhe").writes
+    assert set(writes) == {"vcpu->run->exit_reason"}
+    assert evaluate(writes["vcpu->run->exit_reason"], {"vcpu->run != NULL": True}) == 5
