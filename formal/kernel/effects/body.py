@@ -6,12 +6,13 @@ from formal.kernel.effects import assembly
 from formal.kernel.effects.asmtext import Statement, statements
 from formal.kernel.effects.expressions import LOCAL, TRANSPARENT, Expressions, Place
 from formal.kernel.effects.places import overlapping
-from formal.kernel.effects.types import ALL, Call, Facts, Node, Source, Store, Write
+from formal.kernel.effects.types import ALL, Address, Call, Facts, Node, Source, Store, Write
 from formal.kernel.effects.unit import Unit
 from formal.kernel.parse.clang import (
     Cursor,
     Kind,
     Type,
+    TypeKind,
     binary_operator,
     bits,
     children,
@@ -142,8 +143,23 @@ class Body(Expressions):
             self._flow(self._unit.field_node(target.referenced), right, left.type)
 
     def _flow(self, node: Node | None, value: Cursor, kind: Type) -> None:
-        if node is not None and self._carries(kind) and (sources := self._values(value)):
+        if node is not None and self._carries(kind) and (sources := self._as(kind, value)):
             self._facts.flows.append((node, sources))
+
+    def _as(self, kind: Type, value: Cursor) -> tuple[Source, ...]:
+        """What a value may point to where it is taken as of a type.
+
+        A pointer to anything that becomes one to a record with nothing modelled in it points to such a record (memory
+        that was allocated, or given to EL2), unless it was made from a pointer to something modelled in this place.
+        """
+        sources, inner = self._values(value), value
+        while inner.kind in TRANSPARENT and children(inner):
+            inner = children(inner)[-1]
+        to, of = (x.get_canonical().get_pointee() for x in (kind, inner.type))
+        anything = of.get_canonical().kind == TypeKind.VOID and is_record(to) and bits(to) > 0
+        if anything and not self._unit.pointee_record(kind):
+            return tuple(source for source in sources if isinstance(source, Address))
+        return sources
 
     def _carries(self, kind: Type) -> bool:
         """Whether a type can hold a pointer."""
@@ -200,8 +216,11 @@ class Body(Expressions):
         if not pointer and parts:
             self._called.add(_stripped(parts[0]).hash)
         self._passed.update(_stripped(a).hash for a in arguments)
-        sources = tuple(self._values(a) if self._carries(a.type) else () for a in arguments)
         kinds = self._unit.parameters(c, pointer)
+        sources = tuple(
+            self._as(kinds[i] if i < len(kinds) else a.type, a) if self._carries(a.type) else ()
+            for i, a in enumerate(arguments)
+        )
         blobs = tuple(i for i, s in enumerate(sources) if s and self._unit.may_fill(kinds, i, arguments))
         for given in self._every_given(c, pointer):
             at = c.location.line

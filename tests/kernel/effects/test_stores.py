@@ -50,6 +50,9 @@ STORES: dict[str, set[str]] = {
     "*other = v->arch.ctxt;": {PSTATE, f"{REGS}[MDSCR_EL1]"},
     "v->arch.ctxt.regs = old;": {PSTATE},
     "((union other_name *)&v->arch.mdcr_el2)->low = 0;": {f"{V}mdcr_el2"},
+    "struct unrelated *u = (void *)v; u->all[x] = 0;": {f"{V}mdcr_el2"},
+    "((struct unrelated *)&v->arch)->all[x] = 0;": {f"{V}mdcr_el2"},
+    "u64 *u = given(v); u[x] = 0;": {f"{V}mdcr_el2"},
     "TRAPS(v) = 0;": {f"{V}mdcr_el2"},
     "PASTED(v, mdcr) = 0;": {f"{V}mdcr_el2"},
     "v->arch.external_debug_state.dbg_bcr[x] = 0;": {f"{V}external_debug_state"},
@@ -111,6 +114,7 @@ READS = [
     "memcpy(&x, &v->arch.mdcr_el2, 8);",
     "mutex_lock(&v->mutex);",
     "kfree(v);",
+    "struct unrelated *u = given(v); u->all[x] = 0;",
 ]
 LEVEL = [
     "*vcpu_cpsr(v) &= ~(u64)PSR_MODE_MASK;",
@@ -130,6 +134,8 @@ static noinline u64 *place(struct kvm_vcpu *v) { return &v->arch.mdcr_el2; }
 static noinline int esr_or_far(u64 x) { if (x) return ESR_EL1; return FAR_EL1; }
 static noinline int which(u64 x) { return x ? esr_or_far(x) : MDSCR_EL1; }
 static noinline int any(u64 x) { return x ? ESR_EL1 : (int)x; }
+struct unrelated { u64 all[4000]; };
+static noinline void *given(void *at) { return at; }
 static noinline void whole(void *at) { memset(at, 0, 8000); }
 static noinline void through(struct kvm_vcpu *v, void (*f)(u64 *)) { f(&v->arch.mdcr_el2); }
 """
