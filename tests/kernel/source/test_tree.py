@@ -14,6 +14,7 @@ from formal.kernel.errors import NotDefinedError, NotUnderstoodError, TreeError
 from formal.kernel.lift.program import Program
 from formal.kernel.source import generated
 from formal.kernel.source.tree import KVM, KernelTree
+from formal.tree import reading
 from formal.tree.reading import prepare, source
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
@@ -104,8 +105,8 @@ def test_what_is_prepared_is_not_done_again(monkeypatch: pytest.MonkeyPatch, tmp
     for fork in (False, True):
         trees = [good, KernelTree(tmp_path)]
         prepare(trees, fork=fork)
-        assert trees[0].searched == ()
-        (gap,) = trees[1].searched or ()
+        assert reading._certain(trees[0].searched or ()) == ()
+        (gap,) = reading._certain(trees[1].searched or ())
         assert re.search(r"psci.c:\d+: mdcr_el2 may be written .* in new\(\)", str(gap))
         assert gap.of == {"new"} and gap.writes == {"mdcr_el2"}
         good.searched = None
