@@ -42,6 +42,7 @@ TRUSTED: tuple[str, ...] = (
     "Z3 for PROVED; for VIOLATED only the evaluator of formal/logic/evaluation.py, which replays every trace without a "
     "solver.",
     "Of a tree: that no other code writes what is modelled is a search by names (formal/kernel/recognition/scan.py); "
-    "it does not look below drivers/, and sees pointers to whole structures by their declarations only. The value that "
-    "asm/el2_setup.h computes for HPMN, and what macros for per-CPU variables, BUG and static keys do, are not read.",
+    "it does not look below drivers/, and sees pointers to whole structures by their declarations only (a void pointer "
+    "that becomes one to a structure points to such a structure). The value that asm/el2_setup.h computes for HPMN, "
+    "and what macros for per-CPU variables, BUG and static keys do, are not read.",
 )
