@@ -63,25 +63,26 @@ def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str], froze
     """
     if tree.searched is None:
         tree.searched, strange = _unknown(tree), roles.strange(tree)
-        before = _certain(tree.searched)
-        if before or strange:
-            mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
-            scan.scan(tree, mentions)
+        if _certain(tree.searched) or strange:
+            mentions = _mentions(tree)
             tree.helpers, tree.searched = Helpers(tree, mentions).through(tree.searched)
             before = _certain(tree.searched)
             tree.renamed = roles.renamed(tree, mentions, {name for gap in before for name in gap.of})
-            found = _unknown(tree) if tree.renamed else tree.searched
             if tree.renamed:
-                mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
-                scan.scan(tree, mentions)
-                helpers, found = Helpers(tree, mentions).through(found)
-            else:
-                helpers = tree.helpers
-            left = len(_certain(found))
-            if left > len(before) or (left == len(before) and not strange):
-                tree.renamed, found, helpers = {}, tree.searched, tree.helpers  # they do not stand for those
-            tree.searched, tree.helpers = found, helpers
+                helpers, found = Helpers(tree, _mentions(tree)).through(_unknown(tree))
+                left = len(_certain(found))
+                if left < len(before) or (left == len(before) and strange):
+                    tree.helpers, tree.searched = helpers, found
+                else:
+                    tree.renamed = {}  # they do not stand for those
     return tree.searched, tree.renamed, tree.helpers
+
+
+def _mentions(tree: KernelTree) -> Mentions:
+    """Which functions mention which, under the names that they have now."""
+    mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
+    scan.scan(tree, mentions)
+    return mentions
 
 
 def _unknown(tree: KernelTree) -> tuple[Gap, ...]:

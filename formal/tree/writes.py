@@ -69,6 +69,7 @@ _BY_CPU = frozenset(  # with these per-CPU variables are written, by a name that
 )
 _PERCPU = frozenset(("percpu_mdcr_el2", "nr_event_counters", "mdcr_el2_host"))
 _STEPS = frozenset(("steps", "guest_pstate_ss"))  # that the PC passes an instruction which is not counted
+_DEFINE = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+(\w+)")
 _KVM = re.compile(r"kvm|vcpu", re.I)  # what a file mentions that can name a vCPU
 _HARDWARE = {"hw.oslar_el1": "hw_oslk", "hw.osdlr_el1": "hw_oslk"}
 _AT_EXIT = frozenset(("hw.elr_el2", "hw.spsr_el2"))  # of a guest only between its exit and the next entry
@@ -276,6 +277,12 @@ class Effects:
                 return None
         return [key for key in found if key in self._outside]
 
+    @cached_property
+    def _macros(self) -> set[str]:
+        """The names that some file defines as macros."""
+        files = {file for names in self.bodies.values() for file, _ in names.values()}
+        return {name for file in files for name in _DEFINE.findall(self.tree.read(file))}
+
     def _users(self, macro: str) -> set[str] | None:
         """The functions that use a macro, also by way of other macros; ``None`` if one has no name that is known."""
         assert self.typed is not None
@@ -285,7 +292,7 @@ class Effects:
             name = new.pop()
             users = {user for user, names in self.bodies.items() if name in names}
             found |= {key for user in users for key in self._of.get(user, ())}
-            between = {u for u in users if re.search(rf"#\s*define\s+{u}\b", self.tree.read(self.bodies[u][name][0]))}
+            between = users & self._macros
             if any(self.bodies[u][name][0] in self.typed.files for u in users - self._of.keys() - between):
                 return None
             among = {file for file, text in texts.items() if re.search(rf"\b{name}\b", text)}
