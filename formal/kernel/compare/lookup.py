@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from formal.epochs import Kernel
-from formal.kernel.belongs import EMULATES, ENTERS, EXITS, HANDLING, RESETS, SET_PSTATE, SETTING, TRAPS
+from formal.kernel.belongs import (
+    EMULATES,
+    ENTERS,
+    EXITS,
+    HANDLING,
+    NESTING,
+    REENTERS,
+    RESETS,
+    SET_PSTATE,
+    SETTING,
+    TRAPS,
+)
+from formal.kernel.compare import forwarding
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import Flag
@@ -73,6 +85,8 @@ class Lookup(Reader):
         yield SETTING, self._by_user
         yield (SET_PSTATE,), self._core
         yield RESETS, self._all_reset
+        if self.k.nests:
+            yield (*NESTING, *TRAPS, REENTERS, EXITS), lambda: forwarding.rules(self.program)
         if self.k.vhe:
             yield (ENTERS, EXITS), self._masked
 

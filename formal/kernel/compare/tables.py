@@ -64,10 +64,10 @@ def system_registers(program: Program) -> Iterator[Entry]:
     Raises:
         NotUnderstoodError: at an entry that has an unknown form.
     """
-    table, enumerators = _table(program, SYS_REGS, "sys_reg_descs")
+    table, enumerators = table_of(program, SYS_REGS, "sys_reg_descs")
     record = table.type.get_canonical().element_type
     order = [f.spelling for f in record.get_canonical().get_fields()]
-    for item in children(_list(table)):
+    for item in elements(table):
         line = int(item.location.line)
         if item.kind != Kind.INIT_LIST_EXPR:
             raise NotUnderstoodError(SYS_REGS, line, "an entry of sys_reg_descs is no initialiser list")
@@ -79,7 +79,12 @@ def system_registers(program: Program) -> Iterator[Entry]:
         yield Entry(line, (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]), cells)
 
 
-def _table(program: Program, file: str, name: str) -> tuple[Cursor, Mapping[str, int]]:
+def table_of(program: Program, file: str, name: str) -> tuple[Cursor, Mapping[str, int]]:
+    """A table that a file initialises, and the enumerators that the file sees.
+
+    Raises:
+        NotUnderstoodError: if the file does not have it.
+    """
     unit = program.resolver.unit(file)
     for handle in unit.handles:
         for cursor in children(handle.cursor):
@@ -88,28 +93,44 @@ def _table(program: Program, file: str, name: str) -> tuple[Cursor, Mapping[str,
     raise NotUnderstoodError(file, 0, f"{name} is not defined here, and the model needs it")
 
 
-def _list(table: Cursor) -> Cursor:
+def elements(table: Cursor) -> list[Cursor]:
+    """The elements that an initialiser lists.
+
+    Raises:
+        NotUnderstoodError: if it is no list.
+    """
     start = clang.initialiser(table)
     if start is None or start.kind != Kind.INIT_LIST_EXPR:
         raise NotUnderstoodError(SYS_REGS, int(table.location.line), f"{table.spelling} has no initialiser list")
-    return start
+    return children(start)
 
 
-def _fields(item: Cursor, order: list[str], enumerators: Mapping[str, int]) -> Iterator[tuple[str, Cell]]:
+def members(item: Cursor, order: list[str]) -> Iterator[tuple[str, Cursor]]:
+    """The members of a record that an element initialises, and the values; positions go on after a designator.
+
+    Args:
+        order: the members in the order of the record; others, of anonymous unions and structures, are left out.
+
+    Raises:
+        NotUnderstoodError: if there are more values than members.
+    """
     at = 0
     for part in children(item):
-        inner = children(part)
-        if part.kind == Kind.UNEXPOSED_EXPR and len(inner) == 2 and inner[0].kind == Kind.MEMBER_REF:
-            if inner[0].spelling not in order:
-                continue  # a member of an anonymous union or struct
-            at, value = order.index(inner[0].spelling), inner[1]
+        *path, value = children(part) or [part]
+        if part.kind == Kind.UNEXPOSED_EXPR and path and all(c.kind == Kind.MEMBER_REF for c in path):
+            if path[-1].spelling not in order:
+                continue
+            at = order.index(path[-1].spelling)
         else:
             value = part
         if at >= len(order):
             raise NotUnderstoodError(SYS_REGS, int(item.location.line), "an entry with more values than fields")
-        if order[at] != "name":
-            yield order[at], _cell(value, enumerators)
+        yield order[at], value
         at += 1
+
+
+def _fields(item: Cursor, order: list[str], enumerators: Mapping[str, int]) -> Iterator[tuple[str, Cell]]:
+    yield from ((name, _cell(value, enumerators)) for name, value in members(item, order) if name != "name")
 
 
 def _cell(value: Cursor, enumerators: Mapping[str, int]) -> Cell:
@@ -132,9 +153,9 @@ def exit_handlers(program: Program) -> dict[int, tuple[Cell, int]]:
     Raises:
         NotUnderstoodError: at an element that has an unknown form.
     """
-    table, enumerators = _table(program, HANDLE_EXIT, "arm_exit_handlers")
+    table, enumerators = table_of(program, HANDLE_EXIT, "arm_exit_handlers")
     found: dict[int, tuple[Cell, int]] = {}
-    for item in children(_list(table)):
+    for item in elements(table):
         parts = children(item)
         bounds = [clang.constant(part) for part in parts[:-1]]
         numbers = [bound for bound in bounds if bound is not None]

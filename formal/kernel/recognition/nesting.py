@@ -21,18 +21,13 @@ from formal.kernel.belongs import (
     NESTING,
     REENTERS,
     RESETS,
-    TRAP_BANK,
-    TRAP_MDSCR,
-    TRAP_OSLAR,
     TRAPS,
 )
-from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, NESTED
-from formal.kernel.model.binding import KINDS, PMU_COUNTERS
+from formal.kernel.model.binding import PMU_COUNTERS
 from formal.kernel.recognition.rules import ARM_C, PSTATE, Reader, Rule, differ, nonzero
 from formal.kernel.recognition.skeleton import skeleton
-from formal.kernel.source.tree import KVM, KernelTree
-from formal.kernel.text import signs
+from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import BOOL, FALSE, And, Eq, If, Not, Or, Term
@@ -41,14 +36,6 @@ EMULATE, SYS_REGS, CONFIG, HANDLE_EXIT, PMU_C = (
     f"{KVM}/{name}.c" for name in ("emulate-nested", "sys_regs", "config", "handle_exit", "pmu-emul")
 )
 _UNKNOWN = re.compile(r"unknown#\d+$")
-# emulate-nested.c, the trap controls of a guest hypervisor: group, what it is made of (Arm ARM D24.3, MDCR_EL2)
-_CONTROLS = ("TDE", "TDA", "TDOSA")
-_GROUPS = {"TDE_TDA": ("TDE", "TDA"), "TDE_TDOSA": ("TDE", "TDOSA")}
-_BANK = 16  # registers of a kind
-_BANKS = ("DBGBVRn", "DBGBCRn", "DBGWVRn", "DBGWCRn")
-_TRAPPED = {"SYS_MDSCR_EL1": "TDE_TDA", "SYS_OSLAR_EL1": "TDE_TDOSA"} | {
-    f"SYS_{bank}_EL1({n})": "TDE_TDA" for bank in _BANKS for n in range(_BANK)
-}
 _DIRECT = ("kvm_inject_el2_exception", "vcpu_el2_e2h_is_set", "vcpu_el2_tge_is_set")
 _CONTEXT, _TGE, _M32 = "vcpu->arch.ctxt", 27, 0x1F  # HCR_EL2.TGE (Arm ARM D24.2.48); PSTATE.nRW and .M
 _M, _EL0T, _EL1, _EL2 = 0x1F, 0b0000, (0b0100, 0b0101), (0b1000, 0b1001)  # PSTATE.M (Arm ARM C5.2): EL0t; ELxt, ELxh
@@ -60,8 +47,6 @@ class Nesting(Reader):
     def groups(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]]:
         """All rules, with the operations that they are about; none for a kernel in which no guest has an EL2."""
         if self.k.nests:
-            yield (*NESTING, *TRAPS, REENTERS, EXITS), self._controls
-            yield TRAPS, self._registers_trapped
             yield (*NESTING, *TRAPS, REENTERS, EXITS), self._context
             yield (INJECTS, GUEST_DEBUG), self._inject
             yield (ERET,), self._eret
@@ -71,26 +56,6 @@ class Nesting(Reader):
             yield RESETS, self._counters
             yield (), self._fine_grained
             yield RESETS, self._registers
-
-    def _controls(self) -> Iterator[Rule]:
-        assert isinstance(self.program.tree, KernelTree)
-        _review_controls(self.program.tree)
-        yield from ()
-
-    def _registers_trapped(self) -> Iterator[Rule]:
-        """An access that its MDCR_EL2 traps is the guest hypervisor's to handle, whichever the register."""
-        text = signs.source(self.program.tree, EMULATE) or ""
-        for register, group in _TRAPPED.items():
-            found = list(re.finditer(rf"\bSR_TRAP\(\s*{re.escape(register)}\s*,\s*(\w+)\s*\)", text))
-            right = [entry[1] for entry in found] == [f"CGT_MDCR_{group}"]
-            near = found or list(re.finditer(rf"\bSR_TRAP\([\w\s(),]+?\bCGT_MDCR_{group}\b", text))
-            line = text[: near[-1].start()].count("\n") + 1 if near else 1
-            bank = re.fullmatch(r"SYS_DBG(\w+)n_EL1\((\d+)\)", register)
-            of, handles = (TRAP_OSLAR if "OSLAR" in register else TRAP_MDSCR,), None
-            if bank is not None and not found:  # the entry is missing: KVM handles that register itself
-                handles = TRAP_BANK, frozenset((KINDS.index(bank[1].lower()) * _BANK + int(bank[2]),))
-            says = f"accesses to {register} are forwarded by CGT_MDCR_{group}"
-            yield Rule(says, EMULATE, line, t.boolean(right), of=(TRAP_BANK,) if bank else of, handles=handles)
 
     def _context(self) -> Iterator[Rule]:
         """is_hyp_ctxt: the guest hypervisor runs at EL2, or at EL0 with HCR_EL2.TGE; is_nested_ctxt: else its guest."""
@@ -168,7 +133,12 @@ class Nesting(Reader):
             at = Eq(word & t.const(_M32, 64), t.const(mode, 64))
             shown = If(at, (word & t.const(~_M32 & (1 << 64) - 1, 64)) | t.const(el2, 64), shown)
         own = Or(*(c.guard for c in stores))
-        holds = And(t.boolean(known), Eq(adjusted, If(own, shown, word)), Or(Not(own), t.var(HAS_EL2, BOOL)))
+        asked = {
+            v for v in nodes((own,)) if v.op == "var" and v.data != HAS_EL2
+        }  # a flag of the host, set at the entry
+        flag = asked.pop() if len(asked) == 1 else FALSE
+        entered = And(t.var(HAS_EL2, BOOL), flag if flag.sort == BOOL else FALSE)
+        holds = And(t.boolean(known), Eq(adjusted, If(own, shown, word)), Not(differ(own, entered)))
         yield Rule(f"{f.function}() shows a guest hypervisor at its EL2, and leaves the rest of PSTATE as it was",
                    stores[0].file, stores[0].line, holds)  # fmt: skip
 
@@ -250,35 +220,3 @@ class Nesting(Reader):
         before, answer = f.reads.get(lvalue), f.writes.get("p->regval")
         right = Eq(answer, before) if before is not None and answer is not None and lvalue not in f.writes else FALSE
         yield Rule(f"{f.name}() gives MDCR_EL2 to a read", f.file, f.line, right, of=None)
-
-
-def _review_controls(tree: KernelTree) -> None:
-    """Which trap control of a guest hypervisor is whose: the entries for the registers that are modelled."""
-    text = signs.source(tree, EMULATE) or ""
-
-    def line(at: int) -> int:
-        return text[:at].count("\n") + 1
-
-    def one(pattern: str, what: str) -> re.Match[str]:
-        found = list(re.finditer(pattern, text))
-        if len(found) != 1:
-            place = line(found[-1].start()) if found else 0
-            raise NotUnderstoodError(EMULATE, place, f"{what}: {len(found)} entries, expected one")
-        return found[0]
-
-    odd = re.search(r"(?m)^[ \t]*#[ \t]*(if|undef|define[ \t]+(SYS|CGT|MDCR|BEHAVE)_)", text)
-    if odd:
-        raise NotUnderstoodError(EMULATE, line(odd.start()), "preprocessor directives around the trap tables")
-    for control in _CONTROLS:
-        name = f"CGT_MDCR_{control}"
-        entry = one(rf"\[{name}\]\s*=\s*\{{([^}}]*)\}}", name)
-        wanted = {".index": "MDCR_EL2", ".value": f"MDCR_EL2_{control}", ".mask": f"MDCR_EL2_{control}"}
-        fields = dict(re.findall(r"(\.\w+)\s*=\s*([\w |]+)", entry[1]))
-        behaves = fields.pop(".behaviour", "").split()
-        allowed = ({"BEHAVE_FORWARD_RW"}, {"BEHAVE_FORWARD_RW", "|", "BEHAVE_FORWARD_IN_HOST_EL0"})
-        if {k: v.strip() for k, v in fields.items()} != wanted or set(behaves) not in allowed:
-            raise NotUnderstoodError(EMULATE, line(entry.start()), f"{name} is not as in the kernels known")
-    for group, parts in _GROUPS.items():
-        entry = one(rf"MCB\(\s*CGT_MDCR_{group}\s*,([^)]*)\)", f"CGT_MDCR_{group}")
-        if [part.strip() for part in entry[1].split(",")] != [f"CGT_MDCR_{part}" for part in parts]:
-            raise NotUnderstoodError(EMULATE, line(entry.start()), f"CGT_MDCR_{group} is not as in the kernels known")

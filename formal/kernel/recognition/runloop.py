@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from formal.epochs import Kernel
 from formal.kernel import belongs
 from formal.kernel.errors import Gaps
+from formal.kernel.lift.calls import HAS_EL2
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import Flag
 from formal.kernel.model.calls import Call, Skeleton
@@ -188,8 +189,9 @@ class RunLoop(Reader):
             inner = "__fixup_guest_exit"  # from v6.4 on a function of its own
             names = ["synchronize_vcpu_pstate", *([inner] if self.program.defines(inner, self.mode) else [])]
             yield from self.exactly(f, names, (f"= {PSTATE}",) if self.k.nests else ())  # those are Nesting's
-            for name in names:  # BUG_ON about a guest hypervisor ends all
-                yield from self.when(f, name, f.returns if self.k.nests and name == inner else TRUE)
+            ends = And(t.boolean(self.k.nests), t.var(HAS_EL2, BOOL), Not(f.returns))  # BUG_ON about a guest hypervisor
+            for name in names:
+                yield from self.when(f, name, Not(ends) if name == inner else TRUE)
 
     def _saved_late(self) -> Rule | None:
         """Where the guest's state is saved PSTATE is too: nothing between reads what is modelled of it."""

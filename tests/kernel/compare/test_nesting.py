@@ -28,6 +28,7 @@ _CLAMPS = """		hpmn = vcpu->kvm->arch.nr_pmu_counters;
 _COMMITS = "\t__kvm_adjust_pc(vcpu);\n\n\tkvm_arch_vcpu_put(vcpu);\n"
 _FIXES = "\tif (vcpu_has_nv(vcpu))\n\t\tfixup_nv_guest_exit(vcpu);\n"
 _MASKS = "\t\t*vcpu_cpsr(vcpu) &= ~(PSR_MODE_MASK | PSR_MODE32_BIT);\n"
+_MASKED = "\t\t.mask\t\t= MDCR_EL2_TDA,\n"
 _RETURNS = "\t*vcpu_cpsr(vcpu) = spsr;\n"
 # name: file, what is replaced by what, the claim that is lost
 BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
@@ -95,6 +96,10 @@ DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
     "PSTATE loses its step state": (
         VHE_SWITCH, {_MASKS: "\t\t*vcpu_cpsr(vcpu) &= ~(PSR_MODE_MASK | PSR_MODE32_BIT | DBG_SPSR_SS);\n"},
         "leaves the rest of PSTATE as it was"),
+    "PSTATE left as it is while somebody debugs": (
+        VHE_SWITCH, {"if (unlikely(host_data_test_flag(VCPU_IN_HYP_CONTEXT))) {":
+                     "if (!vcpu->guest_debug && host_data_test_flag(VCPU_IN_HYP_CONTEXT)) {"},
+        "shows a guest hypervisor at its EL2"),
     "EL1h shown as EL2t": (
         VHE_SWITCH, {"mode = PSR_MODE_EL2h;": "mode = PSR_MODE_EL2t;"}, "shows a guest hypervisor at its EL2"),
     "the context switched back too late": (
@@ -118,15 +123,25 @@ REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
                  "\t*vcpu_fgt(vcpu, HDFGWTR_EL2) = 0;\n"}, "vcpu_fgt"),
     "MDSCR_EL1 trapped by TDOSA": (
         EMULATE, {"SR_TRAP(SYS_MDSCR_EL1,\t\tCGT_MDCR_TDE_TDA)": "SR_TRAP(SYS_MDSCR_EL1,\t\tCGT_MDCR_TDE_TDOSA)"},
-        "not so: accesses to SYS_MDSCR_EL1 are forwarded by CGT_MDCR_TDE_TDA"),
+        "not so: MDSCR_EL1 is forwarded by MDCR_EL2.TDE or TDA"),
     "a breakpoint forwarded by TDOSA": (
         EMULATE, {"SR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA)": "SR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDOSA)"},
-        r"not so: accesses to SYS_DBGBCRn_EL1\(7\) are forwarded"),
+        "not so: DBGBCR7_EL1 is forwarded by MDCR_EL2.TDE or TDA"),
+    "a breakpoint in two entries": (
+        EMULATE, {"\tSR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA),\n":
+                  "\tSR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDE_TDA),\n\tSR_TRAP(SYS_DBGBCRn_EL1(7),\tCGT_MDCR_TDA),\n"},
+        "not so: DBGBCR7_EL1 is forwarded"),
+    "TDA forwards no write": (
+        EMULATE, {f"{_MASKED}\t\t.behaviour\t= BEHAVE_FORWARD_RW": f"{_MASKED}\t\t.behaviour\t= BEHAVE_FORWARD_READ"},
+        "not so: MDSCR_EL1 is forwarded"),
+    "a control of another register": (
+        EMULATE, {"\t[CGT_MDCR_TDE] = {\n\t\t.index\t\t= MDCR_EL2,": "\t[CGT_MDCR_TDE] = {\n\t\t.index\t\t= HCR_EL2,"},
+        "not so: OSLAR_EL1 is forwarded"),
     "the hypervisor's TDOSA not looked at": (
-        EMULATE, {"\t\t.value\t\t= MDCR_EL2_TDOSA,\n": "\t\t.value\t\t= 0,\n"}, "CGT_MDCR_TDOSA is not as"),
+        EMULATE, {"\t\t.value\t\t= MDCR_EL2_TDOSA,\n": "\t\t.value\t\t= 0,\n"}, "OSLAR_EL1 is forwarded"),
     "TDE alone does not forward": (
         EMULATE, {"MCB(CGT_MDCR_TDE_TDA,\t\tCGT_MDCR_TDE, CGT_MDCR_TDA)": "MCB(CGT_MDCR_TDE_TDA,\t\tCGT_MDCR_TDA)"},
-        "CGT_MDCR_TDE_TDA is not as"),
+        "DBGWCR15_EL1 is forwarded"),
     "its EL0 is its guest": (
         QUESTIONS, {"return vcpu_is_el2(vcpu) || (e2h && tge) || tge;": "return vcpu_is_el2(vcpu);"},
         r"not so: is_hyp_ctxt\(\) is whether"),
@@ -165,6 +180,10 @@ HARMLESS: dict[str, tuple[str, dict[str, str]]] = {
     "the guest hypervisor at its EL2, in one statement": (
         VHE_SWITCH, {f"{_MASKS}\t\t*vcpu_cpsr(vcpu) |= mode;\n":
                      "\t\t*vcpu_cpsr(vcpu) = (*vcpu_cpsr(vcpu) & ~(u64)(PSR_MODE_MASK | PSR_MODE32_BIT)) | mode;\n"}),
+    "a range of registers in one entry": (
+        EMULATE, {"SR_TRAP(SYS_DBGBVRn_EL1(0),\tCGT_MDCR_TDE_TDA)":
+                  "SR_RANGE_TRAP(SYS_DBGBVRn_EL1(0), SYS_DBGWCRn_EL1(0), CGT_MDCR_TDE_TDA)",
+                  **{f"\tSR_TRAP(SYS_DBG{kind}n_EL1(0),\tCGT_MDCR_TDE_TDA),\n": "" for kind in ("BCR", "WVR", "WCR")}}),
     "who debugs is asked first": (
         EXIT, {"\tif (!vcpu->guest_debug && forward_debug_exception(vcpu))\n\t\treturn 1;\n":
                "\tif (!vcpu->guest_debug) {\n\t\tif (forward_debug_exception(vcpu))\n\t\t\treturn 1;\n\t}\n"}),
