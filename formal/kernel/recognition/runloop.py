@@ -60,6 +60,11 @@ class RunLoop(Reader):
         chain = [*dict.fromkeys((begin, entry, end)), "handle_exit"]
         early = ["kvm_vcpu_first_run_init"] if f.named("kvm_vcpu_first_run_init") else []
         adjust = ["__kvm_adjust_pc"] if self.k.defers_pc_adjustment else []
+        if adjust and not f.named(*adjust) and not self.k.tracks_debug_owner:  # else a put changes PSTATE, too
+            adjust = []
+            yield Rule(f"{f.function}() commits a pending adjustment of the PC", f.file, f.line, FALSE,
+                       of=(belongs.RUN_RETURNS,), untimely=False,
+                       keeps=(belongs.RUN_RETURNS, frozenset(("adjust_pc", "pstate"))))  # fmt: skip
         names = [*early, "kvm_handle_mmio_return", "vcpu_load", *chain, *adjust, "vcpu_put"]
         yield from self.exactly(f, names, (IRQ_ON, IRQ_OFF, *REQUESTS, *WORK))
         if [c.name for c in f.calls if c.name in chain] != chain:

@@ -51,7 +51,7 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
                                              "kvm_arch_vcpu_ioctl_run() calls"),
     "entered in spite of a request": (ARM, "ret <= 0 || kvm_vcpu_exit_request(vcpu, &ret)",
                                       "ret <= 0 && kvm_vcpu_exit_request(vcpu, &ret)", "no request is pending"),
-    "adjustment lost": (ARM, "\t\tkvm_call_hyp(__kvm_adjust_pc, vcpu);", "\t\t;", "kvm_arch_vcpu_ioctl_run() calls"),
+    "adjustment lost": (ARM, "\t\tkvm_call_hyp(__kvm_adjust_pc, vcpu);", "\t\t;", "commits a pending adjustment"),
     "debug_ptr not set": (ARM, "\tkvm_arm_reset_debug_ptr(vcpu);\n", "", "it calls nothing"),
     "first run skipped": (ARM, "if (likely(vcpu_has_run_once(vcpu)))", "if (unlikely(!vcpu_has_run_once(vcpu)))",
                           "before the first run"),
