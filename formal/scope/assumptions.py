@@ -18,9 +18,10 @@ ASSUMED: tuple[str, ...] = (
 
 NOT_MODELLED: tuple[str, ...] = (
     "AArch32 guests, and 32-bit EL0.",
-    "Protected mode (pKVM) before v6.14, where it is as nVHE; a host that attacks its protected guests; when the rest "
-    "of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand); which traps EL2 chooses for a "
-    "protected guest before its first entry, and how it answers the trapped accesses of one.",
+    "Protected mode (pKVM) before v6.14, where it is as nVHE but for what runs with ARM64_KVM_PROTECTED_MODE only (such"
+    " code, and what follows pointers that only it sets, counts in no other mode); a host that attacks its protected "
+    "guests; when the rest of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand); which traps "
+    "EL2 chooses for a protected guest before its first entry, and how it answers the trapped accesses of one.",
     "Nested virtualization before v6.18: there no vCPU of the VM has an EL2.",
     "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
     "HCR_EL2 decides whether itself or its guest runs; the RES0 and RES1 bits of its registers. What FEAT_NV2 "

@@ -21,6 +21,7 @@ from formal.kernel.errors import Gap
 from formal.kernel.model.substitution import Step, TreeKernel, parts_of
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
+from formal.logic.evaluation import support
 from formal.logic.terms import Sort, Term
 from formal.operations import Actor, Inputs, Operation
 from formal.ownership import flush_hyp_vcpu, load_debug, put_debug
@@ -28,6 +29,7 @@ from formal.state import VARIABLES, State
 from formal.system import System
 from formal.transitions import OPERATIONS
 from formal.tree.writes import EVERYTHING, Effects
+from formal.vocabulary import Claim
 from formal.worldswitch import PARTS
 
 STEPS: Mapping[str, Step] = {
@@ -125,6 +127,29 @@ def _handlers(gap: Gap, k: Kernel) -> list[str]:
 
 def _parts(names: Collection[str], k: Kernel) -> list[str]:
     return [f for c in hypervisor.COMPONENTS if c.part in names for f in c.names(k)]
+
+
+def mattering(system: System, claims: Iterable[Claim]) -> frozenset[str]:
+    """The state variables on which anything depends: another after some operation, a guard, a claim, a precondition.
+
+    What a kernel does not have, such as the OS lock of its guests before v5.18, is none of these.
+    """
+    s, k = system.state(), system.kernel
+    claims = [claim for claim in claims if claim.applies(k) is None]
+    found = set[str]()
+    for step in system.applied:
+        own = {name: str(value.data) for name, value in step.before.values.items()}
+        after = step.after.values
+        found |= set(map(str, support(step.guard))).union(
+            *(set(map(str, support(after[n]))) - {own[n]} for n in after if after[n] is not step.before.values[n])
+        )
+        terms = [c.holds_between(step.before, step.after, k) for c in claims if c.is_about(step.operation)]
+        terms += [p.allows(step, k) for claim in claims for p in claim.given]
+        found |= {str(name) for term in terms for name in support(term)}
+    terms = [c.holds(s, k) for c in claims if not c.actors]
+    terms += [p.initially(s, k) for claim in claims for p in claim.given]
+    found |= {str(name) for term in terms for name in support(term)}
+    return frozenset(name for name, value in s.values.items() if found & set(map(str, support(value))))
 
 
 def standing(gaps: Iterable[Gap], effects: Effects, k: Kernel) -> list[Gap]:

@@ -38,7 +38,7 @@ from formal.transitions import OPERATIONS
 from formal.tree.deciding import Decider, checked, checker_of
 from formal.tree.rank import worse
 from formal.tree.reading import Source, source
-from formal.tree.unknowns import Unknown, narrower, standing, unknowns
+from formal.tree.unknowns import Unknown, mattering, narrower, standing, unknowns
 from formal.tree.writes import Effects
 from formal.worldswitch import PARTS
 
@@ -365,8 +365,10 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     expected = job.manifest.expected(configuration)
     if report.gaps:
         compared = [c.lifted for c in report.compared if c.lifted is not None]
-        effects = Effects.of(job.tree, mode, ((f.name, f.file) for f in compared), system.state().values)
+        has = mattering(system, [claim for _, claim in wanted])
+        effects = Effects.of(job.tree, mode, ((f.name, f.file) for f in compared), has)
         report.gaps = standing(report.gaps, effects, system.kernel)
+        report.notes += effects.told()
         report.unknowns = unknowns(system, report.gaps, effects)
     make = partial(checker_of, job.proofs / "traces", configuration, job.timeout)
     checker = make(narrower(system, report.unknowns))

@@ -20,8 +20,8 @@ from formal.epochs import Mode
 from formal.kernel.belongs import ROOTS
 from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.effects import search
-from formal.kernel.effects.contexts import reached
 from formal.kernel.effects.places import overlapping
+from formal.kernel.effects.reached import reached
 from formal.kernel.effects.types import ALL, Address, Context, Effect
 from formal.kernel.errors import Gap, Gaps
 from formal.kernel.model.binding import (
@@ -78,6 +78,7 @@ _VARIABLES: dict[str, str] = {
     **{lvalue: name for name, lvalues in (*REGISTERS.items(), *BANKS.items()) for lvalue in lvalues},
     **OWNERS, DEBUG_PTR: "debug_ptr_external", PMU_COUNTERS: "nr_pmu_counters",
 }  # fmt: skip
+_GUEST_REGISTERS = frozenset(name for lvalue, name in _VARIABLES.items() if "sys_regs[" in lvalue)
 
 
 def places(lvalue: str) -> frozenset[str]:
@@ -123,7 +124,7 @@ class Effects:
         tree: as it is now.
         mode: says which hypervisor's files count; without it nothing is told by types.
         lifted: functions (name and file) whose C is compared, with all that they call.
-        has: the state variables that the kernel has.
+        has: the state variables that the kernel has, and on which something depends.
     """
 
     tree: Sources
@@ -132,6 +133,13 @@ class Effects:
     mode: Mode | None = None
     lifted: frozenset[tuple[str, str]] = frozenset()
     has: Collection[str] = frozenset(VARIABLES)
+    elsewhere: dict[str, None] = field(default_factory=dict)  # places that do not run in this mode
+
+    def told(self) -> tuple[str, ...]:
+        """What is left out of the verdicts, as it runs in protected mode only."""
+        places = [place.partition(": ")[0] for place in self.elsewhere]
+        several = f" (and {len(places) - 1} more places)" if len(places) > 1 else ""
+        return (f"{places[0]}{several} runs in protected mode only, which this is not about",) if places else ()
 
     @staticmethod
     def of(
@@ -211,7 +219,7 @@ class Effects:
         assert typed is not None
         compared = {key for key, f in typed.functions.items() if (f.function.name, f.function.file) in self.lifted}
         called = {callee for callees in typed.calls_by_key.values() for callee in callees}
-        taken = {name for facts in typed.functions.values() for name, _, _ in facts.taken}
+        taken = {mention.name for facts in typed.functions.values() for mention in facts.taken}
         starts = [k for k, f in typed.functions.items() if k not in called or k in taken or f.function.name in taken]
         return frozenset(reached(typed.calls_by_key, starts, compared))
 
@@ -253,15 +261,22 @@ class Effects:
         if place in VARIABLES and not hows:
             return None  # which the lifter found
         keys = self._keys(gap.file, function, place)
+        if keys and not (keys := [key for key in keys if self._runs(key, place)]):
+            self.elsewhere[str(gap)] = None
+            return frozenset()
         if place.endswith("()"):
             return self._by_name(place) if keys != [] else frozenset()
         if keys is None:
             return None
         effects = [e for key in keys for e in self.typed.by_key.get(key, ())]
+        there = hows and _WRITTEN_THERE.issuperset(hows)
+        if there and function.startswith("macro "):
+            effects = self._expanded(function.removeprefix("macro "), effects)
         found = _written([*effects, *self._chosen_by(function)])
-        if not _WRITTEN_THERE.issuperset(hows):
+        if not there:
             found |= frozenset().union(*map(self._addressed, keys))
-        return found | (self._by_name(place) & self._elsewhere)
+        moved = self._elsewhere & (_GUEST_REGISTERS if place.startswith("sys_regs[") else EVERYTHING)
+        return found | (self._by_name(place) & moved)
 
     def _keys(self, file: str, function: str, place: str) -> list[str] | None:
         """The functions that are meant, or that a macro is used in, as far as they are not compared; or not known."""
@@ -277,6 +292,12 @@ class Effects:
                 return None
         return [key for key in found if key in self._outside]
 
+    def _runs(self, key: str, place: str) -> bool:
+        """Whether a function runs in this mode and, for ``f()``, whether what calls f() in it does."""
+        assert self.typed is not None
+        called = place.removesuffix("()")
+        return key not in self.typed.dead and (place == called or called not in self.typed.gone.get(key, ()))
+
     @cached_property
     def _macros(self) -> set[str]:
         """The names that some file defines as macros."""
@@ -286,20 +307,32 @@ class Effects:
     def _users(self, macro: str) -> set[str] | None:
         """The functions that use a macro, also by way of other macros; ``None`` if one has no name that is known."""
         assert self.typed is not None
-        seen, new, found = {macro}, [macro], set[str]()
+        found = set[str]()
         texts = {file: self.tree.read(file) for file in self.typed.files if file.startswith(scan.HOST)}
-        while new:
-            name = new.pop()
+        for name in self._made_of(macro):
             users = {user for user, names in self.bodies.items() if name in names}
             found |= {key for user in users for key in self._of.get(user, ())}
-            between = users & self._macros
-            if any(self.bodies[u][name][0] in self.typed.files for u in users - self._of.keys() - between):
+            if any(self.bodies[u][name][0] in self.typed.files for u in users - self._of.keys() - self._macros):
                 return None
             among = {file for file, text in texts.items() if re.search(rf"\b{name}\b", text)}
             found |= {key for key, facts in self.typed.functions.items() if facts.function.file in among}
-            new += between - seen
-            seen |= between
         return found
+
+    def _made_of(self, macro: str) -> set[str]:
+        """A macro, and the macros that use it."""
+        found, new = {macro}, [macro]
+        while new:
+            name = new.pop()
+            users = {user for user, names in self.bodies.items() if name in names} & self._macros - found
+            found |= users
+            new += users
+        return found
+
+    def _expanded(self, macro: str, effects: Iterable[Effect]) -> list[Effect]:
+        """Those effects that are on a line on which a macro is used, also by way of other macros."""
+        used = re.compile(rf"\b(?:{'|'.join(map(re.escape, self._made_of(macro)))})\b")
+        lines = {file: self.tree.read(file).split("\n") for file in {e.file for e in effects}}
+        return [e for e in effects if used.search(lines[e.file][e.line - 1])]
 
     def _knows(self, key: str, place: str) -> bool:
         assert self.typed is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from formal.commands.prove import main
-from formal.epochs import Mode
+from formal.epochs import EPOCHS, Mode
 from formal.evidence.runs.replay import Replay
 from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
@@ -19,7 +19,8 @@ from formal.kernel.source.tree import KVM
 from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.scope.manifest import Manifest
-from formal.tree.unknowns import narrower, takes_part, unknowns
+from formal.system import System
+from formal.tree.unknowns import mattering, narrower, takes_part, unknowns
 from formal.tree.verdicts import TreeReport
 from formal.tree.writes import EVERYTHING, Effects, places
 from tests.conftest import PROOFS
@@ -190,3 +191,10 @@ def test_the_command_says_what_it_hangs_on(tmp_path: Path, capsys: pytest.Captur
     assert main([*asked, "--claim", "external_bank_preserved", "--bisect"]) == 125
     out = capsys.readouterr().out
     assert "  hangs on guest.c:" in out and "1 UNKNOWN: not all decided" in out
+
+
+def test_what_a_kernel_does_not_have_does_not_matter() -> None:
+    """OSLSR_EL1 of a guest, before KVM had an OS lock for it; all other state of the same name and place does."""
+    without, having = (System(EPOCHS[name].kernel(Mode.NVHE)) for name in ("E6", "E8"))
+    assert "oslsr_el1" not in mattering(without, CLAIMS) and "oslsr_el1" in mattering(having, CLAIMS)
+    assert {"mdscr_el1", "mdcr_el2", "pstate", "adjust_pc", "hw_mdcr_el2"} <= mattering(without, CLAIMS)

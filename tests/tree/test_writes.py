@@ -38,6 +38,8 @@ WRITES: dict[str, set[str]] = {
     "vcpu_write_sys_reg(v, x, (int)x);": {"mdscr_el1", "oslsr_el1"},
     "vcpu_write_sys_reg(v, x, PMEVCNTR0_EL0 + (int)x);": {"mdscr_el1", "oslsr_el1"},
     "MINE(v) = x;": {"mdcr_el2"},
+    "PUT(w, x);\n\tv->arch.mdcr_el2 = x;": {"mdcr_el2"},
+    "if (!is_protected_kvm_enabled()) v->arch.mdcr_el2 = x;": {"mdcr_el2"},
 }
 # the same, and nothing else
 ONLY: dict[str, set[str]] = {
@@ -48,12 +50,15 @@ ONLY: dict[str, set[str]] = {
     "w->mdcr_el2 = x; poke(&w->mdcr_el2);": set(),
     "__vcpu_sys_reg(v, PMEVCNTR0_EL0 + (x & 31)) = x;": set(),
     "OTHER(w) = x;": set(),
+    "PUT(w, x);": set(),
+    "if (is_protected_kvm_enabled()) v->arch.mdcr_el2 = x;": set(),
 }
 STATEMENTS = {**WRITES, **ONLY}
 HELPERS = """
 struct other_state { u64 pstate, mdcr_el2; };
 #define MINE(v) ((v)->arch.mdcr_el2)
 #define OTHER(v) ((v)->mdcr_el2)
+#define PUT(v, x) ((v)->mdcr_el2 = (x))
 static noinline void poke(u64 *at) { *at = 1; }
 static noinline void poke_at(u64 at) { *(u64 *)at = 1; }
 static void called(void *at) { *(u64 *)at = 1; }
@@ -85,7 +90,7 @@ def written(copy: Copy) -> dict[str, frozenset[str]]:
         effects = Effects.of(copy.tree, Mode.VHE, has=report.system.state().values)
         assert effects.typed is not None
         names = {f"added{number}": statement for number, statement in enumerate(STATEMENTS)}
-        names |= {"macro MINE": "MINE(v) = x;", "macro OTHER": "OTHER(w) = x;"}
+        names |= {"macro MINE": "MINE(v) = x;", "macro OTHER": "OTHER(w) = x;", "macro PUT": "PUT(w, x);"}
         for gap in gaps.found:
             (function,) = gap.of
             statement = names[function]

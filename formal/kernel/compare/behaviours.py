@@ -49,7 +49,9 @@ def resolve(
     gaps = gaps or Gaps()
     told: dict[str, bool | int] = {s.behaviour: s.value for s in signs}
     if mode is Mode.PROTECTED and not told["tracks_debug_owner"]:
-        raise NotUnderstoodError(DEBUG_C, 0, "before v6.14 protected mode is as nvhe, and is proved there")
+        raise NotUnderstoodError(
+            DEBUG_C, 0, "before v6.14 protected mode is not modelled: it is as nvhe, but for what runs only there"
+        )
     missed = {name for gap in gaps.found for name in gap.of or (*OF_OWNER, *OF_DIRTY)}  # none: all is missed
     for needed in OF_OWNER if told["tracks_debug_owner"] else OF_DIRTY:
         if needed not in lifted and needed not in missed:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from formal.kernel.effects import assembly
-from formal.kernel.effects.asmtext import Statement, statements
+from formal.kernel.effects.assembly import Statement, statements
 from formal.kernel.effects.expressions import LOCAL, TRANSPARENT, Expressions, Place
+from formal.kernel.effects.guards import Guards
 from formal.kernel.effects.places import overlapping
-from formal.kernel.effects.types import ALL, Address, Call, Facts, Node, Source, Store, Write
+from formal.kernel.effects.types import ALL, Address, Call, Facts, Mention, Needs, Node, Source, Store, Write
 from formal.kernel.effects.unit import Unit
 from formal.kernel.parse.clang import (
     Cursor,
@@ -31,6 +34,8 @@ _TELLING = frozenset(
     )
 )  # fmt: skip
 
+_LEADS_TO = re.compile(r"\b(?:b|bl|b\.\w+|adrp?|ldr|cbn?z|tbn?z|\.(?:quad|long|word|xword))\s+([^\n]*)", re.I)
+
 
 class Body(Expressions):
     """Reads one function definition."""
@@ -41,10 +46,20 @@ class Body(Expressions):
         self._asm: list[Statement] = []
         self._called: set[int] = set()  # mentions of functions that are called there
         self._passed: set[int] = set()  # mentions of functions that are arguments
+        self._guards = Guards(unit, key, _TELLING, self._assignments)
+        self._needs: Needs = ()  # what must be so where the cursor is that is visited
 
     def read(self) -> None:
         """Fills in the facts."""
+        self._guarded(self._definition)
         self._all(self._assignments.telling(_TELLING))
+        self._facts.returns += [_plain(needs) for needs in self._guards.returns]
+
+    def _guarded(self, c: Cursor) -> None:
+        self._guards.read(c)
+        self._facts.gives += [
+            Mention(name, needs=_plain(needs)) for name, needs in self._guards.gives if "0" not in needs
+        ]
 
     def _all(self, cursors: list[Cursor]) -> None:
         """Each of the cursors, parents before what is below them."""
@@ -55,12 +70,14 @@ class Body(Expressions):
                 every = "\n".join(statement.template for statement in self._asm)
                 self._asm = [Statement(every, 1 << 10, True)] * number
         for c in cursors:
+            self._needs = _plain(self._guards.at(c))
             self._visit(c)
 
     def table(self, declared: Cursor) -> None:
         """The functions that the initialiser of a variable names, and the enumerators beside each."""
         value = initialiser(declared)
         if value is not None:
+            self._guarded(value)
             self._all([c for c in preorder(value) if c._kind_id in _TELLING])
             self._entry(value)
 
@@ -121,9 +138,13 @@ class Body(Expressions):
         if to.kind == Kind.FUNCTION_DECL:
             if c.hash not in self._called:
                 kind = to.type.get_canonical().spelling
-                self._facts.taken.append((self._unit.key_of(to), kind, c.hash in self._passed))
+                self._facts.taken.append(Mention(self._unit.key_of(to), kind, c.hash in self._passed, self._needs))
+        elif to.kind == Kind.VAR_DECL:
+            if (table := self._unit.table(to)) is not None:
+                self._facts.tables.append(Mention(table, needs=self._needs))
         elif to.kind == Kind.ENUM_CONSTANT_DECL and to.spelling.startswith("__KVM_HOST_SMCCC_FUNC_"):
-            self._facts.hypercalls.append(to.spelling.removeprefix("__KVM_HOST_SMCCC_FUNC_"))
+            name = to.spelling.removeprefix("__KVM_HOST_SMCCC_FUNC_")
+            self._facts.hypercalls.append(Mention(name, needs=self._needs))
 
     def _cast(self, c: Cursor) -> None:
         """A function whose address is taken as of another type."""
@@ -131,7 +152,8 @@ class Body(Expressions):
         to = inner.referenced if inner.kind == Kind.DECL_REF_EXPR else None
         if to is not None and to.kind == Kind.FUNCTION_DECL:
             as_type = c.type.get_canonical().get_pointee().spelling
-            self._facts.taken.append((self._unit.key_of(to), str(as_type), inner.hash in self._passed))
+            taken = Mention(self._unit.key_of(to), str(as_type), inner.hash in self._passed, self._needs)
+            self._facts.taken.append(taken)
 
     def _assign(self, left: Cursor, right: Cursor) -> None:
         target = left
@@ -203,9 +225,10 @@ class Body(Expressions):
         if place.record:
             if any(overlapping(self._unit.ranges[place.record], place.offset, place.span, changed)):
                 at = place.record, place.offset, place.size
-                self._facts.writes.append(Write(line, *at, changed, how, file, place.element))
+                self._facts.writes.append(Write(line, *at, changed, how, file, place.element, self._needs))
         elif place.through:
-            self._facts.stores.append(Store(line, place.through, place.offset, place.size, changed, how, file))
+            size = place.size, changed
+            self._facts.stores.append(Store(line, place.through, place.offset, *size, how, file, self._needs))
 
     # ---- calls
 
@@ -224,7 +247,8 @@ class Body(Expressions):
         blobs = tuple(i for i, s in enumerate(sources) if s and self._unit.may_fill(kinds, i, arguments))
         for given in self._every_given(c, pointer):
             at = c.location.line
-            self._facts.calls.append(Call(at, callee, pointer, sources, given, blobs, self._facts.function.file))
+            how = pointer, sources, given, blobs
+            self._facts.calls.append(Call(at, callee, *how, self._facts.function.file, self._needs))
 
     # ---- assembly
 
@@ -232,7 +256,9 @@ class Body(Expressions):
         statement = self._asm.pop(0)
         line, file = c.location.line, self._facts.function.file
         for name in assembly.registers(statement.template):
-            self._facts.writes.append(Write(line, f"hw.{name}", 0, 64, ALL, "assembly", file))
+            self._facts.writes.append(Write(line, f"hw.{name}", 0, 64, ALL, "assembly", file, None, self._needs))
+        for name in sorted({*re.findall(r"[A-Za-z_]\w{3,}", " ".join(_LEADS_TO.findall(statement.template)))}):
+            self._facts.taken.append(Mention(name, "assembly", needs=self._needs))
         operands = children(c)
         outputs, inputs = operands[: statement.outputs], operands[statement.outputs :]
         gathered: dict[Source, None] = {}
@@ -248,7 +274,11 @@ class Body(Expressions):
             if gathered and node is not None and self._carries(target.type):
                 self._facts.flows.append((node, tuple(gathered)))
         if gathered and statement.memory and assembly.may_store(statement.template):
-            self._facts.stores.append(Store(line, tuple(gathered), 0, 0, ALL, "assembly", file))
+            self._facts.stores.append(Store(line, tuple(gathered), 0, 0, ALL, "assembly", file, self._needs))
+
+
+def _plain(needs: frozenset[str]) -> Needs:
+    return tuple(sorted(needs))
 
 
 def _stripped(c: Cursor) -> Cursor:

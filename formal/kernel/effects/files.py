@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from formal.kernel.source.tree import KVM, KernelTree
@@ -18,6 +18,8 @@ _REACHES = re.compile(
     r"kvm_vcpu|kvm_host_data|kvm_cpu_context",
     re.I,
 )
+# EXPORT_SYMBOL(f); and assembly outside functions
+_OUTSIDE = re.compile(r"(?m)^(\w+[ \t]*\([^;{}]*\)[ \t]*;?[ \t]*$|(?:asm|__asm__)\b[^;]*)")
 _INLINE = re.compile(r"^(?:static[^\n;]*\b)(\w+)\([^;{}]*\)\s*(\{.*?^\})", re.S | re.M)
 _DEFINES = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+(\w+)((?:[^\n\\]|\\.|\\\n)*)")
 
@@ -72,6 +74,17 @@ def assembler(tree: KernelTree) -> Iterator[str]:
     for path in sources(tree.path / ASM, (".h",)):
         if re.search(r"(?m)^\s*\.macro\b", path.read_text(encoding="utf-8", errors="replace")):
             yield tree.relative(str(path))
+
+
+def naming(tree: KernelTree, read: Iterable[str]) -> set[str]:
+    """The words of assembler files, and those that lines outside functions hand to macros, such as initcalls."""
+    found: set[str] = set()
+    for file in assembler(tree):
+        found.update(re.findall(r"\w+", tree.read(file)))
+    for file in read:
+        for handed in _OUTSIDE.findall(tree.read(file)):
+            found.update(re.findall(r"\w+", handed))
+    return found
 
 
 def flags(tree: KernelTree, side: str) -> list[str]:

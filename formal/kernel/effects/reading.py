@@ -12,7 +12,7 @@ import clang.cindex as ci
 from formal.kernel.effects.body import Body
 from formal.kernel.effects.places import Lvalue, Places
 from formal.kernel.effects.types import Facts, Function, Summary
-from formal.kernel.effects.unit import Unit
+from formal.kernel.effects.unit import TABLE, Unit
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.kernel.parse.preamble import saved
 from formal.kernel.source.tree import KVM
@@ -20,7 +20,6 @@ from formal.kernel.source.tree import KVM
 HEADERS = ("linux/kvm_host.h", "linux/perf_event.h", "asm/kvm_emulate.h", "asm/kvm_mmu.h", "asm/kvm_hyp.h",
            "asm/kvm_asm.h", "asm/kvm_nested.h", "linux/uaccess.h", "trace/events/kvm.h")  # fmt: skip
 _FILE = "/front-end/effects.h"
-TABLES = "tables"  # the pseudo function that initialises a file's tables
 
 
 class Reader:
@@ -76,13 +75,14 @@ class Reader:
         self._learn(top)
         unit = Unit(str(self._root), self._side, self._places)
         summary = Summary(includes=self._includes(handle) | self._included | {path})
-        tables = Facts(Function(f"{TABLES} of {file}", file, 0, self._side))
-        table = Body(unit, handle.cursor, tables, tables.function.name)
+        tables: dict[str, Facts] = {}
         for c in top:
             if c.kind == Kind.FUNCTION_DECL and c.is_definition() and str(c.location.file) == path:
                 unit.wanted.setdefault(unit.key(c), c)
             elif c.kind == Kind.VAR_DECL and str(c.location.file) == path:
-                table.table(c)
+                key = unit.table(c) or f"{TABLE} {c.spelling}/{self._side}"
+                facts = tables.setdefault(key, Facts(Function(key, file, 0, self._side), unit.table(c) is None))
+                Body(unit, handle.cursor, facts, key).table(c)
         needs: set[str] = set()
         while unit.wanted:
             key, definition = unit.wanted.popitem()
@@ -95,7 +95,7 @@ class Reader:
             facts = Facts(function, definition.linkage.name == "EXTERNAL", definition.type.get_canonical().spelling)
             Body(unit, definition, facts, key).read()
             summary.functions[key] = facts
-        summary.functions[tables.function.name] = tables
+        summary.functions |= {key: facts for key, facts in tables.items() if _says_anything(facts)}
         summary.needs = frozenset(needs)
         bodies = [c for c in top if c.kind == Kind.FUNCTION_DECL and c.is_definition()] if _errors(handle) else []
         summary.errors = tuple(
@@ -114,6 +114,10 @@ class Reader:
             return ci.Index.create(excludeDecls=bool(pch)).parse(path, args=arguments, unsaved_files=unsaved)
         except ci.TranslationUnitLoadError:
             return None
+
+
+def _says_anything(facts: Facts) -> bool:
+    return bool(facts.taken or facts.tables or facts.entries or facts.calls or facts.flows or facts.gives)
 
 
 def _errors(handle: Cursor) -> list[Cursor]:

@@ -15,14 +15,25 @@ from formal.common.files import write_file
 from formal.common.places import cache_folder
 from formal.common.processes import in_turn
 from formal.epochs import Mode
-from formal.kernel.effects import assembly, codec, files
-from formal.kernel.effects.contexts import contexts, reached
+from formal.kernel.effects import assembly, files
 from formal.kernel.effects.places import Lvalue
+from formal.kernel.effects.reached import Alive, contexts, reached
 from formal.kernel.effects.reading import Reader
 from formal.kernel.effects.solve import Solver
-from formal.kernel.effects.types import ALL, Context, Effect, Facts, Function, Range, Summary
+from formal.kernel.effects.types import (
+    ALL,
+    Context,
+    Effect,
+    Facts,
+    Function,
+    Range,
+    Summary,
+    plain_summary,
+    summary,
+)
 from formal.kernel.source.tree import KernelTree
 
+ABSENT = ("c:ARM64_KVM_PROTECTED_MODE",)  # which CPU capabilities are not there unless protected mode is on
 _SCRATCH, _TREE = "<scratch>", "<tree>"
 _LABEL = re.compile(r"\s*(?:SYM_\w+START\w*\(|ENTRY\(|\.macro\s+)?([\w$.]+)(?:\)|:|,|\s|$)")
 
@@ -38,6 +49,8 @@ class Effects:
     ranges: Mapping[str, tuple[Range, ...]]  # where modelled state lies, by record
     files: frozenset[str]  # that were looked at
     unread: Mapping[str, str]  # those that did not parse, with the reason
+    dead: frozenset[str] = frozenset()  # the functions, by key, that never run in this mode
+    gone: Mapping[str, frozenset[str]] = field(default_factory=dict)  # whom others name only where that never runs
 
     def writers(self, target: str) -> tuple[Effect, ...]:
         """The places that may write a target, or something below it, or what contains it."""
@@ -111,7 +124,7 @@ def effects_of(tree: KernelTree, mode: Mode, lvalues: Sequence[Lvalue], processe
         for task, read in in_turn(works, processes) if processes > 1 else (done for work in works for done in work()):
             store.save(*task, read)
             found[task] = read
-    return _solved(tree, wanted, found, other)
+    return _solved(tree, wanted, found, other, mode)
 
 
 def _missing(wanted: Iterable[tuple[str, str]], found: dict[tuple[str, str], Summary]) -> list[tuple[str, str]]:
@@ -144,7 +157,11 @@ def _read(
 
 
 def _solved(
-    tree: KernelTree, wanted: Sequence[tuple[str, str]], found: Mapping[tuple[str, str], Summary], other: str
+    tree: KernelTree,
+    wanted: Sequence[tuple[str, str]],
+    found: Mapping[tuple[str, str], Summary],
+    other: str,
+    mode: Mode,
 ) -> Effects:
     functions: dict[str, Facts] = {}
     ranges: dict[str, tuple[Range, ...]] = {}
@@ -154,12 +171,16 @@ def _solved(
         ranges.update(found[task].ranges)
         if found[task].errors:
             unread[task[1]] = found[task].errors[0]
+    alive = Alive(functions)
+    if mode is not Mode.PROTECTED:
+        alive = Alive.of(functions, ABSENT, files.naming(tree, sorted({file for _, file in wanted})))
+    functions = alive.functions
     solved = Solver(functions, ranges).solve()
     when = contexts(functions, solved.calls)
     of = {key: tuple(replace(e, contexts=when[key]) for e in effects) for key, effects in solved.effects.items()}
     effects = [e for key in sorted(of) for e in of[key]]
     every, read = (*effects, *_assembler(tree, other)), frozenset(file for _, file in wanted)
-    return Effects(every, functions, solved.calls, of, ranges, read, unread)
+    return Effects(every, functions, solved.calls, of, ranges, read, unread, alive.dead, alive.gone)
 
 
 def _assembler(tree: KernelTree, other: str) -> Iterator[Effect]:
@@ -210,7 +231,7 @@ class _Store:
             data = json.loads(self._path(side, file).read_text(encoding="utf-8"))
             if any(self._of(self._there(name)) != digest for name, digest in data["files"].items()):
                 return None
-            return codec.summary(data["summary"])
+            return summary(data["summary"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             return None  # damaged, foreign, or not there: it is read again
 
@@ -219,7 +240,7 @@ class _Store:
         if any("cannot read" in error for error in read.errors):
             return
         sources = {self._named(path): self._of(path) for path in sorted(read.includes)}
-        data = {"files": sources, "summary": codec.plain_summary(read)}
+        data = {"files": sources, "summary": plain_summary(read)}
         path = self._path(side, file)
         try:
             write_file(path, json.dumps(data), sync=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from formal.kernel.effects.places import overlapping
+from formal.kernel.effects.reached import Names
 from formal.kernel.effects.types import ALL, Address, Call, Effect, Element, Facts, Index, Node, Range, Source, Write
 
 _ANY = 1 << 40  # bits of a record: all of it
@@ -24,17 +25,15 @@ class Solver:
 
     def __init__(self, functions: Mapping[str, Facts], ranges: Mapping[str, tuple[Range, ...]]) -> None:
         self._functions, self._ranges = functions, ranges
-        self._named: dict[tuple[str, bool], list[str]] = defaultdict(list)  # by name, and whether it is nVHE's
-        for key, facts in functions.items():
-            if facts.linked:
-                self._named[facts.function.name, facts.function.side == "nvhe"].append(key)
+        self._names = Names(functions)
+        self.meant = self._names.meant
         self._tables: dict[str, set[int]] = defaultdict(set)
         self._taken: dict[str, set[str]] = defaultdict(set)  # by type
         for facts in functions.values():
             nvhe = facts.function.side == "nvhe"
-            for callee, kind, _ in facts.taken:
-                for key in self.meant(callee, nvhe):
-                    self._taken[kind].add(key)
+            for mention in facts.taken:
+                for key in self.meant(mention.name, nvhe):
+                    self._taken[mention.type].add(key)
             for callee, numbers in facts.entries:
                 for key in self.meant(callee, nvhe):
                     self._tables[key].update(numbers)
@@ -43,10 +42,6 @@ class Solver:
         self._results: dict[str, list[tuple[Source, ...]]] = defaultdict(list)
         self._instances: set[Node] = set()
         self._work: list[tuple[Node, Address]] = []
-
-    def meant(self, callee: str, nvhe: bool) -> list[str]:
-        """The functions that a call means: that of the same file, or all of the program that have the name."""
-        return [callee] if callee in self._functions else self._named.get((callee, nvhe), [])
 
     def targets(self, facts: Facts, call: Call) -> Iterable[str]:
         """The functions that a call may call."""
@@ -209,7 +204,7 @@ class Solver:
         for key, facts in self._functions.items():
             callees = {callee for call in facts.calls for callee in self.targets(facts, call)}
             for name in facts.hypercalls:
-                callees.update(*(self._named.get((n, True), ()) for n in (name, f"handle_{name}")))
+                callees.update(self._names.called_by_host(name.name))
             found[key] = frozenset(callees)
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ALL = (1 << 64) - 1  # any bit of a target
 
@@ -53,6 +53,9 @@ class Element(NamedTuple):
     owner: str  # the key of the function
 
 
+Needs = tuple[str, ...]  # what must be so where something is done (``formal.kernel.effects.guards``)
+
+
 class Address(NamedTuple):
     """A pointer into a record that holds modelled state: to ``size`` bits at an offset, or (blurred) to any place."""
 
@@ -87,6 +90,7 @@ class Write(NamedTuple):
     how: str
     file: str
     element: Element | None = None
+    needs: Needs = ()
 
 
 class Store(NamedTuple):
@@ -99,6 +103,7 @@ class Store(NamedTuple):
     bits: int
     how: str
     file: str
+    needs: Needs = ()
 
 
 class Call(NamedTuple):
@@ -111,6 +116,19 @@ class Call(NamedTuple):
     given: tuple[Index | None, ...]
     blobs: tuple[int, ...]  # arguments through which a function that is not defined here may write memory
     file: str
+    needs: Needs = ()
+
+
+class Mention(NamedTuple):
+    """A function or a variable that is named: by its key or, if another file defines it, its name.
+
+    ``type`` is the type of a function whose address is taken there, ``argument`` whether that is handed to another.
+    """
+
+    name: str
+    type: str = ""
+    argument: bool = False
+    needs: Needs = ()
 
 
 @dataclass
@@ -124,9 +142,12 @@ class Facts:
     stores: list[Store] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     flows: list[tuple[Node, tuple[Source, ...]]] = field(default_factory=list)
-    taken: list[tuple[str, str, bool]] = field(default_factory=list)  # addresses of functions: key, type, an argument
-    hypercalls: list[str] = field(default_factory=list)
+    taken: list[Mention] = field(default_factory=list)  # addresses of functions
+    tables: list[Mention] = field(default_factory=list)  # static variables that have an initialiser
+    hypercalls: list[Mention] = field(default_factory=list)
     entries: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)  # of tables: a function, enumerators
+    returns: list[Needs] = field(default_factory=list)  # where it returns something that may be other than 0
+    gives: list[Mention] = field(default_factory=list)  # where pointers to the hypervisor's own records go
 
 
 @dataclass
@@ -156,3 +177,50 @@ class Effect:
     def where(self) -> str:
         """For a message."""
         return f"{self.file}:{self.line}: {self.target} may be written ({self.how}) in {self.function.name}()"
+
+
+# ---- summaries as plain data, for the cache: named tuples become lists that start with their kind
+
+
+_KINDS = {kind.__name__: kind for kind in (Address, Call, Element, Function, Index, Mention, Node, Range, Store, Write)}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    kind = type(value).__name__
+    if kind in _KINDS:
+        return [kind, *map(plain, value)]
+    if isinstance(value, tuple | list):
+        return ["", *map(plain, value)]
+    return value
+
+
+def value(data: Any) -> Any:
+    """What ``plain`` made data of."""
+    if isinstance(data, list):
+        parts = map(value, data[1:])
+        return _KINDS[data[0]](*parts) if data[0] else tuple(parts)
+    return data
+
+
+_LISTS = ("writes", "stores", "calls", "flows", "taken", "tables", "hypercalls", "entries", "returns", "gives")
+
+
+def plain_summary(summary: Summary) -> dict[str, Any]:
+    """A summary, but for the files that it came from."""
+    functions = {
+        key: [plain(f.function), f.linked, f.type, *(plain(getattr(f, name)) for name in _LISTS)]
+        for key, f in summary.functions.items()
+    }
+    ranges = {name: plain(found) for name, found in summary.ranges.items()}
+    return {"functions": functions, "ranges": ranges, "needs": sorted(summary.needs), "errors": list(summary.errors)}
+
+
+def summary(data: dict[str, Any]) -> Summary:
+    """What ``plain_summary`` made data of."""
+    functions = {
+        key: Facts(value(f[0]), f[1], f[2], *(list(value(part)) for part in f[3:]))
+        for key, f in data["functions"].items()
+    }
+    ranges = {name: value(found) for name, found in data["ranges"].items()}
+    return Summary(functions, ranges, frozenset(data["needs"]), errors=tuple(data["errors"]))

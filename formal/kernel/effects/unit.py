@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from formal.kernel.effects.places import Places, array, record_of
 from formal.kernel.effects.types import Node, Range
 from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, bits, children, is_pointer, is_record
+from formal.kernel.source.tree import KVM
 
 _FILES = frozenset((Kind.TRANSLATION_UNIT,))
 _CHARACTERS = frozenset((TypeKind.VOID, TypeKind.CHAR_S, TypeKind.CHAR_U, TypeKind.UCHAR, TypeKind.SCHAR))
+TABLE = "table"  # what the keys of variables begin with, for their initialisers
+_OWN = f"{KVM}/hyp/"  # where the hypervisor's own records are declared
 _FLAGS_OF_ALLOCATORS = frozenset(("gfp_t",))
 
 
@@ -25,6 +29,7 @@ class Unit:
         self._records: dict[int, str] = {}
         self._pointees: dict[int, str] = {}
         self._locals: dict[int, bool] = {}
+        self._own: dict[int, tuple[str, int, bool] | None] = {}
 
     @property
     def ranges(self) -> dict[str, tuple[Range, ...]]:
@@ -95,6 +100,24 @@ class Unit:
             self._pointees[kind.data[0]] = known
         return known
 
+    def table(self, declared: Cursor) -> str | None:
+        """The key of a static variable of a file, under which its initialiser is kept; None for any other."""
+        place = declared.location
+        if declared.storage_class.name != "STATIC" or declared.semantic_parent.kind not in _FILES or not place.file:
+            return None
+        return f"{TABLE} {declared.spelling}@{self.relative(str(place.file))}/{self.side}"
+
+    def own_record(self, kind: Type, strict: bool = False) -> tuple[str, int] | None:
+        """The record of the hypervisor's own that a type points to, and through how many pointers.
+
+        Args:
+            strict: whether one counts of which this file does not see what it is.
+        """
+        if kind.data[0] not in self._own:
+            self._own[kind.data[0]] = _own_record(kind, self.relative)
+        found = self._own[kind.data[0]]
+        return found[:2] if found is not None and (strict or found[2]) else None
+
     def is_local(self, declared: Cursor) -> bool:
         """Whether a variable lives in a call: a parameter, or a local one that is not static."""
         known = self._locals.get(declared.hash)
@@ -119,6 +142,16 @@ class Unit:
             return ""
         own = c.referenced.hash if c.referenced is not None else [t.spelling for t in c.get_tokens()]
         return f"{kind.value}:{own}({','.join(inner)})"
+
+    def word(self, c: Cursor) -> str:
+        """The word of the source that an expression is, before macros are expanded; empty if it is something else."""
+        start, end = c.extent.start, c.extent.end
+        if not start.file or str(start.file) != str(end.file):
+            return ""
+        with open(str(start.file), "rb") as source:
+            source.seek(start.offset)
+            found = re.fullmatch(rb"(\w+)\W", source.read(end.offset - start.offset + 1))
+        return found[1].decode() if found else ""
 
     def parameters(self, call: Cursor, pointer: bool) -> list[Type]:
         """The types of the parameters of the function that is called."""
@@ -158,3 +191,31 @@ def _is_function(kind: Type) -> bool:
 def _is_size(kind: Type) -> bool:
     whole = not is_record(kind) and not is_pointer(kind) and not array(kind)
     return whole and bits(kind) >= 32 and kind.spelling not in _FLAGS_OF_ALLOCATORS
+
+
+def is_array(kind: Type) -> bool:
+    """Whether a type is an array that decays to a pointer."""
+    return kind.get_canonical().kind in (TypeKind.CONSTANTARRAY, TypeKind.INCOMPLETEARRAY)
+
+
+def _own_record(kind: Type, relative: Callable[[str], str]) -> tuple[str, int, bool] | None:
+    """The record of the hypervisor's own that a type points to, through how many pointers, and whether that is certain.
+
+    It is not where a file does not see what the record is.
+    """
+    depth, canonical = 0, kind.get_canonical()
+    while True:
+        if canonical.kind == TypeKind.POINTER:
+            canonical = canonical.get_pointee().get_canonical()
+        elif is_array(canonical):
+            canonical = canonical.element_type.get_canonical()
+        else:
+            break
+        depth += 1
+    if depth == 0 or canonical.kind != TypeKind.RECORD:
+        return None
+    declared = canonical.get_declaration()
+    if not declared.is_definition():
+        return record_of(canonical), depth, False
+    file = declared.location.file
+    return (record_of(canonical), depth, True) if file and relative(str(file)).startswith(_OWN) else None

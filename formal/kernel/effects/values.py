@@ -64,6 +64,10 @@ class Assignments:
             return None
         return assigned.get(declared.hash)
 
+    def given(self, declared: Cursor) -> Sequence[Cursor] | None:
+        """The values that a variable or a parameter is given in the function; None if they cannot be told."""
+        return self._collected().get(declared.hash, ())
+
     def changes(self, declared: Cursor) -> bool:
         """Whether a parameter is given another value anywhere in the function."""
         return declared.hash in self._collected()
