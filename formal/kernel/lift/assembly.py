@@ -26,6 +26,7 @@ _BINARY: Mapping[type, Callable[[int, int], int]] = {
     ast.RShift: operator.rshift, ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.Gt: operator.gt,
 }  # fmt: skip
+_NO_SYMBOL = re.compile(r"\(?[A-Za-z_]\w* == 0\)?")  # whether there is no callback: a symbol is never 0
 _SILENT = frozenset(
     ".purgem .equ .set .arch .arch_extension .cpu .org .align .balign .p2align .global .type .size".split()
 )
@@ -210,7 +211,7 @@ def _steps(template: str) -> tuple[tuple[Step, ...] | None, dict[str, tuple[str,
         if skipped:
             skipped = "" if word == skipped else skipped
         elif word == ".if":
-            value = number(rest)
+            value = 0 if _NO_SYMBOL.fullmatch(rest) else number(rest)
             if value is None:
                 return None, {}
             live.append(bool(value))

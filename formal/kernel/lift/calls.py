@@ -12,7 +12,7 @@ from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.instructions import Instructions
 from formal.kernel.lift.values import Object, Pointer, Value, from_truth, pointer_to, truth
 from formal.kernel.parse import clang
-from formal.kernel.parse.clang import Cursor, Kind, children
+from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
 
@@ -40,7 +40,13 @@ _COUNTING = (
     "popcountll",
 )
 _FOLDED = frozenset(f"__builtin_{name}" for name in (*_COUNTING, "constant_p", "offsetof", "types_compatible_p"))
+COPIES = frozenset("memcpy memmove memset __memcpy __memmove __memset".split())  # and what the compiler makes of them
+COPIES |= {f"__builtin_{name}" for name in COPIES}
+_PREEMPTION = ("__preempt_count_add", "__preempt_count_sub", "__preempt_count_dec_and_test", "preempt_count_add",
+               "preempt_count_sub", "preempt_schedule", "preempt_schedule_notrace")  # fmt: skip
 OUTLINE = "vcpu_load and vcpu_put change the debug state by the parts that they call for it, and by nothing else"
+HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
+PER_CPU = {"kvm_host_cpu_state": HOST_CONTEXT}  # before v5.1
 VM_AT_EL2 = "the hypervisor's VM"
 PROTECTED = "what the hypervisor at EL2 has of a VM is an object of its own"
 
@@ -80,6 +86,8 @@ class Calls(Instructions):
                 raise self.refusal(cursor, f"an assignment in the arguments of {name}()")
             return intrinsic(cursor, arguments)
         values = [self._argument(argument) for argument in arguments]
+        if name in COPIES and self._copied(name, arguments, values, cursor):
+            return values[0]
         if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_"), cursor):
             self.notes[TRACE] = None
             return None
@@ -98,6 +106,27 @@ class Calls(Instructions):
         except NotUnderstoodError as error:
             self.take_back(kept)
             return self.opaque_call(cursor, values, error)
+
+    def _copied(self, name: str, arguments: list[Cursor], values: list[Value], cursor: Cursor) -> bool:
+        """Copies or clears a whole object as an assignment does; False if it is none, or not all of one."""
+        target, source, size = values
+        kind, other = (_whole(argument) for argument in arguments[:2])
+        if not isinstance(target, Pointer) or not isinstance(size, Term) or not is_const(size):
+            return False
+        if kind.kind == clang.TypeKind.VOID or clang.bits(kind) != value_of(size) * 8:
+            return False
+        kept = self.keep()
+        try:
+            if isinstance(source, Pointer) and other.spelling.removeprefix("const ") == kind.spelling:
+                self.copy(target, source, kind, cursor)
+            elif isinstance(source, Term) and is_const(source) and value_of(source) == 0:
+                self.clear(target, kind, cursor)
+            else:
+                return False
+        except NotUnderstoodError:
+            self.take_back(kept)
+            return False
+        return True
 
     def _argument(self, argument: Cursor) -> Value:
         value = self.value(argument)
@@ -123,6 +152,8 @@ class Calls(Instructions):
             "set_bit": lambda c, a: self._change_bit(c, a, True),
             "clear_bit": lambda c, a: self._change_bit(c, a, False),
             "read_cpuid_id": lambda c, a: self._open_value(c, "MIDR_EL1"),
+            "this_cpu_has_cap": lambda c, a: self._open_truth(c, "a capability of this CPU"),
+            **dict.fromkeys(_PREEMPTION, lambda c, a: self._preemption(c)),
             "arch_local_save_flags": lambda c, a: self._open_value(c, "the interrupt mask"),
             "arch_timer_read_cntpct_el0": lambda c, a: self._open_value(c, "CNTPCT_EL0"),
             "pkvm_vcpu_get_kvm": self._protected,
@@ -166,6 +197,13 @@ class Calls(Instructions):
     def _open_value(self, cursor: Cursor, what: str) -> Term:
         """Anything, whenever it is asked for."""
         return t.var(f"{what}#{self.serial()}", clang.bits(cursor.type))
+
+    def _preemption(self, cursor: Cursor) -> Value | None:
+        """How deep preemption is off, which ``recognition/regions.py`` asks for; never 0 after a decrement."""
+        return t.const(0, clang.bits(cursor.type)) if clang.is_integer(cursor.type) else None
+
+    def _open_truth(self, cursor: Cursor, what: str) -> Term:
+        return from_truth(t.var(f"{what}#{self.serial()}", BOOL), clang.bits(cursor.type))
 
     def _change_bit(self, cursor: Cursor, arguments: list[Cursor], value: bool) -> None:
         """One bit of an array of longs, atomically."""
@@ -215,7 +253,8 @@ class Calls(Instructions):
         for guard, address in pointer.choices:
             if address is None or address.object.place != "global":
                 raise self.refusal(cursor, "this CPU's instance of something that is no per-CPU variable")
-            instance = Object(f"percpu.{address.object.name}", "percpu", address.object.type)
+            name = PER_CPU.get(address.object.name, f"percpu.{address.object.name}")
+            instance = Object(name, "percpu", address.object.type)
             choices.append((guard, address._replace(object=instance)))
         return Pointer(tuple(choices))
 
@@ -267,6 +306,12 @@ class Calls(Instructions):
         wrong = t.var(f"after copy_from_user()#{number}", value_of(size) * 8)
         self.store(target, whole, t.If(fault, wrong, t.var("from user space", value_of(size) * 8)), cursor)
         return t.If(fault, t.const(1, clang.bits(cursor.type)), t.const(0, clang.bits(cursor.type)))
+
+
+def _whole(argument: Cursor) -> Type:
+    """The type of what an argument points to; of an array, its own."""
+    kind = clang.strip_casts(argument).type.get_canonical()
+    return kind if kind.kind == clang.TypeKind.CONSTANTARRAY else kind.get_pointee().get_canonical()
 
 
 def empty_body(function: Cursor) -> bool:

@@ -59,6 +59,10 @@ class Expressions(Machine):
         """Copies an object part by part."""
 
     @abstractmethod
+    def clear(self, target: Pointer, kind: Type, cursor: Cursor) -> None:
+        """Makes every part of an object 0 or NULL."""
+
+    @abstractmethod
     def assembly(self, cursor: Cursor) -> None:
         """Executes an assembly statement."""
 
@@ -97,7 +101,10 @@ class Expressions(Machine):
         if known is not None:
             return known
         if declaration.kind == Kind.VAR_DECL and declaration.semantic_parent.kind == Kind.TRANSLATION_UNIT:
-            return Object(declaration.spelling, "global", declaration.type)
+            place = Object(declaration.spelling, "global", declaration.type)
+            if _is_constant(declaration.type) and clang.initialiser(declaration) is not None:
+                self.fixed[place] = declaration
+            return place
         raise self.refusal(cursor, f"{declaration.spelling} is not known here")
 
     def _element(self, cursor: Cursor, array: Cursor, subscript: Cursor) -> Pointer:
@@ -218,9 +225,7 @@ class Expressions(Machine):
             named[inner[0].spelling] = self.operand(inner[1])
         if not named.keys() <= members.keys():
             raise self.refusal(cursor, "a literal with bit-fields, or with members of members")
-        for offset, part in self.layout.leaves(cursor.type):
-            zero = NULL if clang.is_pointer(part) else t.const(0, clang.bits(part))
-            self.store(moved(place, offset), part, zero, cursor)
+        self.clear(place, cursor.type, cursor)
         for name, value in named.items():
             self.store(moved(place, members[name][0]), members[name][1], value, cursor)
         return place
@@ -298,6 +303,7 @@ class Expressions(Machine):
         for guard, address in pointer.choices:
             if address is not None:
                 place = f"&{address.object.name}" + (f"+{address.offset}" if address.offset else "")
+                self.addresses[place] = address
                 result = t.If(guard, t.var(place, 64), result)
         return result
 
@@ -305,12 +311,22 @@ class Expressions(Machine):
         if clang.is_pointer(target):
             if is_const(value) and value_of(value) == 0:
                 return NULL
+            if value.op == "var" and value.data in self.addresses:  # a pointer that was made an integer
+                return Pointer(((TRUE, self.addresses[str(value.data)]),))
             raise self.refusal(cursor, f"an integer becomes {target.spelling}")
         if not clang.is_integer(target) or not clang.is_integer(source):
             raise self.refusal(cursor, f"conversion from {source.spelling} to {target.spelling}")
         if clang.is_bool(target):
             return from_truth(truth(value), clang.bits(target))
         return resized(value, IntType.of(source), clang.bits(target))
+
+
+def _is_constant(kind: Type) -> bool:
+    """Whether nothing may write an object of a type (of an array, its elements), which is no pointer."""
+    spelling, element = kind.get_canonical().spelling, kind.get_canonical()
+    while element.kind == TypeKind.CONSTANTARRAY:
+        element = element.element_type.get_canonical()
+    return bool(spelling.startswith("const ") and element.kind != TypeKind.POINTER)
 
 
 def _stands_for_assembly(array: Cursor) -> bool:

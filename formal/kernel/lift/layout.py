@@ -14,10 +14,15 @@ from formal.kernel.parse.clang import Type, TypeKind, bits, is_record
 INDEX_ENUMS = {"sys_regs": "vcpu_sysreg"}  # arrays that the kernel indexes by the enumerators of an enum
 
 
+_FLAT = ("struct kvm_regs",)  # records whose members are named as those of what they are in: so in C from v5.9 on
+
+
 def _fields(kind: Type) -> tuple[tuple[str, int, Type], ...]:
-    """The members of a record: name ('' if anonymous), byte offset, type. Bit-fields are left out."""
-    members = (f for f in kind.get_canonical().get_fields() if not f.is_bitfield())
-    return tuple(("" if "(" in f.spelling else f.spelling, f.get_field_offsetof() // 8, f.type) for f in members)
+    """The members of a record: name ('' if anonymous or flat), byte offset, type. Bit-fields are left out."""
+    members = [f for f in kind.get_canonical().get_fields() if not f.is_bitfield()]
+    flat = ["(" in f.spelling or f.type.get_canonical().spelling in _FLAT for f in members]
+    named = zip(members, flat, strict=True)
+    return tuple(("" if inner else f.spelling, f.get_field_offsetof() // 8, f.type) for f, inner in named)
 
 
 class Layout:
@@ -80,7 +85,7 @@ class Layout:
         return f".{name}{inside}"
 
     def leaves(self, kind: Type) -> Iterator[tuple[int, Type]]:
-        """The scalar parts of a type: offset and type. Of a union, its first member."""
+        """The scalar parts of a type: offset and type. Those of a union's members lie over one another."""
         canonical = kind.get_canonical()
         if canonical.kind == TypeKind.CONSTANTARRAY:
             step = bits(canonical.element_type) // 8
@@ -93,6 +98,13 @@ class Layout:
                     yield start + offset, part
         else:
             yield 0, kind
+
+    def has_bitfields(self, kind: Type) -> bool:
+        """Whether a type has bit-fields, which ``leaves`` leaves out."""
+        canonical = kind.get_canonical()
+        if canonical.kind == TypeKind.CONSTANTARRAY:
+            return self.has_bitfields(canonical.element_type)
+        return is_record(kind) and any(f.is_bitfield() or self.has_bitfields(f.type) for f in canonical.get_fields())
 
     def locate(self, target: Object, path: str) -> Address:
         """The address of a path such as ``.arch.ctxt`` or ``.dbg_bvr[3]`` in an object.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.lift.initial import initial_number
 from formal.kernel.lift.layout import Layout
 from formal.kernel.lift.values import (
     NULL,
@@ -126,6 +127,8 @@ class Machine:
         self.events: list[Event] = []
         self.notes: dict[str, None] = {}
         self.unknowns: dict[str, Unknown] = {}
+        self.fixed: dict[Object, Cursor] = {}  # constants that the file defines
+        self.addresses: dict[str, Address] = {}  # by the variables that stand for them as numbers
         self._spans: dict[Object, list[Cell]] = {}
         self._serial = 0
 
@@ -198,6 +201,10 @@ class Machine:
 
     def _unknown(self, key: Cell, kind: Type) -> Value:
         name = self.names[key]
+        if key[0] in self.fixed and is_integer(kind):
+            number = initial_number(self.layout, self.fixed[key[0]], key[1], kind)
+            if number is not None:
+                return t.const(number, bits(kind))
         if name in self.presets and is_integer(kind):
             preset = self.presets[name]
             return from_truth(preset, bits(kind)) if preset.sort == BOOL else t.extract(preset, bits(kind) - 1, 0)

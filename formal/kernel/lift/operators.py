@@ -7,10 +7,12 @@ from collections.abc import Callable
 from formal.kernel.lift.expressions import Expressions
 from formal.kernel.lift.values import (
     IntType,
+    Object,
     Pointer,
     Value,
     from_truth,
     moved,
+    pointer_to,
     resized,
     same_address,
     truth,
@@ -148,7 +150,11 @@ class Operators(Expressions):
         place = self.place(left)
         before = self.load(place, left.type, cursor)
         if isinstance(before, Pointer):
-            raise self.refusal(cursor, f"{operator}= on a pointer")
+            gone: Value = pointer_to(Object(f"a pointer moved at run time#{self.serial()}", "wild"))
+            if is_const(operand):
+                gone = self._pointers(cursor, operator, before, operand, left, right)
+            self.store(place, left.type, gone, cursor)
+            return gone
         own, other = IntType.of(left.type), IntType.of(right.type)
         if operator in ("<<", ">>"):
             common, amount_type = own.promoted(), other.promoted()

@@ -13,6 +13,9 @@ POINTERS: dict[str, PointerRule] = {
         ("vcpu->arch.vcpu_debug_state", "vcpu->arch.external_debug_state"),
         "debug_ptr points to the guest's or to the external debug state (an obligation where it is used)",
     ),
+    "vcpu->arch.host_cpu_context": PointerRule(
+        ("percpu.kvm_host_data.host_ctxt",), "the vCPU names the host's context of the CPU (an obligation of vcpu_load)"
+    ),
     "vcpu->arch.ctxt.vncr_array": PointerRule((), VNCR),
     "percpu.kvm_host_data.host_ctxt.vncr_array": PointerRule((), VNCR),
     "vcpu->arch.ctxt.__hyp_running_vcpu": PointerRule((), "only the host's context names the running vCPU"),

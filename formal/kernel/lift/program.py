@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from formal import epochs
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lift.calls import Calls
+from formal.kernel.lift.calls import HOST_CONTEXT, Calls
 from formal.kernel.lift.layout import Layout
 from formal.kernel.lift.machine import Cell, Event, Frame, Obligation, PointerRule
 from formal.kernel.lift.pointers import OUTLINED, POINTERS, Mode
@@ -100,8 +100,9 @@ class _Lifter(Calls):
     ) -> None:
         layout = program.layout(unit)
         objects = {"vcpu": Object("vcpu", "pointee", unit.records["kvm_vcpu"])} if "kvm_vcpu" in unit.records else {}
-        if "kvm_host_data" in unit.records:
-            objects["percpu.kvm_host_data"] = Object("percpu.kvm_host_data", "percpu", unit.records["kvm_host_data"])
+        own = [("percpu.kvm_host_data", "kvm_host_data"), (HOST_CONTEXT, "kvm_cpu_context")]  # the latter before v5.1
+        for name, record in [of for of in own if of[1] in unit.records][:1]:
+            objects[name] = Object(name, "percpu", unit.records[record])
         super().__init__(layout, objects, dict(rules), presets)
         self.program, self.vhe, self.mode = program, mode == "vhe", mode
         self.nests = self.vhe and program.nests

@@ -75,9 +75,19 @@ class Statements(Operators):
     def copy(self, target: Pointer, source: Pointer, kind: Type, cursor: Cursor) -> None:
         """Copies an object part by part."""
         parts = list(self.layout.leaves(kind))
+        if self.layout.has_bitfields(kind):
+            raise self.refusal(cursor, f"a copy of a whole {kind.spelling}, which has bit-fields")
         values = [self.load(moved(source, offset), part, cursor) for offset, part in parts]
         for (offset, part), value in zip(parts, values, strict=True):
             self.store(moved(target, offset), part, value, cursor)
+
+    def clear(self, target: Pointer, kind: Type, cursor: Cursor) -> None:
+        """Every part of an object is 0 or NULL."""
+        if self.layout.has_bitfields(kind):
+            raise self.refusal(cursor, f"a whole {kind.spelling}, which has bit-fields, is cleared")
+        for offset, part in self.layout.leaves(kind):
+            zero = NULL if clang.is_pointer(part) else t.const(0, clang.bits(part))
+            self.store(moved(target, offset), part, zero, cursor)
 
     # ---- statements
 
@@ -210,10 +220,7 @@ class Statements(Operators):
     def _declare_zeroed(self, declaration: Cursor) -> None:
         """``struct s v = {}``: every member is 0 or NULL."""
         self._declare(declaration, None)
-        place = pointer_to(self.scopes[-1].variables[declaration.hash])
-        for offset, part in self.layout.leaves(declaration.type):
-            zero = NULL if clang.is_pointer(part) else t.const(0, clang.bits(part))
-            self.store(moved(place, offset), part, zero, declaration)
+        self.clear(pointer_to(self.scopes[-1].variables[declaration.hash]), declaration.type, declaration)
 
     def _if(self, parts: list[Cursor]) -> None:
         condition = self.condition(parts[0])

@@ -11,6 +11,8 @@ void __lift_nothing(void);
 _Bool __lift_static_key(const void *key);
 #define __LIFT_PER_CPU(p) ((typeof(&*(p)))__lift_this_cpu_ptr((const void *)(p)))
 #define this_cpu_ptr(p) __LIFT_PER_CPU(p)
+#define raw_cpu_ptr(p) __LIFT_PER_CPU(p)
+#define raw_cpu_read(x) (*__LIFT_PER_CPU(&(x)))
 #define __this_cpu_read(x) (*__LIFT_PER_CPU(&(x)))
 #define __this_cpu_write(x, v) (*__LIFT_PER_CPU(&(x)) = (v))
 #define this_cpu_read(x) (*__LIFT_PER_CPU(&(x)))

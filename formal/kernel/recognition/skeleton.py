@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.lift.calls import COPIES
 from formal.kernel.lift.machine import Cell, State
 from formal.kernel.lift.pointers import POINTERS, Mode
 from formal.kernel.lift.program import Program, _Lifter, _parameter, _preset
@@ -127,7 +128,8 @@ class _Walker(_Lifter):
         name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
         gives = cursor.type.get_canonical().get_pointee()  # a function, as kvm_get_exit_handler() does
         exact = name in _EXACT or (known and gives.kind == clang.TypeKind.FUNCTIONPROTO)
-        if self.exact or exact or name.startswith(("__lift_", "__builtin_")) or name in self.inside:
+        executed = name.startswith(("__lift_", "__builtin_")) or name in self.inside | (COPIES - {*self.watched})
+        if self.exact or exact or executed:
             self.exact += exact
             try:
                 return super().call(cursor)
@@ -207,12 +209,11 @@ class _Walker(_Lifter):
 
     def _observe(self, guard: Term, key: Cell, value: Value) -> None:
         super()._observe(guard, key, value)
-        lvalue = self.names[key]
+        lvalue, place = self.names[key], self.scopes[-1].frame
         if self.stores.search(lvalue):
-            place = self.scopes[-1].frame
-            exported = self.exported(key, value)
-            file = self.program.tree.relative(place.file)
-            self.calls.append(Call(f"= {lvalue}", guard, (), exported, file, place.line, tuple(self.loops)))
+            exported, file = self.exported(key, value), self.program.tree.relative(place.file)
+            given = (self._shown(value),) if isinstance(value, Pointer) else ()
+            self.calls.append(Call(f"= {lvalue}", guard, given, exported, file, place.line, tuple(self.loops)))
 
     def _escape(self, values: Iterable[Value | None]) -> None:
         for value in values:

@@ -320,3 +320,70 @@ def test_what_is_shared_with_user_space_is_the_vcpus() -> None:
     writes = program.lift("f", "vhe").writes
     assert set(writes) == {"vcpu->run->exit_reason"}
     assert evaluate(writes["vcpu->run->exit_reason"], {"vcpu->run != NULL": True}) == 5
+
+
+# ---- copies of whole objects, and constants of the file
+
+_COPIES = "void *memcpy(void *, const void *, unsigned long); void *memset(void *, int, unsigned long);"
+
+
+@pytest.mark.parametrize(
+    "copies",
+    ["vcpu->own = vcpu->other;", "memcpy(&vcpu->own, &vcpu->other, sizeof(vcpu->own));",
+     "memcpy(vcpu->own.cr, vcpu->other.cr, sizeof(vcpu->own.cr));"],
+)  # fmt: skip
+def test_a_copy_of_a_whole_object_is_an_assignment(copies: str) -> None:
+    lifted = lift(copies, before=_COPIES)
+    assert {n: str(lifted.writes[f"vcpu->own.cr[{n}]"].data) for n in range(4)} == {
+        n: f"vcpu->other.cr[{n}]" for n in range(4)
+    }
+    assert len(lifted.writes) == 4
+
+
+def test_memset_clears_a_whole_object_and_nothing_else() -> None:
+    lifted = lift("vcpu->x = (u64)memset(&vcpu->own, 0, sizeof(vcpu->own)) != 0;", before=_COPIES)
+    assert [run(lifted, f"vcpu->own.cr[{n}]") for n in range(4)] == [0] * 4
+    assert lifted.writes.keys() == {f"vcpu->own.cr[{n}]" for n in range(4)} | {"vcpu->x"}
+
+
+@pytest.mark.parametrize(
+    "copies",
+    ["memcpy(&vcpu->own, &vcpu->other, 8);", "memcpy(&vcpu->own, &vcpu->x, sizeof(vcpu->own));",
+     "memset(&vcpu->own, 1, sizeof(vcpu->own));", "memcpy(&vcpu->own, &vcpu->other, vcpu->x);",
+     "memset(vcpu, 0, sizeof(*vcpu));"],
+)  # fmt: skip
+def test_a_copy_of_anything_else_is_refused(copies: str) -> None:
+    """Part of an object, something of another type, bytes other than 0, a size that is not known, bit-fields."""
+    with pytest.raises(NotUnderstoodError):
+        lift(copies, before=_COPIES)
+
+
+_TABLE = """
+static const u32 table[8] = { 1, [3] = 4, 5, [1] = 9 };
+static const struct bank bank = { .cr[2] = 7 };
+static const struct { struct inner in; u64 last; } record = { .in.a = 6, .last = 8 };
+static const struct inner flat[2] = { { 1, 1 }, { .a = 2 } };
+static u32 variable[2] = { 1, 2 };
+"""
+
+
+def test_constants_of_the_file_are_what_they_are_initialised_with() -> None:
+    """As C has it: a designator moves on, a later one replaces an earlier one, what is left out is 0."""
+    numbers = [f"table[{n}]" for n in range(8)] + ["record.in.a", "record.last", "flat[0].flag", "flat[1].a"]
+    found = [run(lift(f"vcpu->x = {number};", before=_TABLE), "vcpu->x") for number in numbers]
+    assert found == [1, 9, 0, 4, 5, 0, 0, 0, 6, 8, 1, 2]
+
+
+def test_what_may_be_written_has_no_constant_value() -> None:
+    assert support(lift("vcpu->x = variable[1];", before=_TABLE).writes["vcpu->x"]), "it is no constant"
+    assert support(lift("vcpu->x = bank.cr[2];", before=_TABLE).writes["vcpu->x"]), "a form that is not known"
+
+
+def test_a_table_in_place_of_conditions() -> None:
+    lifted = lift("vcpu->x = table[vcpu->w & 7];", before=_TABLE)
+    assert [run(lifted, "vcpu->x", w=n) for n in range(8)] == [1, 9, 0, 4, 5, 0, 0, 0]
+
+
+def test_a_pointer_that_was_made_a_number_is_the_same_pointer() -> None:
+    lifted = lift("u64 n = (u64)&vcpu->other; struct bank *p = (struct bank *)n; p->cr[1] = 5;")
+    assert {k: t.value_of(v) for k, v in lifted.writes.items()} == {"vcpu->other.cr[1]": 5}
