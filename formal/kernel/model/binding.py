@@ -8,13 +8,14 @@ stay free: they are read as anything, and stores to them are listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from formal.arch.registers import PSTATE
 from formal.kernel.effects.places import Lvalue
 from formal.kernel.effects.types import ALL
 from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.lift.assembly import number
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.lift.program import Lifted
 from formal.kernel.source.tree import Sources
@@ -94,7 +95,11 @@ SYSREGS: dict[str, tuple[str, ...]] = {LOADED: (LOADED,)}
 
 
 PC = "vcpu->arch.ctxt.regs.pc"  # no state variable, but no instruction may be passed without its step being counted
-_MOVED = {  # before v5.9
+_MOVED = {  # before v5.9, v5.1
+    **{
+        f"{_HOST}.host_ctxt.{name}": (f"percpu.kvm_host_cpu_state.{name}",)
+        for name in ("sys_regs[MDSCR_EL1]", "sys_regs[PMUSERENR_EL0]")
+    },
     "vcpu->arch.ctxt.regs.pstate": ("vcpu->arch.ctxt.gp_regs.regs.pstate",),
     PC: ("vcpu->arch.ctxt.gp_regs.regs.pc",),
 }
@@ -171,18 +176,41 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps:
             define = re.search(rf"(?m)^#define[ \t]+{name}[ \t]+(.*?)[ \t]*(?:/\*.*)?$", text)
             if not define:
                 continue
-            flag = re.fullmatch(r"__vcpu_single_flag\((\w+), BIT\((\d+)\)\)", define[1])
-            word = re.fullmatch(r"\(1 << (\d+)\)", define[1])
-            if flag:
-                found[variable] = Flag(f"vcpu->arch.{flag[1]}", int(flag[2]))
-            elif word:
-                found[variable] = Flag("vcpu->arch.flags", int(word[1]))
-            else:
-                line = text[: define.start()].count("\n") + 1
+            line = text[: define.start()].count("\n") + 1
+            lvalue, mask = _flag(define[1])
+            if mask is None or mask.bit_count() != 1:
                 with gaps.at("", writes=name):
                     raise NotUnderstoodError(KVM_HOST, line, f"{name} is defined in an unknown form: {define[1]}")
+                break
+            found[variable] = Flag(lvalue, mask.bit_length() - 1)
+            written = "adjust_pc" if variable in PENDING else variable
+            for other in _sharing(text, name, lvalue, mask):
+                with gaps.at("", writes=written):
+                    raise NotUnderstoodError(KVM_HOST, line, f"{name} and {other} are the same bit of {lvalue}")
             break
     return found
+
+
+_FLAG = re.compile(r"(?m)^#define[ \t]+(\w+)[ \t]+(__vcpu_single_flag\(.*?\)|\(\d+ << \d+\))[ \t]*(?:/\*.*)?$")
+
+
+def _flag(definition: str) -> tuple[str, int | None]:
+    """The word that a flag's macro is about, and its bits; None if these are not told."""
+    single = re.fullmatch(r"__vcpu_single_flag\(\s*(\w+)\s*,\s*(.*)\)", definition)
+    lvalue, value = (f"vcpu->arch.{single[1]}", single[2]) if single else ("vcpu->arch.flags", definition)
+    plain = re.sub(r"\bBIT(?:_ULL)?\((\d+)\)", r"(1 << \1)", value)
+    plain = re.sub(r"\bGENMASK(?:_ULL)?\((\d+), *(\d+)\)", r"(((2 << \1) - 1) ^ ((1 << \2) - 1))", plain)
+    return lvalue, number(re.sub(r"(?<=\d)[uUlL]+\b", "", plain))
+
+
+def _sharing(text: str, name: str, lvalue: str, mask: int) -> Iterator[str]:
+    """Other flags of a word that have one of these bits; the kind of an exception may lie over the PC's increment."""
+    for define in _FLAG.finditer(text):
+        of_word = "__vcpu_single_flag" in define[2] or define[1].startswith("KVM_ARM64_")
+        exempt = define[1] == name or not of_word or ("INCREMENT_PC" in name and "EXCEPT" in define[1])
+        other, bits = _flag(define[2])
+        if not exempt and other == lvalue and bits is not None and bits & mask:
+            yield define[1]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ that must not be torn apart. ``vcpu_load`` and its like, in files that are not p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,20 +23,33 @@ from formal.kernel.belongs import (
     RESET,
     SET_DEBUG,
     SET_UP,
+    SKIPPING,
     TRAP_OSLAR,
+    TRAPS,
 )
 from formal.kernel.errors import Gap
 from formal.kernel.source.tree import KVM, Sources
 from formal.kernel.text import signs
 from formal.kernel.text.forms import tokens
 
-MAIN = "virt/kvm/kvm_main.c"
+MAIN, KVM_HOST = "virt/kvm/kvm_main.c", signs.KVM_HOST
 _PREEMPT, _IRQ = ("preempt_disable", "preempt_enable"), ("local_irq_save", "local_irq_restore")
+_GUARDS = {f"{kind}({of})": calls for kind in ("guard", "scoped_guard")
+           for of, calls in (("preempt", _PREEMPT), ("irqsave", _IRQ))}  # fmt: skip
+_SAME = {"get_cpu": _PREEMPT[0], "put_cpu": _PREEMPT[1]}
 _MOVES = ("kvm_arch_vcpu_put", "kvm_arch_vcpu_load", "smp_processor_id")
 _HARDWARE = (
     "write_sysreg", "read_sysreg", "sysreg_clear_set", "host_data_ptr", "__this_cpu_read", "this_cpu_ptr",
     "smp_processor_id", "kvm_call_hyp", "kvm_call_hyp_ret", "kvm_arm_setup_mdcr_el2",
 )  # fmt: skip
+
+
+# what the accessors of a vCPU's flags are made of, for the hypervisor of nVHE and for all others
+_FLAGS = ("__vcpu_flags_preempt_disable", "__vcpu_flags_preempt_enable")
+_LINES = r"((?:#define[^\n]*\n|\s*\n)*)"
+_SIDES = re.compile(rf"#ifdef\s+__KVM_NVHE_HYPERVISOR__\s*\n{_LINES}#else[^\n]*\n{_LINES}#endif")
+_ACCESSORS = re.compile(r"(?m)^#define\s+__vcpu_(?:set|clear|test_and_clear)_flag\(.*$")
+_STORES = re.compile(r"\*\s*fset\s*[|&^]?=(?!=)")
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ def check(tree: Sources, k: Kernel) -> Iterator[Gap]:
     for region in REGIONS:
         if region.when(k) and (found := _body(tree, region.file, region.function)):
             yield from (_gap(region.file, found[1], says, region.of) for says in _torn(region, tokens(found[0])))
+    yield from _flags(tree)
     for function, calls in ALWAYS.items():
         body, line = _body(tree, MAIN, function) or ("", 0)
         words = tokens(body)
@@ -102,6 +117,24 @@ def check(tree: Sources, k: Kernel) -> Iterator[Gap]:
         yield _gap(MAIN, line, says, (SET_DEBUG,))
 
 
+def _flags(tree: Sources) -> Iterator[Gap]:
+    """What sets or clears a flag of a vCPU is not torn apart, where the accessors see to that (from v6.1 on)."""
+    text = (signs.source(tree, KVM_HOST) or "").replace("\\\n", " ")
+    opens, closes = _FLAGS
+    if opens not in text:
+        return
+    sides = _SIDES.search(text)
+    host = sides[2] if sides is not None else ""
+    held = all(re.search(rf"{name}\(\)\s+{means}\(\)", host) for name, means in zip(_FLAGS, _PREEMPT, strict=True))
+    for macro in _ACCESSORS.finditer(text):
+        stores = [m.start() for m in _STORES.finditer(macro[0])]
+        held &= all(0 <= macro[0].find(opens) < at < macro[0].rfind(closes) for at in stores)
+    if not held:
+        line = text[: text.find(opens)].count("\n") + 1
+        says = f"what sets or clears a flag of a vCPU does so between {_PREEMPT[0]}() and {_PREEMPT[1]}()"
+        yield _gap(KVM_HOST, line, says, (*TRAPS, *SKIPPING, GUEST_DEBUG, SET_DEBUG))
+
+
 def _gap(file: str, line: int, says: str, of: tuple[str, ...]) -> Gap:
     return Gap(file, line, f"not so: {says}", frozenset(of), broken=True, untimely=True)
 
@@ -113,6 +146,7 @@ def _body(tree: Sources, file: str, function: str) -> tuple[str, int] | None:
 
 def _torn(region: Region, words: list[str]) -> Iterator[str]:
     opens, closes = region.between
+    words = _spelled_out(words)
     inside: set[int] = set()  # the regions in which one of the names stands; 0 is outside
     number = now = 0
     top = _top_level(words)
@@ -127,6 +161,32 @@ def _torn(region: Region, words: list[str]) -> Iterator[str]:
     if 0 in inside or len(inside) > 1:
         names = ", ".join(name for name in region.names if name in words)
         yield f"{region.function}() has {names} within one region from {opens}() to {closes}()"
+
+
+def _spelled_out(words: list[str]) -> list[str]:
+    """The same with what is called in place of a guard, at its start and where its block ends (``linux/cleanup.h``)."""
+    found: list[str] = []
+    ends: list[tuple[int, tuple[str, str]]] = []  # the depth of a block, and the guard of it
+    depth = at = 0
+    while at < len(words):
+        word, guard = words[at], _GUARDS.get("".join(words[at : at + 4]))
+        if guard is not None and words[at + 4 : at + 7] == ["(", ")", ";"] and word == "guard":
+            found += [guard[0], "(", ")", ";"]
+            ends.append((depth, guard))
+            at += 7
+            continue
+        if guard is not None and word == "scoped_guard" and words[at + 4] == "{":
+            found += [guard[0], "(", ")", ";"]
+            ends.append((depth + 1, guard))
+            at += 4
+            continue
+        if word == "}":
+            while ends and ends[-1][0] == depth:
+                found += [ends.pop()[1][1], "(", ")", ";"]
+        depth += {"{": 1, "}": -1}.get(word, 0)
+        found.append(_SAME.get(word, word))
+        at += 1
+    return found
 
 
 def _top_level(words: list[str]) -> set[int]:

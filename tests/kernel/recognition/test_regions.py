@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.kernel.recognition.regions import MAIN, check
+from formal.kernel.recognition.regions import MAIN, Region, _torn, check
 from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text.forms import tokens
 from tests.kernel.conftest import tree_path
 
+HOST = "arch/arm64/include/asm/kvm_host.h"
 NEWEST = EPOCHS["E13"].kernel(Mode.VHE)
 DEBUG, SWITCH, RESET = f"{KVM}/debug.c", f"{KVM}/hyp/vhe/switch.c", f"{KVM}/reset.c"
 SETUP = "kvm_arm_setup_mdcr_el2() has write_sysreg, host_data_ptr within one region"
@@ -45,6 +47,13 @@ TORN: dict[str, tuple[str, str, str, str]] = {
     "put behind its back": (MAIN, r"(?m)^void vcpu_put\(",
                             "static void lazy(void) { kvm_sched_out(0, 0); }\nvoid vcpu_put(",
                             "kvm_sched_out is named 2 times"),
+    "flags with preemption on": (HOST, r"(?m)^(#define __vcpu_flags_preempt_disable\(\))[ \t]+preempt_\w+\(\)$", r"\1",
+                                 "what sets or clears a flag of a vCPU does so between"),
+    "flags on the wrong side": (HOST, r"#ifdef (__KVM_NVHE_HYPERVISOR__\n/\* the nVHE)", r"#ifndef \1",
+                                "what sets or clears a flag of a vCPU does so between"),
+    "a flag cleared too late": (
+        HOST, r"(\t\t\*fset &= ~\(m\);[ \t]*\\\n)(\t\t__vcpu_flags_preempt_enable\(\);.*\n)(?=\t\} while)", r"\2\1",
+        "what sets or clears a flag of a vCPU does so between"),
     "ioctl's flags changed": (MAIN, r"\t\tr = kvm_arch_vcpu_ioctl_set_guest_debug", "\t\tdbg.control &= ~2;\n\\g<0>",
                               "KVM_SET_GUEST_DEBUG is handed on"),
     "ioctl without the mutex": (MAIN, r"\tif \(mutex_lock_killable\(&vcpu->mutex\)\)\n\t\treturn -EINTR;\n(?=\tswitch)",
@@ -87,3 +96,23 @@ def test_a_tree_without_the_file_is_told(tmp_path: Path) -> None:
     tree = KernelTree(tree_path("7.3"))
     found = list(check(Changed(tree, MAIN, ""), NEWEST))  # type: ignore[arg-type]
     assert len(found) == 9 and all(str(gap).startswith(f"{MAIN}: not so: ") and gap.of for gap in found)
+
+
+SAME = {  # what is written in place of preempt_disable(); a; preempt_enable();
+    "guard": "{ x = 1; guard(preempt)(); write_sysreg(a, b); }",
+    "scoped guard": "{ scoped_guard(preempt) { write_sysreg(a, b); } x = 1; }",
+    "get_cpu": "{ get_cpu(); write_sysreg(a, b); put_cpu(); }",
+}
+OTHER = {
+    "before the guard": "{ write_sysreg(a, b); guard(preempt)(); }",
+    "after the scoped guard": "{ scoped_guard(preempt) { x = 1; } write_sysreg(a, b); }",
+    "a guard of a block": "{ if (x) { guard(preempt)(); } write_sysreg(a, b); }",
+    "another guard": "{ guard(rcu)(); write_sysreg(a, b); }",
+    "two guards": "{ scoped_guard(preempt) { write_sysreg(a, b); } scoped_guard(preempt) { read_sysreg(b); } }",
+}
+
+
+@pytest.mark.parametrize("name", [*SAME, *OTHER])
+def test_a_guard_is_what_it_calls(name: str) -> None:
+    region = Region("a.c", "f", ("preempt_disable", "preempt_enable"), ("write_sysreg", "read_sysreg"), ())
+    assert bool(list(_torn(region, tokens((SAME | OTHER)[name])))) is (name in OTHER)
