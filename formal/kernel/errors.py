@@ -43,7 +43,8 @@ class Gap:
     write) it is a step of its own, which may come at any time, and in the functions that it belongs to. ``broken`` is
     whether the C was understood, so that operations do what others should; ``untimely`` whether they may happen at
     other times too.
-    ``unless`` is a function and its file: the gap is none where that is compared; if ``lifted``, where that is lifted.
+    ``unless`` is a function and its file: the gap is none where that is compared; if ``lifted``, where that is lifted,
+    or where it is not executed though ``callers``, which are all that call it, are.
     """
 
     file: str
@@ -55,6 +56,7 @@ class Gap:
     untimely: bool = False
     unless: tuple[str, str] | None = None
     lifted: bool = False
+    callers: frozenset[tuple[str, str]] = frozenset()
 
     def __str__(self) -> str:
         return str(NotUnderstoodError(self.file, self.line, self.reason))

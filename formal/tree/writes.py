@@ -22,7 +22,7 @@ from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.effects import search
 from formal.kernel.effects.places import overlapping
 from formal.kernel.effects.reached import reached
-from formal.kernel.effects.types import ALL, Address, Context, Effect
+from formal.kernel.effects.types import ALL, Address, Context, Effect, Node, Source
 from formal.kernel.errors import Gap, Gaps
 from formal.kernel.model.binding import (
     BANKS,
@@ -78,7 +78,6 @@ _VARIABLES: dict[str, str] = {
     **{lvalue: name for name, lvalues in (*REGISTERS.items(), *BANKS.items()) for lvalue in lvalues},
     **OWNERS, DEBUG_PTR: "debug_ptr_external", PMU_COUNTERS: "nr_pmu_counters",
 }  # fmt: skip
-_GUEST_REGISTERS = frozenset(name for lvalue, name in _VARIABLES.items() if "sys_regs[" in lvalue)
 
 
 def places(lvalue: str) -> frozenset[str]:
@@ -210,7 +209,7 @@ class Effects:
         assert self.typed is not None
         here = {r.target for ranges in self.typed.ranges.values() for r in ranges}
         located = {name for target in here for name in variables(target)}
-        return frozenset(name for target, name in _VARIABLES.items() if not target.startswith("hw.")) - located
+        return frozenset(n for target, n in _VARIABLES.items() if not target.startswith("hw.")) - located
 
     @cached_property
     def _outside(self) -> frozenset[str]:
@@ -275,8 +274,9 @@ class Effects:
         found = _written([*effects, *self._chosen_by(function)])
         if not there:
             found |= frozenset().union(*map(self._addressed, keys))
-        moved = self._elsewhere & (_GUEST_REGISTERS if place.startswith("sys_regs[") else EVERYTHING)
-        return found | (self._by_name(place) & moved)
+        if place.startswith("sys_regs["):
+            return found  # nothing of these is kept elsewhere
+        return found | (self._by_name(place) & self._elsewhere)
 
     def _keys(self, file: str, function: str, place: str) -> list[str] | None:
         """The functions that are meant, or that a macro is used in, as far as they are not compared; or not known."""
@@ -348,10 +348,15 @@ class Effects:
                     yield effect
 
     def _addressed(self, key: str) -> frozenset[str]:
-        """The state variables of which a function takes the address."""
+        """The state variables of which a function takes the address, unless that does not leave its own variables."""
         assert self.typed is not None
         facts = self.typed.functions[key]
-        sources = [*(s for c in facts.calls for a in c.arguments for s in a), *(s for _, f in facts.flows for s in f)]
+        sources: list[Source] = [s for c in facts.calls for a in c.arguments for s in a]
+        flows = [(node, source) for node, of in facts.flows for source in of]
+        left = {node for node, _ in flows if node.kind != "v"} | {s for s in sources if isinstance(s, Node)}
+        while more := {source for node, source in flows if node in left and isinstance(source, Node)} - left:
+            left |= more
+        sources += [source for node, source in flows if node in left]
         sources += [source for store in facts.stores for source in store.through]
         found = frozenset[str]()
         for a in (source for source in sources if isinstance(source, Address)):

@@ -62,11 +62,18 @@ class Helpers:
     def _stores(self, gap: Gap) -> Iterator[Gap]:
         """A store of a helper is none where the helper is lifted, and all that call it are."""
         (name,) = gap.of if len(gap.of) == 1 else ("",)
-        if gap.unless is not None or not gap.writes or _called(gap) or name not in self._of(gap.file):
+        if gap.unless is not None or not gap.writes or _called(gap):
             yield gap
-            return
-        for function in sorted(set().union(*self._nest(gap.file, name))):
-            yield replace(gap, unless=(function, gap.file), lifted=True)
+        elif name in CALLERS:  # it is known who calls it
+            yield replace(gap, unless=(name, gap.file), lifted=True)
+        elif name in self._of(gap.file):
+            helpers, others = self._nest(gap.file, name)
+            callers = frozenset((other, gap.file) for other in others)
+            for function in sorted(helpers | others):
+                more = callers if function in helpers else frozenset[tuple[str, str]]()
+                yield replace(gap, unless=(function, gap.file), lifted=True, callers=more)
+        else:
+            yield gap
 
     def _of(self, file: str) -> frozenset[str]:
         """The static functions of a C file that are only called, and only there."""

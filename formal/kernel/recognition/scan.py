@@ -232,6 +232,8 @@ def _member(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
         start, end = start - 1, end + 1
     following = words[end + 1].text if end + 1 < len(words) else ""
     before = words[start - 1].text if start else ""
+    if not words[i].function and words[start].text in ("{", ","):
+        return  # what an initialiser of a variable of the file gives
     if following in _ASSIGN or before in ("++", "--"):
         yield name, "store"
     elif (before == "&" and not ends_operand(words, start - 2)) or (name in BANKS and words[i + 1].text != "["):
@@ -322,8 +324,8 @@ def scan_assembly(file: str, text: str) -> list[Store]:
     found: list[Store] = []
     function = ""
     for number, line in enumerate(text.split("\n"), 1):
-        label = re.match(r"\s*(?:SYM_\w+START\w*\(|\.macro\s+)?([\w$.]+)(?:\)|:|,|\s|$)", line)
-        if label and re.match(r"\s*(SYM_\w+START|\.macro)|^\w+:", line):
+        label = re.match(r"\s*(?:(?:SYM_\w+START\w*|ENTRY)\(|\.macro\s+)?([\w$.]+)(?:\)|:|,|\s|$)", line)
+        if label and re.match(r"\s*(SYM_\w+START|ENTRY\(|\.macro)|^\w+:", line):
             function = label.group(1)
         found += [Store(file, number, function, f"hw.{name}", "assembly") for name in written(line)]
     return found

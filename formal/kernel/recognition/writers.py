@@ -40,6 +40,9 @@ OPERATIONS = frozenset(
     """.split()
 )
 
+# functions that in some releases write PSTATE, and are read whole there: any emulation, or ioctl, may call them
+_READ = frozenset("inject_abt64 inject_undef64 enter_exception64 set_core_reg get_core_reg".split())
+
 # what of these some releases have without comparing it: there it may write this, and no more
 _UNCOMPARED: dict[str, frozenset[str]] = {
     name: frozenset(what.split())
@@ -91,7 +94,6 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (NESTED, "sys_regs[*] nr_pmu_counters", "set_pmcr"),
     (NESTED, "hw.elr_el2 hw.spsr_el2", "kvm_hyp_handle_eret __sysreg_restore_vel2_state"),
     (MOVES, "pc", "set_core_reg handle_exit kvm_psci_vcpu_on kvm_reset_vcpu_psci"),
-    (MOVES, "pc pstate", "enter_exception64"),
     (MOVES, "hw.elr_el2", "__fixup_guest_exit"),
     (MOVES, "hw.elr_el2 hw.spsr_el2", "__sysreg_restore_el1_state __sysreg_restore_el2_return_state"),
     (MOVES, "hw.elr_el2 hw.spsr_el2 pc pstate", "kvm_hyp_handle_mops"),
@@ -190,7 +192,7 @@ def knows(file: str, function: str, lvalue: str) -> bool:
 
     Of a part of an operation that is so whatever it writes: there the C is compared, or read.
     """
-    part = (file, function) not in _LIMITED_OUTSIDE and function in OPERATIONS
+    part = (file, function) not in _LIMITED_OUTSIDE and function in OPERATIONS | _READ
     return part or limited(file, function, lvalue)
 
 

@@ -264,3 +264,17 @@ HELPERS = {
 @pytest.mark.parametrize("text", HELPERS)
 def test_helpers_are_static_and_only_called(text: str) -> None:
     assert helpers(text) == HELPERS[text]
+
+
+def test_what_an_initialiser_gives_is_no_store() -> None:
+    """At the level of a file, that is: in a function, a record may be made and stored at once."""
+    text = "static const struct kvm_regs start = {\n\t.regs.pstate = 0x3c5,\n};\nvoid f(void)\n{\n\tuse = 0;\n}\n"
+    assert not scan_text("a.c", text)
+    inside = "void f(struct kvm_vcpu *v)\n{\n\tv->arch.ctxt.regs = (struct user_pt_regs){ .pstate = 1 };\n}\n"
+    assert {store.lvalue for store in scan_text("a.c", inside)} == {"regs", "pstate"}
+
+
+@pytest.mark.parametrize("start", ["ENTRY(cpu_do_resume)", "SYM_FUNC_START(cpu_do_resume)", "cpu_do_resume:"])
+def test_a_function_of_assembler_begins_at_its_label(start: str) -> None:
+    (store,) = scan_assembly("proc.S", f"{start}\n\tmsr\tmdscr_el1, x10\n")
+    assert (store.function, store.lvalue) == ("cpu_do_resume", "hw.mdscr_el1")
