@@ -76,6 +76,7 @@ class Kernel:
     applies_hypervisor_traps: bool = True
     forwards_debug_exceptions: bool = True
     forwards_debug_accesses: bool = True
+    forwards_last_watchpoint: bool = True
     resets_virtual_hpmn: bool = True
     traps_redirected_mdscr: bool = True
     # what the kernel's comments promise
@@ -141,7 +142,7 @@ def without(behaviour: str) -> Any:
 _NAMES = {
     "v4.3": "E0", "v4.6": "E1", "v4.10": "E2", "v4.16": "E2b", "v4.17": "E3a", "v4.20": "E3b", "v5.4": "E3c",
     "v5.6": "E4", "v5.10.y": "E4s", "v5.13": "E5", "v5.15": "E6", "v5.18": "E7", "v6.1": "E8", "v6.1.y": "E8s",
-    "v6.4": "E8b", "v6.14": "E9", "v6.17": "E10", "v6.18": "E11", "v7.1": "E12", "v7.3": "E13",
+    "v6.4": "E8b", "v6.14": "E9", "v6.17": "E10", "v6.18": "E11", "v7.0": "E11b", "v7.1": "E12", "v7.3": "E13",
 }  # fmt: skip
 # Releases without a preset: the PC is adjusted at the next entry, but not before KVM_RUN returns (26778aaa134a, v5.13).
 _LEFT_OUT = (release("v5.11"), release("v5.12"))

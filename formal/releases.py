@@ -259,6 +259,15 @@ CHANGES: tuple[Change, ...] = (
         lacking="a guest hypervisor's writes of MDSCR_EL1 go to memory and have no effect",
     ),
     Change(
+        "forwards_last_watchpoint",
+        "v7.0",
+        "",
+        "accesses of DBGWCR15_EL1 that a guest hypervisor traps go to it too",
+        within="nested_virtualization",
+        bug="B21",
+        lacking="KVM itself emulates accesses of DBGWCR15_EL1 that a guest hypervisor traps",
+    ),
+    Change(
         "reads_pmuv3p8_counters",
         "v7.1",
         "",

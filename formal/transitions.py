@@ -610,11 +610,19 @@ def trap_debug_regs(s: State, k: Kernel, i: Inputs) -> State:
     return after_handled_exit(skip_instruction(s, k), k)
 
 
+def _handling_bank_access(s: State, k: Kernel, i: Inputs) -> Term:
+    guard = _handling_access(Exit.DEBUG_ACCESS)(s, k, i)
+    if not k.nests or k.forwards_last_watchpoint:
+        return guard
+    index = i.index("index")  # v6.6 to v6.19: the table of what a guest hypervisor traps ends with DBGWCR14_EL1
+    return Or(guard, And(handling(Exit.DEBUG_ACCESS)(s, k, i), Eq(index, t.const(-1, t.width(index)))))
+
+
 @operation(
     "trap_bvr, trap_bcr, trap_wvr, trap_wcr",
     "sys_regs.c, trap_bvr and its three siblings, reg_to_dbg; from v6.14 trap_dbg_wb_reg",
     writes=f"vcpu_debug_state guest_bank {_OWNS} wrong_access {_SKIPS}",
-    enabled=_handling_access(Exit.DEBUG_ACCESS),
+    enabled=_handling_bank_access,
     preemptible=True,
 )
 def trap_bank(s: State, k: Kernel, i: Inputs) -> State:

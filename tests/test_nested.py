@@ -10,7 +10,7 @@ from formal.arch.traps import Access, Outcome, outcome
 from formal.epochs import EPOCHS, HOSTS, Mode
 from formal.logic.evaluation import evaluate
 from formal.logic.terms import ArrayValue, Value
-from formal.operations import controls
+from formal.operations import Inputs, controls
 from formal.scope.configuration import EPOCH_CONFIGURATIONS
 from formal.state import DebugOwner, Exit, Phase, State
 from formal.system import System
@@ -98,6 +98,17 @@ def test_whose_a_trapped_access_is(exit_: Exit, virtual: int, forwarded: bool) -
         assert evaluate(forwards_access(s, E11), env) is (forwarded and nested)
 
 
+@pytest.mark.parametrize(("index", "forwarded"), [(63, False), (62, True), (47, True), (15, True), (0, True)])
+def test_only_the_last_watchpoint_was_not_forwarded(index: int, forwarded: bool) -> None:
+    """DBGWCR15_EL1 is 63 of the bank (``formal/state.py``); from v7.0 on it is forwarded like the others."""
+    trap_bank = BY_NAME["trap_bvr, trap_bcr, trap_wvr, trap_wcr"]
+    for name, wanted in (("E11", forwarded), ("E11b", True)):
+        k = EPOCHS[name].kernel(Mode.VHE)
+        i = Inputs("in", k.breakpoints)
+        s, env = state_and(k, phase=Phase.LOADED, in_run=True, exit=Exit.DEBUG_ACCESS, virtual_mdcr_el2=TDA, **NESTED)
+        assert evaluate(trap_bank.guard(s, k, i), env | {"in.index": index}) is not wanted
+
+
 @pytest.mark.parametrize(("written", "kept"), [(4, 4), (6, 6), (7, 6), (31, 6), (0, 0)])
 def test_hpmn_of_a_guest_hypervisor_is_at_most_what_there_is(written: int, kept: int) -> None:
     values = {"exit": Exit.EMULATE, "has_nv": True, "nr_pmu_counters": 6}
@@ -124,7 +135,7 @@ def test_a_system_has_the_operations_of_its_kernel() -> None:
     for c in EPOCH_CONFIGURATIONS:
         names = {op.name for op in System(c.kernel()).operations}
         assert names & nested == (nested if c.kernel().nests else set()), c
-    assert [str(c) for c in EPOCH_CONFIGURATIONS if c.kernel().nests] == ["E11 vhe", "E12 vhe", "E13 vhe"]
+    assert [str(c) for c in EPOCH_CONFIGURATIONS if c.kernel().nests] == ["E11 vhe", "E11b vhe", "E12 vhe", "E13 vhe"]
 
 
 # ---- protected mode
@@ -133,8 +144,9 @@ def test_a_system_has_the_operations_of_its_kernel() -> None:
 def test_the_modes_that_an_epoch_has() -> None:
     modes = {name: e.modes for name, e in EPOCHS.items()}
     assert modes["E0"] == (Mode.NVHE,), "VHE came with v4.6"
-    assert {name for name, found in modes.items() if Mode.PROTECTED in found} == {"E9", "E10", "E11", "E12", "E13"}
-    assert all(found == HOSTS for name, found in modes.items() if name not in ("E0", "E9", "E10", "E11", "E12", "E13"))
+    protected = {"E9", "E10", "E11", "E11b", "E12", "E13"}
+    assert {name for name, found in modes.items() if Mode.PROTECTED in found} == protected
+    assert all(found == HOSTS for name, found in modes.items() if name not in protected | {"E0"})
 
 
 @pytest.mark.parametrize(("epoch", "handed"), [("E9", False), ("E11", False), ("E12", False), ("E13", True)])

@@ -64,6 +64,7 @@ _SHOWN = {
     "B18d": _Shown(
         ("redirected_mdscr_write_traps", "mdscr_is_guests_unless_taken", "guest_mdscr_preserved"), _VHE, "v7.3"
     ),
+    "B21": _Shown(("hypervisor_gets_what_it_traps",), _VHE, "v7.3"),
     "B20": _Shown(
         ("event_counters_read_before_use", "hpmn_never_reserved", "only_named_fields", "entry_is_fresh"),
         tuple(Mode),

@@ -298,6 +298,14 @@ FINDINGS: tuple[Finding, ...] = (
         "v7.1 asks pmuv3_implemented() with the field as it is",
     ),
     Finding(
+        "watchpoint15",
+        ("hypervisor_gets_what_it_traps",),
+        lambda k: k.nests and not k.forwards_last_watchpoint,
+        "emulate-nested.c's table of what a guest hypervisor traps has no entry for DBGWCR15_EL1: KVM itself emulates "
+        "the access of the hypervisor's guest, whatever MDCR_EL2.TDE and TDA say.",
+        "v7.0 has the entry",
+    ),
+    Finding(
         "B15",
         ("host_mdcr_restored", "host_mdcr_saved_first", "hpmn_preserved_on_host"),
         lambda k: k.vhe and k.tracks_debug_owner and not k.vhe_saves_host_mdcr_first,

@@ -315,7 +315,8 @@ class State(StrEnum):
 
 _UNLIKE_CPUS = "needs CPUs with different HPMN; QEMU gives all CPUs of a machine the same number of counters"
 _INVISIBLE = "no trace event and no ioctl shows the host's MDCR_EL2"
-BY_SOURCE = {"pmuver": "counters-unread"}  # causes that cannot be run, but have a page under findings/
+# causes that cannot be run, but have a page under findings/
+BY_SOURCE = {"pmuver": "counters-unread", "watchpoint15": "watchpoint-not-forwarded"}
 STATES: Mapping[str, tuple[State, str]] = {
     **{cause: (State.CONFIRMED, "") for r in REPRODUCERS for cause in (r.cause, *r.also)},
     "perf": (
@@ -334,6 +335,7 @@ STATES: Mapping[str, tuple[State, str]] = {
         State.NOT_EXPRESSIBLE,
         "needs a CPU with PMUv3p8; QEMU's end at PMUv3p5",
     ),
+    "watchpoint15": (State.NOT_EXPRESSIBLE, "needs a CPU with 16 watchpoints and FEAT_NV2; QEMU has none"),
     "pmuv3p9": (State.NOT_EXPRESSIBLE, "needs a CPU with FEAT_PMUv3p9; QEMU has none"),
     "again": (State.NOT_EXPRESSIBLE, "no event shows it; needs a CPU that goes to sleep, or KVM enabled again"),
     "owned": (State.NOT_EXPRESSIBLE, "an access that does not trap shows in no event; it is meant, for the owner"),

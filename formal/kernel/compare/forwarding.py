@@ -6,18 +6,21 @@ An entry covers a range of encodings and names a control, or several: bits of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from formal.arch.registers import MDCR_EL2
+from formal.epochs import Kernel, Mode
 from formal.kernel.belongs import INJECTS, TRAP_BANK, TRAP_MDSCR, TRAP_OSLAR
 from formal.kernel.compare.tables import elements, members, table_of
+from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import KINDS
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
 from formal.kernel.recognition.rules import Rule
 from formal.kernel.source.tree import KVM
+from formal.kernel.text.signs import Sign
 from formal.logic import terms as t
 
 EMULATE = f"{KVM}/emulate-nested.c"
@@ -50,14 +53,29 @@ def _encoding(crn: int, crm: int, op2: int) -> int:
     return 2 << 19 | crn << 12 | crm << 8 | op2 << 5
 
 
-def rules(program: Program) -> Iterator[Rule]:
+_LAST = _encoding(0, _BANK - 1, _OP2["wcr"])  # DBGWCR15_EL1
+
+
+def told(program: Program, mode: Mode, signs: Iterable[Sign], gaps: Gaps) -> Iterator[Sign]:
+    """Whether the last entry that releases have left out is there, in a tree with guest hypervisors."""
+    if mode is Mode.VHE and any(s.behaviour == "nested_virtualization" and s.value for s in signs):
+        with gaps.at(TRAP_BANK, INJECTS):
+            lines = [line for first, last, _, line in _entries(program) if first <= _LAST <= last]
+            yield Sign("forwards_last_watchpoint", bool(lines), EMULATE, lines[0] if lines else 0)
+
+
+def rules(program: Program, k: Kernel) -> Iterator[Rule]:
     """A trapped access of a debug or OS register goes to the guest hypervisor exactly if its MDCR_EL2 asks for that.
+
+    Of DBGWCR15_EL1, that is so from v7.0 on: a kernel that lacks it has no entry for it.
 
     Raises:
         NotUnderstoodError: if a table is missing, or has an unknown form.
     """
     entries, controls = _entries(program), _controls(program)
     for register in _registers():
+        if register.encoding == _LAST and not k.forwards_last_watchpoint:
+            continue
         of = [(group, line) for first, last, group, line in entries if first <= register.encoding <= last]
         asked = sum(MDCR_EL2.fields[field].mask for field in register.fields)
         right = len(of) == 1 and controls.get(of[0][0]) == asked
