@@ -26,11 +26,13 @@ NOT_MODELLED: tuple[str, ...] = (
     "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
     "HCR_EL2 decides whether itself or its guest runs; the RES0 and RES1 bits of its registers. What FEAT_NV2 "
     "keeps in a page of its own is taken to be where ___ctxt_sys_reg says.",
-    "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE.",
+    "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE, and "
+    "TRFCR_EL1, which stops the trace meanwhile; PMSELR_EL0, which is 0 in the guest so that PMXEVCNTR_EL0 traps.",
     "What the host finds in PMUSERENR_EL0 after a guest has run: no claim says that it gets its own value back (up to "
     "v6.3, except in v6.1.y, it gets 0).",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",
-    "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name.",
+    "Contents of the GIC, timers, memory, and of all registers that formal/state.py does not name: the counters of the "
+    "PMU and their controls (PMCR_EL0 and others) among them, which KVM's emulation must not write for a guest.",
     "An interrupt that is pending at an entry: from v5.3 on __guest_enter then returns without an ERET. That is an "
     "exit before the first instruction, except that PSTATE.SS stays as it was (formal.conform trace knows it).",
     "Reads by the guest as steps: claims about them ask whether the read would execute, and what it finds.",
@@ -45,5 +47,6 @@ TRUSTED: tuple[str, ...] = (
     "Of a tree: that no other code writes what is modelled is a search by names (formal/kernel/recognition/scan.py); "
     "it does not look below drivers/, and sees pointers to whole structures by their declarations only (a void pointer "
     "that becomes one to a structure points to such a structure). The value that asm/el2_setup.h computes for HPMN, "
-    "and what macros for per-CPU variables, BUG and static keys do, are not read.",
+    "and what macros for per-CPU variables, BUG and static keys do, are not read. What a pointer of the host points to "
+    "is the same object at EL2: that its address is converted (kern_hyp_va) is not asked for.",
 )

@@ -19,7 +19,7 @@ from formal.common.files import write_file
 from formal.engines.equality import Questions
 from formal.engines.z3backend import SolverTimeoutError
 from formal.epochs import Epoch, Kernel, Mode, of_release
-from formal.kernel.compare import handlers, hypervisor, ownership, protected
+from formal.kernel.compare import forwarding, handlers, hypervisor, ownership, protected, tables
 from formal.kernel.compare.behaviours import DEBUG_C, mattering, resolve
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Lifted, Program, files_for, load, side_of
@@ -88,6 +88,7 @@ class _Tree:
         self.behaviours: dict[str, Any] = {}
         with self._noting("behaviours"):
             told = signs.read(tree)
+            told += (*tables.told(program, told, self.gaps), *forwarding.told(program, mode, told, self.gaps))
             self.behaviours = {sign.behaviour: sign.value for sign in told}
             kernel = resolve(tree, mode, self.lifted, self.binding, told).kernel
             self.behaviours = {name: getattr(kernel, name) for name in mattering(kernel)}

@@ -11,7 +11,7 @@ from formal.engines.equality import Questions
 from formal.engines.verdict import Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.kernel.belongs import GUEST_DEBUG
-from formal.kernel.compare import answers, handlers, hypervisor, lookup, ownership, protected, tables
+from formal.kernel.compare import answers, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
@@ -22,8 +22,7 @@ from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, handling_too, keeping, operations
-from formal.kernel.recognition import debugexit, regions, runloop, scan
-from formal.kernel.recognition.rules import stores_read
+from formal.kernel.recognition import debugexit, lifecycle, regions, runloop, scan
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
@@ -35,6 +34,7 @@ from formal.scope.manifest import Manifest
 from formal.state import VARIABLES
 from formal.system import System
 from formal.transitions import OPERATIONS
+from formal.tree.accounted import unaccounted
 from formal.tree.deciding import Decider, checked, checker_of
 from formal.tree.rank import worse
 from formal.tree.reading import Source, source
@@ -162,13 +162,15 @@ def compare(
         if name not in owner.WITH_CALLER:
             with gaps.at(name):
                 lifted[name] = program.lift(name, side, file=DEBUG_C)
+    signs += (*tables.told(program, signs, gaps), *forwarding.told(program, mode, signs, gaps))
     resolved = resolve(tree, mode, lifted, binding, signs, gaps)
     k = resolved.kernel
     by_hand = System(k, operations(k))
     outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     names = [f"{here}() is read as {known}(), for which it stands" for here, known in tree.renamed.items()]
-    told = tuple(dict.fromkeys([HYP_CALL, lookup.assumed(program), *names, *tree.notes, *notes]))
+    reset = lifecycle.assumed(program, side)
+    told = tuple(dict.fromkeys([HYP_CALL, lookup.assumed(program), *reset, *names, *tree.notes, *notes]))
     report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
@@ -187,7 +189,10 @@ def compare(
         report.problems += wrong(program.constants)
     gaps.found += [*tables.check(program, k, gaps), *regions.check(tree, k)]
     _check_rules(report, program, binding, k, ask, gaps)
-    gaps.found += _uncompared(report, program, here)
+    compared = [c.lifted for c in report.compared if c.lifted is not None]
+    compared += [c.lifted for c in report.counterparts.values()]
+    parts = [part.lifted for part in report.parts.values()]
+    gaps.found += unaccounted(here, program, side, compared, parts, report.whole)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
     report.differing = differs
     omitted = [name for name in report.omitted if name in report.parts]
@@ -196,14 +201,6 @@ def compare(
 
 
 # ---- the C against the specification
-
-
-def _uncompared(report: TreeReport, program: Program, gaps: Iterable[Gap]) -> list[Gap]:
-    """Those of some gaps that hang on functions (``Gap.unless``) of which not every store is compared, or read."""
-    compared = [*(c.lifted for c in report.compared), *(c.lifted for c in report.counterparts.values())]
-    executed = {body for function in compared if function is not None for body in function.bodies}
-    whole = executed | report.whole | stores_read(program, side_of(report.mode))
-    return [gap for gap in gaps if gap.unless is not None and gap.unless not in (executed if gap.lifted else whole)]
 
 
 def _compare_operations(report: TreeReport, system: System, ask: Questions, gaps: Gaps) -> dict[str, Operation]:

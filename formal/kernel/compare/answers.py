@@ -66,17 +66,22 @@ def _bank_read(trap: Lifted, debug: Lifted, kind: str, owns: tuple[str, ...]) ->
     if owns:  # a read makes the guest the owner as a read of MDSCR_EL1 does, which is an operation
         same = (Eq(trap.writes[x], debug.writes[x]) if x in trap.writes and x in debug.writes
                 else t.boolean(x not in trap.writes and x not in debug.writes) for x in owns)  # fmt: skip
-        number = trap.reads.get("rd->CRm")
+        number = number_of(trap)
         other = FALSE if number is None else t.Not(t.ult(number, t.const(16, t.width(number))))  # in no entry
         says = "takes the registers for a read as trap_debug_regs() does"
         yield _rule(trap, says, Or(other, And(*same)), READ, (TRAP_BANK, TRAP_MDSCR))
     elements = {n: trap.reads[name] for n in range(16) if (name := _element(kind, n)) in trap.reads}
-    value, number = trap.writes.get("p->regval"), trap.reads.get("rd->CRm")
+    value, number = trap.writes.get("p->regval"), number_of(trap)
     right = FALSE
     if len(elements) == 16 and value is not None and number is not None:
         pairs = ((Eq(number, t.const(n, t.width(number))), element) for n, element in elements.items())
         right = And(*(Or(t.Not(here), Eq(value, element)) for here, element in pairs))
     yield _rule(trap, "gives the register to a read", right, READ, None)
+
+
+def number_of(f: Lifted) -> Term | None:
+    """The number of a register in its bank, as an entry of the table has it: CRm; before v5.13 what ``reg`` says."""
+    return f.reads.get("rd->CRm", f.reads.get("rd->reg"))
 
 
 def _element(kind: str, number: int) -> str:
@@ -90,8 +95,8 @@ def _rule(f: Lifted, says: str, holds: Term, given: Mapping[str, Term], of: tupl
 def _register_access(
     f: Lifted, binding: Binding, kind: str, value: Term | None, given: Mapping[str, Term], but: tuple[str, ...] = ()
 ) -> Iterator[Rule]:
-    """A function stores ``value`` to the register whose number is rd->CRm, if there is one, and to nothing else but."""
-    number = f.reads.get("rd->CRm")
+    """A function stores ``value`` to the register whose number the entry has, and to nothing else but."""
+    number = number_of(f)
     missing = number is None or _element(kind, 15) not in f.writes
     stored = [FALSE] if value is not None and missing else []
     for lvalue, after in f.writes.items():

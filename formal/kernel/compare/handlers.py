@@ -92,7 +92,8 @@ def _bank_access(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     failures = {name for term in lifted.writes.values() for name in support(term) if name.startswith(USER_COPY_FAILS)}
     return {
         "p->regval": value, "val": value, "from user space": value, "p->is_write": TRUE,
-        "rd->CRm": t.zero_extend(number, 8), "kind": kind, **dict.fromkeys(failures, FALSE),
+        "rd->CRm": t.zero_extend(number, 8), "rd->reg": t.zero_extend(number, 32),
+        "kind": kind, **dict.fromkeys(failures, FALSE),
     }  # fmt: skip
 
 
@@ -263,6 +264,8 @@ def _counterpart(program: Program, k: Kernel, binding: Binding, handler: Handler
         right = Or(And(wanted, zero), And(t.Not(wanted), t.Not(zero)))
         demands.append((f"{lifted.name}() returns 0 exactly when it takes what it is given", right))
     given = _while_loaded(program, binding, handler.given, k.vhe) if handler.reloads else handler.given
+    if "rd->reg" in lifted.reads and not k.indexes_trapped_banks:
+        given = _unnumbered(given)
     return Counterpart(operation, lifted, binding, handler.owns, given, tuple(demands), handler.forwarding)
 
 
@@ -270,6 +273,11 @@ def _forwards(f: Lifted) -> Term:
     """Whether a function has given what it handles to the guest hypervisor."""
     word = f.writes.get(INJECTED)
     return FALSE if word is None else t.Not(Eq(word, t.const(0, t.width(word))))
+
+
+def _unnumbered(given: Given) -> Given:
+    """What a handler finds in an entry that has 0 where others have the number of their register."""
+    return lambda lifted, s, i: {**given(lifted, s, i), "rd->reg": t.const(0, t.width(lifted.reads["rd->reg"]))}
 
 
 def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -> Given:

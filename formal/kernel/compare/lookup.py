@@ -86,7 +86,7 @@ class Lookup(Reader):
         yield (SET_PSTATE,), self._core
         yield RESETS, self._all_reset
         if self.k.nests:
-            yield (*NESTING, *TRAPS, REENTERS, EXITS), lambda: forwarding.rules(self.program)
+            yield (*NESTING, *TRAPS, REENTERS, EXITS), lambda: forwarding.rules(self.program, self.k)
         if self.k.vhe:
             yield (ENTERS, EXITS), self._masked
 
@@ -220,6 +220,7 @@ class Lookup(Reader):
     def _core(self) -> Iterator[Rule]:
         """KVM_SET_ONE_REG of PSTATE: its place for its index, and for no other; what is given is stored there."""
         if not self.program.defines("core_reg_addr", self.mode, GUEST):
+            yield from self._core_by_offset()
             return
         f = self.program.lift("core_reg_addr", self.mode, GUEST)
         index = f.reads.get("reg->id", t.var("reg->id", 64))
@@ -240,6 +241,18 @@ class Lookup(Reader):
             )
             right = And(taken, Not(differ(stored[0].guard, succeeds(g))))
         yield Rule(f"{g.function}() stores what user space gives where it belongs", g.file, g.line, right)
+
+    def _core_by_offset(self) -> Iterator[Rule]:
+        """The same before core_reg_addr (``assumed``): what user space gives is copied, once; a read copies nothing."""
+        for name, copies in (("set_core_reg", 1), ("get_core_reg", 0)):
+            f = self.read(name, GUEST, ("memcpy", "copy_from_user"))
+            stored, given = f.named("memcpy"), f.named("copy_from_user")
+            right: Term = t.boolean(len(stored) == copies and len(given) == copies)
+            if stored and given:
+                taken = t.boolean(stored[0].arguments[1] == given[0].arguments[0])
+                right = And(right, taken, Not(differ(stored[0].guard, succeeds(f))))
+            yield Rule(f"{name}() stores what user space gives, and nothing else", f.file, f.line, right,
+                       whole=frozenset(((name, GUEST),)))  # fmt: skip
 
     def _all_reset(self) -> Iterator[Rule]:
         """Each entry that has a reset is reset, the first as the last."""
@@ -266,18 +279,24 @@ class Lookup(Reader):
 
     def _masked(self) -> Iterator[Rule]:
         """Under VHE all exceptions are masked around the guest's run, debug exceptions too (a hypervisor's own are)."""
-        if not self.program.defines("__kvm_vcpu_run", self.mode):
+        run, inner = "__kvm_vcpu_run", "__kvm_vcpu_run_vhe"
+        if not self.program.defines(run, self.mode):
             return
-        unit, function = self.program.resolver.find("__kvm_vcpu_run", self.mode)
+        if self.enters_itself:  # as before v5.8
+            run = "kvm_arch_vcpu_ioctl_run"
+        unit, function = self.program.resolver.find(run, self.mode)
         called = [c for c in clang.preorder(function) if c.kind == Kind.CALL_EXPR and c.referenced is not None]
         names = {c.referenced.spelling: c for c in called}
-        f = skeleton(self.program, "__kvm_vcpu_run", self.mode, {*WATCHED, *names})
-        order = [c.name for c in f.calls]
-        runs = order.index("__kvm_vcpu_run_vhe") if "__kvm_vcpu_run_vhe" in order else 0
-        first = [n for n, c in enumerate(f.calls[:runs]) if c.guard is TRUE and self._masks(names.get(c.name))]
-        opens = [c for c in f.calls[first[-1] if first else 0 : runs] if self._unmasks(names.get(c.name), unit.file)]
-        yield Rule(f"{f.function}() masks exceptions with PSTATE.DAIF before the guest runs", f.file, f.line,
-                   t.boolean(bool(first) and not opens))  # fmt: skip
+        f = skeleton(self.program, run, self.mode, {*WATCHED, *names})
+        entered = next((c for c in f.calls if c.name == inner), None)
+        before = f.calls[: f.calls.index(entered)] if entered is not None else ()
+        masks = [n for n, c in enumerate(before) if entered is not None and c.loops == entered.loops
+                 and self._masks(names.get(c.name))]  # fmt: skip
+        opens = [c for c in before[masks[-1] if masks else 0 :] if self._unmasks(names.get(c.name), unit.file)]
+        masked: Term = FALSE
+        if masks and entered is not None and not opens:
+            masked = Or(Not(entered.guard), before[masks[-1]].guard)
+        yield Rule(f"{f.function}() masks exceptions with PSTATE.DAIF before the guest runs", f.file, f.line, masked)
 
     def _masks(self, call: Cursor | None) -> bool:
         """Whether a function that is called masks debug exceptions."""
@@ -300,6 +319,8 @@ class Lookup(Reader):
         for c in clang.preorder(body) if body is not None else ():
             if c.kind == Kind.ASM_STMT:
                 found += wanted.findall(self.program.resolver.spelled(c))
+            elif c.kind == Kind.STRING_LITERAL:  # a template that the overlay has made one (``overlay_asm.h``)
+                found += wanted.findall(str(c.spelling).replace("\\t", " "))
             elif c.kind == Kind.CALL_EXPR:
                 found += self._assembly(c, wanted, depth - 1)
         return found

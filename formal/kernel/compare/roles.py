@@ -41,10 +41,17 @@ _AGES: tuple[tuple[str, str, frozenset[str]], ...] = tuple((file, sign, frozense
     (signs.KVM_HOST, r"\bdebug_owner;", OF_OWNER),
     (signs.KVM_HOST, r"\bINCREMENT_PC\b|KVM_ARM64_INCREMENT_PC", (
         "__kvm_adjust_pc", "handle___kvm_adjust_pc", "kvm_incr_pc", "kvm_inject_exception")),
+    (signs.KVM_HOST, r"\bstruct user_pt_regs\s+regs;", ("enter_exception64",)),
     (HANDLE_EXIT, r"\bkvm_handle_eret\b", (
         "kvm_emulate_nested_eret", "kvm_inject_nested", "kvm_nested_setup_mdcr_el2", "fixup_nv_guest_exit",
         "kvm_vcpu_load_fgt", "access_mdcr", "reset_mdcr")),
 ))  # fmt: skip
+# names that functions had before v5.8, where the compiler was told of both hosts' hypervisors at once
+_FORMER: Mapping[str, str] = {
+    "kvm_vcpu_run_vhe": "__kvm_vcpu_run_vhe", "__kvm_vcpu_run_nvhe": "__kvm_vcpu_run",
+    "kvm_vcpu_load_sysregs": "kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_put_sysregs": "kvm_vcpu_put_sysregs_vhe",
+    "sysreg_hidden_from_guest": "sysreg_hidden",
+}  # fmt: skip
 _KNOWN = frozenset(CALLERS) | frozenset(READ) | OPERATIONS | {n for names in CALLERS.values() for n in names} - {TABLE}
 
 
@@ -63,7 +70,7 @@ def renamed(tree: KernelTree, mentions: Mentions, unknown: AbstractSet[str]) -> 
     bodies = {name: set(names) for name, names in mentions.bodies.items()}
     taken = {name for names in bodies.values() for name in names} | bodies.keys() | _of_other_ages(tree)
     found: dict[str, str] = {}
-    for here, known in _by_table(tree):
+    for here, known in (*_by_table(tree), *_FORMER.items()):
         if here != known and known not in taken and here in bodies and here not in found:
             found[here] = known
             _replace(bodies, here, known)

@@ -8,6 +8,7 @@ The C initialisers are read as C has them: positions go on after a designator, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,11 +33,13 @@ from formal.kernel.belongs import (
     TRAP_OSLAR,
     TRAPS,
 )
+from formal.kernel.compare.handlers import OP2
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
-from formal.kernel.source.tree import KVM
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text.signs import Sign
 
 SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
 _ENCODING = ("Op0", "Op1", "CRn", "CRm", "Op2")
@@ -79,12 +82,37 @@ def system_registers(program: Program) -> Iterator[Entry]:
         yield Entry(line, (numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]), cells)
 
 
+def told(program: Program, signs: Iterable[Sign], gaps: Gaps) -> Iterator[Sign]:
+    """Whether the entries of break- and watchpoint registers have their numbers, where handlers ask the table.
+
+    That is so before v5.4; then each entry has 0, and handlers ask for the encoding from v5.13 on.
+    """
+    if any(s.behaviour == "indexes_trapped_banks" and not s.value for s in signs):
+        with gaps.at(TRAP_BANK, SET_BANK, *RESETS):
+            bank = [(e.encoding[3], e.fields.get("reg", 0), e.line) for e in system_registers(program) if _in_bank(e)]
+            numbered = {n == reg for n, reg, _ in bank if n}
+            if any(reg not in (0, n) for n, reg, _ in bank) or len(numbered) != 1:
+                line = next((line for *_, line in bank), 0)
+                raise NotUnderstoodError(SYS_REGS, line, "the entries of a bank have neither their numbers nor 0")
+            yield Sign("indexes_trapped_banks", numbered.pop(), SYS_REGS, bank[0][2])
+
+
+def _in_bank(e: Entry) -> bool:
+    """Whether an entry is one of a break- or watchpoint register: 2, 0, c0, c<n>, 4 to 7 (Arm ARM D24.3)."""
+    op0, op1, crn, _, op2 = e.encoding
+    return (op0, op1, crn) == (2, 0, 0) and op2 in OP2.values()
+
+
 def table_of(program: Program, file: str, name: str) -> tuple[Cursor, Mapping[str, int]]:
-    """A table that a file initialises, and the enumerators that the file sees.
+    """A table that a file initialises (where the tree does not have it, another one), and the enumerators seen there.
 
     Raises:
         NotUnderstoodError: if the file does not have it.
     """
+    tree = program.tree
+    if not (tree.path / file).is_file() and isinstance(tree, KernelTree):
+        holds = re.compile(rf"\b{name}\[")
+        file = next((f for f in tree.build.files("vhe") if holds.search(tree.read(f))), file)
     unit = program.resolver.unit(file)
     for handle in unit.handles:
         for cursor in children(handle.cursor):

@@ -1,6 +1,8 @@
 /* Macros of KVM's own headers, as in overlay_base.h; included after them. */
 #define __LIFT_SAME(f) f
 #define kvm_call_hyp_nvhe(f, ...) __LIFT_SAME(f)(__VA_ARGS__)
+#define kvm_ksym_ref(f) f
+#define __kvm_call_hyp(f, ...) __LIFT_SAME(f)(__VA_ARGS__)
 #define kern_hyp_va(v) (v)
 #define KVM_BUG_ON(c, kvm) __lift_warn_on(!!(c))
 #define local_irq_save(flags) ((flags) = 0)

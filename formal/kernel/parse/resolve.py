@@ -132,8 +132,9 @@ class Resolver:
         return [name for _, name in sorted(own)]
 
     def find(self, name: str, mode: str, file: str | None = None) -> tuple[TranslationUnit, Cursor]:
-        """A function by name: in a file, or in the first that defines it."""
-        for candidate in [file] if file is not None else self._candidates(name, mode):
+        """A function by name: in a file, if the tree has that, or in the first that defines it."""
+        there = file is not None and (self.tree.path / file).is_file()
+        for candidate in [file] if file is not None and there else self._candidates(name, mode):
             unit = self.unit(candidate, mode)
             if name in unit.broken:
                 raise unit.broken[name]

@@ -21,6 +21,9 @@ TABLE = (
 _BANKS = "macro DBG_BCR_BVR_WCR_WVR_EL1"
 _COPROCESSOR = f"{_BANKS}, macro DBG_BCR_BVR_WCR_WVR"
 _RUN = "__kvm_vcpu_run, __kvm_vcpu_run_vhe"
+_SWITCHES = (
+    "__debug_switch_to_guest, __debug_switch_to_guest_common, __debug_switch_to_host, __debug_switch_to_host_common"
+)
 _EMULATED = "handle_smc, handle_trap_exceptions, kvm_handle_guest_abort, kvm_handle_mmio_return, kvm_handle_wfx"
 _MOVES = "kvm_emulate_nested_eret, kvm_inject_nested, kvm_reset_vcpu"
 
@@ -28,7 +31,7 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     # debug.c
     "kvm_arm_init_debug": "cpu_hyp_init_features, cpu_hyp_reinit",
     "kvm_arm_vcpu_init_debug": "kvm_arch_vcpu_run_pid_change, kvm_vcpu_first_run_init",
-    "kvm_arm_reset_debug_ptr": "kvm_arch_vcpu_create, kvm_arm_clear_debug",
+    "kvm_arm_reset_debug_ptr": "kvm_arch_vcpu_create, kvm_arch_vcpu_init, kvm_arm_clear_debug",
     "kvm_arm_setup_debug": "kvm_arch_vcpu_ioctl_run, -",
     "kvm_arm_clear_debug": "kvm_arch_vcpu_ioctl_run, -",
     "kvm_arm_setup_mdcr_el2":
@@ -78,7 +81,7 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "kvm_arm_vcpu_enter_exit": "kvm_arch_vcpu_ioctl_run",
     "handle_exit": "kvm_arch_vcpu_ioctl_run",
     "__kvm_vcpu_run": "handle___kvm_vcpu_run, handle_host_hcall, kvm_arch_vcpu_ioctl_run, kvm_arm_vcpu_enter_exit, -",
-    "__kvm_vcpu_run_vhe": "__kvm_vcpu_run, -",
+    "__kvm_vcpu_run_vhe": "__kvm_vcpu_run, kvm_arch_vcpu_ioctl_run, -",
     "__guest_enter": _RUN,
     "fixup_guest_exit": _RUN,
     "__fixup_guest_exit": "fixup_guest_exit",
@@ -91,8 +94,8 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "__debug_switch_to_host": _RUN,
     "__debug_switch_to_guest_common": "__debug_switch_to_guest",
     "__debug_switch_to_host_common": "__debug_switch_to_host",
-    "__debug_save_state": "__debug_switch_to_guest_common, __debug_switch_to_host_common",
-    "__debug_restore_state": "__debug_switch_to_guest_common, __debug_switch_to_host_common",
+    "__debug_save_state": _SWITCHES,
+    "__debug_restore_state": _SWITCHES,
     "__vcpu_debug_regs": "__debug_switch_to_guest_common, __debug_switch_to_host_common",
     "ctxt_mdscr_el1": "__sysreg_save_common_state, __sysreg_restore_common_state",
     "__sysreg_save_state_nvhe": "__kvm_vcpu_run",
@@ -160,7 +163,8 @@ READ: Mapping[str, frozenset[str]] = {reader: frozenset(callees.split()) for rea
     "kvm_vcpu_load_vhe": "",
     "kvm_vcpu_put_vhe": "",
     "kvm_reset_vcpu": "kvm_vcpu_set_be kvm_reset_vcpu_psci",
-    "kvm_arch_vcpu_create": "",
+    "kvm_arch_vcpu_create": "kvm_vcpu_init",
+    "kvm_arch_vcpu_init": "",
     "cpu_hyp_reinit": "",
     "cpu_hyp_init_features": "",
     "kvm_arch_vcpu_run_pid_change": "pkvm_create_hyp_vcpu pkvm_create_hyp_vm",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from formal.kernel.belongs import EMULATES, REENTERS, RESETS, TRAPS
+from formal.kernel.belongs import EMULATES, REENTERS, RESETS, TRAP_OSLAR, TRAPS
 from formal.kernel.recognition.rules import PSTATE, Reader, Rule
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Term
 
-SYS_REGS = f"{KVM}/sys_regs.c"
+SYS_REGS, INJECT = f"{KVM}/sys_regs.c", f"{KVM}/inject_fault.c"
+_HANDLES_OSLAR = "kvm_debug_handle_oslar"  # from v6.14
 _SS = 1 << 21  # PSTATE.SS
 
 
@@ -24,8 +25,11 @@ class Dispatch(Reader):
         yield (*TRAPS, EMULATES), self._trap
         yield RESETS, self._reset
         yield (EMULATES,), self._entries
+        if self.k.emulates_os_lock:
+            yield (TRAP_OSLAR, EMULATES), self._other_way
         if not self.k.defers_pc_adjustment:
             yield (REENTERS,), self._skip
+            yield (EMULATES,), self._enters
 
     def _trap(self) -> Iterator[Rule]:
         """kvm_handle_sys_reg: the register named by the instruction gets what is read, and is left alone by a write."""
@@ -69,6 +73,26 @@ class Dispatch(Reader):
                 flags = re.compile(r"vcpu->arch\.\w*flags$")  # an exception is pending
                 changed = [v for v in f.writes if v != "p->regval" and not flags.match(v)]
                 yield Rule(f"{name}() changes no register", f.file, f.line, t.boolean(not changed))
+
+    def _other_way(self) -> Iterator[Rule]:
+        """OSLAR_EL1 can only be written, OSLSR_EL1 only be read: the other access changes nothing."""
+        for name, writes in (("trap_oslar_el1", True), ("trap_oslsr_el1", False)):
+            f = self.read(name, SYS_REGS, (_HANDLES_OSLAR,))
+            for call in f.calls:
+                if call.name.startswith("= ") or call.name == _HANDLES_OSLAR:
+                    asked = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).endswith("is_write")]
+                    other = {str(v.data): t.boolean(not writes) if v.sort == BOOL else t.const(not writes, t.width(v))
+                             for v in asked}  # fmt: skip
+                    says = f"{name}() does not get to {call.name} for a {'read' if writes else 'write'}"
+                    yield Rule(says, call.file, call.line, Not(substitute(call.guard, other)))
+
+    def _enters(self) -> Iterator[Rule]:
+        """An exception is entered at once, while the PC was adjusted at once: PSTATE.SS is clear then."""
+        for name in ("inject_abt64", "inject_undef64"):
+            f = self.program.lift(name, self.mode, INJECT)
+            after = f.writes.get(PSTATE)
+            clear = FALSE if after is None else Eq(after & t.const(_SS, 64), t.const(0, 64))
+            yield Rule(f"{name}() clears PSTATE.SS", f.file, f.line, And(f.returns, clear), whole=f.bodies)
 
     def _skip(self) -> Iterator[Rule]:
         """__kvm_skip_instr, while the PC was adjusted at once: PSTATE from SPSR_EL2 and back, PSTATE.SS clear."""

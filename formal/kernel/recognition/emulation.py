@@ -8,12 +8,23 @@ from collections.abc import Iterator
 from formal.kernel.belongs import EMULATES, MMIO, TRAPS
 from formal.kernel.model.binding import ON_CPU, Flag
 from formal.kernel.model.calls import Skeleton
-from formal.kernel.recognition.rules import SKIPS, WATCHED, Reader, Rule, belonging, differ, nonzero, truth, word
+from formal.kernel.recognition.rules import (
+    SKIPS,
+    WATCHED,
+    Reader,
+    Rule,
+    belonging,
+    differ,
+    nonzero,
+    succeeds,
+    truth,
+    word,
+)
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
-from formal.logic.terms import BOOL, FALSE, And, Eq, If, Ne, Not, Or, Term
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 
 
 class Emulation(Reader):
@@ -98,7 +109,10 @@ class Emulation(Reader):
     def _accesses(self, skip: str) -> Iterator[Rule]:
         f = self.read("perform_access", more=("sysreg_hidden", "bad_trap"))
         refused = ["bad_trap"] if f.named("bad_trap") else []  # from v6.15: a register that nobody handles
-        yield from self.exactly(f, ["sysreg_hidden", "kvm_inject_undefined", *refused, "*access", skip])
+        hides = ["sysreg_hidden", "kvm_inject_undefined"]
+        if not self.program.defines(hides[0], self.mode, f"{KVM}/sys_regs.c"):  # before v5.0 no register is hidden
+            hides = []
+        yield from self.exactly(f, [*hides, *refused, "*access", skip])
         for asked in f.named("sysreg_hidden"):
             yield from self.when(f, "kvm_inject_undefined", truth(asked))
         access, skipped = f.named("*access"), f.named(skip)
@@ -106,6 +120,8 @@ class Emulation(Reader):
             yield from self.when(f, skip, And(access[0].guard, truth(access[0])))
             right = access[0].arguments == ("vcpu", "params", "r")
             yield Rule("r->access(vcpu, params, r) is called", access[0].file, access[0].line, t.boolean(right))
+            if not hides:
+                yield from self.when(f, "*access", TRUE, f.returns)
             for hidden in f.named("kvm_inject_undefined"):
                 bad = Or(*(c.guard for c in f.named(*refused)))
                 handled = differ(hidden.guard, access[0].guard)
@@ -129,13 +145,16 @@ class Emulation(Reader):
     def _completed(self, skip: str) -> Iterator[Rule]:
         f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")
         yield from self.exactly(f, ["= vcpu->mmio_needed", skip])
+        sizes = [v for c in f.calls for v in nodes((c.guard,)) if v.op == "var" and str(v.data).endswith("mmio.len")]
+        long = Or(*(t.ult(t.const(8, t.width(v)), v) for v in sizes))
+        whole = Or(Not(long), succeeds(f))  # before v5.5 what is longer is refused: user space has changed it
         for call in f.named(skip):
             needed = [v for v in nodes((call.guard,)) if str(v.data) == "vcpu->mmio_needed"]
             others = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).startswith("kvm_pending_")]
             completed = And(*map(nonzero, needed), *(Not(nonzero(v)) for v in others)) if needed else FALSE
             yield Rule(f"{skip}() is called exactly when an access is completed", call.file, call.line,
-                       Not(differ(completed, call.guard)))  # fmt: skip
+                       Or(Not(whole), Not(differ(completed, call.guard))))  # fmt: skip
             for store in f.named("= vcpu->mmio_needed"):
-                yield from self.when(f, store.name, call.guard)
+                yield from self.when(f, store.name, call.guard, whole)
                 cleared = FALSE if store.result is None else Not(nonzero(store.result))
                 yield Rule("an access is completed once", store.file, store.line, cleared)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 from formal.kernel.belongs import RESET
 from formal.kernel.lift.calls import HAS_EL2
-from formal.kernel.lift.pointers import OUTLINED
+from formal.kernel.lift.pointers import OUTLINED, Mode
+from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import PENDING
 from formal.kernel.model.calls import Skeleton
 from formal.kernel.recognition.rules import (
     ARM_C,
     FIRST_RUN,
+    HOST_CONTEXT,
     INIT,
     INIT_OWNER,
     LOAD,
@@ -35,6 +39,8 @@ from formal.transitions import RESET_PSTATE, RESET_PSTATE_EL2
 
 _WIDTH_TESTS = ("vcpu_el1_is_32bit",  # asked by kvm_reset_vcpu; bits are tested by what bitops.h makes of test_bit
                 "test_bit", "generic_test_bit", "arch_test_bit", "const_test_bit", "_test_bit")  # fmt: skip
+# fails where a CPU lacks what user space asks for; from v5.2 to v5.9 the reset can be left out then, and yet succeed
+ENABLES = "kvm_vcpu_enable_ptrauth"
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
 
 
@@ -62,7 +68,8 @@ class Lifecycle(Reader):
 
     def creation(self) -> Iterator[Rule]:
         """debug_ptr is valid from the creation on; mdcr_el2 is computed once, before the first load."""
-        f = self.read("kvm_arch_vcpu_create", ARM_C)
+        early = self.program.defines("kvm_arch_vcpu_init", self.mode, ARM_C)  # before v5.7
+        f = self.read("kvm_arch_vcpu_init" if early else "kvm_arch_vcpu_create", ARM_C)
         yield from self.exactly(f, [] if self.k.tracks_debug_owner else [RESET_PTR])
         yield from self.when(f, RESET_PTR, TRUE, succeeds(f))
         if self.k.first_run_init and not self.k.tracks_debug_owner:
@@ -84,6 +91,15 @@ class Lifecycle(Reader):
             yield Rule(f"{name}() notes where the vCPU is loaded", f.file, stores[0].line if stores else f.line,
                        right[0] if len(right) == len(stores) == 1 else FALSE)  # fmt: skip
 
+    def host_context(self) -> Iterator[Rule]:
+        """Before v5.8 a vCPU names the host's context of the CPU on which it is loaded."""
+        name, load = "vcpu->arch.host_cpu_context", "kvm_arch_vcpu_load"
+        f = skeleton(self.program, load, self.mode, WATCHED, ARM_C, re.compile(f"^{re.escape(name)}$"))
+        if stores := f.named(f"= {name}"):
+            right = len(stores) == 1 and stores[0].arguments == (f.place(HOST_CONTEXT),)
+            yield Rule(f"{load}() notes the CPU's context of the host", f.file, stores[0].line,
+                       And(t.boolean(right), stores[0].guard))  # fmt: skip
+
     def load_and_put(self) -> Iterator[Rule]:
         """Under VHE the traps are activated with the vCPU's load, and deactivated with its put."""
         if self.k.tracks_debug_owner:
@@ -96,7 +112,14 @@ class Lifecycle(Reader):
             f = self.read(name, ARM_C)
             new = self.k.vhe and self.program.defines(inner, self.mode)
             wanted = names[1] if new else names[0]
-            yield from self.exactly(f, [wanted] if self.k.vhe else [], parts={wanted: part})
+            idle = not self.k.vhe and bool(f.named(wanted))  # before v5.8 nVHE calls it too, and it does nothing
+            yield from self.exactly(f, [wanted] if self.k.vhe or idle else [], parts={wanted: part})
+            if idle:
+                nothing = self.program.lift(wanted, self.mode)
+                right = And(nothing.returns, t.boolean(not nothing.writes and not nothing.events))
+                says = f"{wanted}() does nothing"
+                yield Rule(says, nothing.file, nothing.line, right, whole=nothing.bodies)
+                continue
             yield from self.when(f, wanted, TRUE)
             if new:
                 f = self.read(inner)
@@ -127,22 +150,23 @@ class Lifecycle(Reader):
 
     def reset(self) -> Iterator[Rule]:
         """kvm_reset_vcpu: put if loaded, PSTATE and all registers reset, load again."""
-        f = self.read("kvm_reset_vcpu", more=_WIDTH_TESTS)
+        f, overwritten = _settled(self.read("kvm_reset_vcpu", more=(*_WIDTH_TESTS, ENABLES)), f"= {PSTATE}")
+        yield from overwritten
         tests = f.named(*_WIDTH_TESTS)
         names = ["kvm_arch_vcpu_put", f"= {PSTATE}", "kvm_reset_sys_regs", "kvm_arch_vcpu_load"]
-        yield from self.exactly(f, names, _WIDTH_TESTS)
+        yield from self.exactly(f, names, (*_WIDTH_TESTS, ENABLES))
         put, load = f.named("kvm_arch_vcpu_put"), f.named("kvm_arch_vcpu_load")
         stored, registers = f.named(f"= {PSTATE}"), f.named("kvm_reset_sys_regs")
         if not (put and load and stored and registers):
             return
         cpu = [v for v in nodes((put[0].guard,)) if v.op == "var" and str(v.data).startswith("vcpu->cpu")]
         loaded = Ne(cpu[0], t.const(-1, 32)) if len(cpu) == 1 else FALSE
-        done = succeeds(f)
+        aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
+        done = And(succeeds(f), Not(aarch32), *(Not(truth(c)) for c in f.named(ENABLES)))
         yield from self.when(f, "kvm_arch_vcpu_put", loaded, done)
         yield from self.when(f, "kvm_arch_vcpu_load", put[0].guard)
         yield from self.when(f, "kvm_reset_sys_regs", TRUE, done)
         yield from self.when(f, f"= {PSTATE}", TRUE, done)
-        aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
         value = stored[0].result
         right, says = FALSE, f"{f.function}() resets PSTATE to {RESET_PSTATE:#x}"
         if value is not None:
@@ -168,3 +192,18 @@ class Lifecycle(Reader):
         keeps = None if stores else (RESET, frozenset(("adjust_pc",)))
         says = f"{f.function}() forgets what is pending"
         return Rule(says, f.file, line, right, of=(RESET,), untimely=False, keeps=keeps)
+
+
+def assumed(program: Program, mode: Mode) -> tuple[str, ...]:
+    """What is taken for granted of a reset."""
+    if not program.defines(ENABLES, mode):
+        return ()
+    return (f"{ENABLES}() succeeds: user space asks for pointer authentication only where the CPUs have it",)
+
+
+def _settled(f: Skeleton, store: str) -> tuple[Skeleton, list[Rule]]:
+    """A function without the stores that the next call, another one to the same place, overwrites; rules say so."""
+    over = [(c, d) for c, d in pairwise(f.calls) if c.name == d.name == store and c.loops == d.loops]
+    left = tuple(call for call in f.calls if all(call is not c for c, _ in over))
+    says = f"{f.function}() overwrites what it stores first ({store})"
+    return replace(f, calls=left), [Rule(says, c.file, c.line, Or(Not(c.guard), d.guard)) for c, d in over]

@@ -22,6 +22,7 @@ from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
 
 ARM_C = f"{KVM}/arm.c"
+HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"
 _MODELLED = re.compile(
     r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|[isc]?flags|(external_)?mdscr_el1"
@@ -30,7 +31,7 @@ _MODELLED = re.compile(
 )
 SETUP, CLEAR, RESET_PTR = "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_reset_debug_ptr"
 FIRST_RUN, INIT = "kvm_arm_vcpu_init_debug", "kvm_arm_init_debug"
-ENTRIES = ("kvm_arm_vcpu_enter_exit", "__kvm_vcpu_run")
+ENTRIES = ("kvm_arm_vcpu_enter_exit", "__kvm_vcpu_run", "__kvm_vcpu_run_vhe")
 INIT_OWNER, LOAD, PUT = "kvm_init_host_debug_data", "kvm_vcpu_load_debug", "kvm_vcpu_put_debug"  # from v6.14
 LOADS, PUTS = ("kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_load_vhe"), ("kvm_vcpu_put_sysregs_vhe", "kvm_vcpu_put_vhe")
 SKIPS = ("kvm_incr_pc", "kvm_skip_instr")
@@ -105,6 +106,11 @@ class Reader:
         self, name: str, file: str | None = None, more: tuple[str, ...] = (), inside: tuple[str, ...] = ()
     ) -> Skeleton:
         return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, _MODELLED, inside=inside)
+
+    @property
+    def enters_itself(self) -> bool:
+        """Whether the run loop calls the world switch of VHE itself, as before v5.8."""
+        return self.k.vhe and bool(self.read("kvm_arch_vcpu_ioctl_run", ARM_C, WORK).named("__kvm_vcpu_run_vhe"))
 
     def exactly(
         self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = (), parts: Mapping[str, str] | None = None

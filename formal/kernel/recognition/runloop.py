@@ -24,6 +24,7 @@ from formal.kernel.recognition.rules import (
     ARM_C,
     CLEAR,
     ENTRIES,
+    HOST_CONTEXT,
     IRQ_OFF,
     IRQ_ON,
     PSTATE,
@@ -138,7 +139,7 @@ class RunLoop(Reader):
     def world_switch(self) -> Iterator[Rule]:
         """Save the host's registers, load the guest's, run it until an exit has to be handled, and back."""
         adjust = [("__kvm_adjust_pc", "vcpu", None)] if self.k.defers_pc_adjustment else []
-        host, guest = "percpu.kvm_host_data.host_ctxt", _GUEST
+        host, guest = HOST_CONTEXT, _GUEST
         enters = [("__debug_switch_to_guest", "vcpu", "debug switch to guest"), ("__guest_enter", "vcpu", None),
                   ("fixup_guest_exit", "vcpu", None)]  # fmt: skip
         if self.k.vhe:
@@ -149,9 +150,10 @@ class RunLoop(Reader):
             after = [("sysreg_save_guest_state_vhe", guest, "save guest state"),
                      ("__deactivate_traps", "vcpu", "traps at exit"),
                      ("sysreg_restore_host_state_vhe", host, "restore host state")]  # fmt: skip
-            outer = self.read("__kvm_vcpu_run")
-            yield from self.exactly(outer, ["__kvm_vcpu_run_vhe"], (IRQ_ON, IRQ_OFF))
-            yield from self.when(outer, "__kvm_vcpu_run_vhe", TRUE)
+            if not self.enters_itself:
+                outer = self.read("__kvm_vcpu_run")
+                yield from self.exactly(outer, ["__kvm_vcpu_run_vhe"], (IRQ_ON, IRQ_OFF))
+                yield from self.when(outer, "__kvm_vcpu_run_vhe", TRUE)
         else:
             f = self.read("__kvm_vcpu_run")
             before = [("__sysreg_save_state_nvhe", host, "save host state"), *adjust,
@@ -160,6 +162,8 @@ class RunLoop(Reader):
             after = [("__sysreg_save_state_nvhe", guest, "save guest state"),
                      ("__deactivate_traps", "vcpu", "deactivate traps"),
                      ("__sysreg_restore_state_nvhe", host, "restore host state")]  # fmt: skip
+        if not self.k.vhe and self._early(f):  # before v5.8
+            before[-2:] = before[:-3:-1]
         wanted = [*before, *enters, *after, ("__debug_switch_to_host", "vcpu", "debug switch to host")]
         missing = _left_out(f, wanted)
         yield from (missed(f, name, part) for name, _, part in missing if part is not None)
@@ -176,6 +180,17 @@ class RunLoop(Reader):
                 where = "in" if looped else "outside"
                 yield Rule(f"{name}() is called {where} the loop around the guest", call.file, call.line, FALSE)
         yield from self._fixup()
+
+    def _early(self, f: Skeleton) -> bool:
+        """Whether the traps are activated before the guest's registers are loaded, and neither sees the other."""
+        order = [c.name for c in f.named("__activate_traps", "__sysreg_restore_state_nvhe")]
+        if order[:1] != ["__activate_traps"]:
+            return False
+        traps = self.program.lift("__activate_traps", self.mode)
+        state = self.program.lift("__sysreg_restore_state_nvhe", self.mode, arguments={"ctxt": _GUEST})
+        return not any(
+            a.writes.keys() & (b.reads.keys() | b.writes.keys()) for a, b in ((traps, state), (state, traps))
+        )
 
     def _fixup(self) -> Iterator[Rule]:
         """fixup_guest_exit saves PSTATE first, on every exit."""
@@ -242,6 +257,7 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps | N
         ((belongs.CREATE, belongs.FIRST_RUN), life.creation),
         ((belongs.RESET,), life.noted),
         ((belongs.LOADING,), life.load_and_put),
+        (belongs.WORLD_SWITCH, life.host_context),
         (belongs.RESETS, life.reset),
         (belongs.RUN_LOOP, loop.run_loop),
         (belongs.WORLD_SWITCH, loop.world_switch),
