@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import clang.cindex as ci
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.preamble import Preamble, place_of
 from formal.kernel.parse.units import TranslationUnit, collect, included
@@ -93,8 +92,9 @@ def _check_pragmas(tree: KernelTree, names: Iterable[str]) -> None:
 def _function_of(tree: KernelTree, unit: TranslationUnit, error: NotUnderstoodError) -> str:
     """The function in whose definition an error lies; clang goes on after its end as if nothing had been."""
     for name, function in unit.functions.items():
-        extent = function.extent
-        if extent.start.line <= error.line <= extent.end.line and tree.relative(clang.file_of(function)) == error.file:
+        start, end = function.extent.start, function.extent.end
+        inside = {tree.relative(str(at.file)) for at in (start, end)} == {error.file}  # it may never be closed
+        if inside and start.line <= error.line <= end.line:
             return name
     raise error
 
