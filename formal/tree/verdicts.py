@@ -182,7 +182,7 @@ def compare(
     with gaps.at(protected.FLUSH):
         differs |= _compare_copies(report, program, by_hand, ask) if k.copies_vcpu else {}
     if debug is None:
-        _compare_components(report, lifted, binding, by_hand, ask)
+        _compare_components(report, lifted, binding, by_hand, ask, gaps)
     _check_frames(report, lifted, binding, by_hand, ask, scan.helpers(tree.read(DEBUG_C)))
     differs |= _compare_hypervisor(report, program, binding, by_hand, ask, gaps)
     with gaps.at():
@@ -231,15 +231,15 @@ def _compared(lifted: Lifted, differs: Sequence[str], besides: tuple[str, ...]) 
 
 
 def _compare_components(
-    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, ask: Questions
+    report: TreeReport, lifted: Mapping[str, Lifted], binding: Binding, system: System, ask: Questions, gaps: Gaps
 ) -> None:
     s, k = system.state(), system.kernel
     for name, by_hand in COMPONENTS.items():
-        if name not in lifted:
-            continue
-        c_function, after = lifted[name], by_hand(s, k)
-        differs = ask.differing(equalities(binding.after(c_function, s), binding, s, after))
-        report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
+        if name in lifted:
+            with gaps.at(name):
+                c_function, after = lifted[name], by_hand(s, k)
+                differs = ask.differing(equalities(binding.after(c_function, s), binding, s, after))
+                report.compared.append(_compared(c_function, differs, binding.stores(c_function)[1]))
 
 
 def _compare_owner(

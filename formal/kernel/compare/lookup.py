@@ -25,11 +25,12 @@ from formal.kernel.belongs import (
 )
 from formal.kernel.compare import forwarding
 from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.lift.expressions import stands_for_assembly
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import Flag
 from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.parse import clang
-from formal.kernel.parse.clang import Cursor, Kind
+from formal.kernel.parse.clang import Cursor, Kind, children
 from formal.kernel.recognition.rules import PSTATE, WATCHED, Reader, Rule, belonging, differ, succeeds
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
@@ -246,11 +247,13 @@ class Lookup(Reader):
         """The same before core_reg_addr (``assumed``): what user space gives is copied, once; a read copies nothing."""
         for name, copies in (("set_core_reg", 1), ("get_core_reg", 0)):
             f = self.read(name, GUEST, ("memcpy", "copy_from_user"))
-            stored, given = f.named("memcpy"), f.named("copy_from_user")
-            right: Term = t.boolean(len(stored) == copies and len(given) == copies)
-            if stored and given:
-                taken = t.boolean(stored[0].arguments[1] == given[0].arguments[0])
-                right = And(right, taken, Not(differ(stored[0].guard, succeeds(f))))
+            right: Term = t.boolean(
+                [c.name for c in f.calls] == ["copy_from_user", "memcpy"] * copies
+            )  # no other store
+            if right is TRUE and copies:
+                given, stored = f.calls
+                taken = t.boolean(given.arguments[0] == stored.arguments[1] and not stored.arguments[1].startswith("?"))
+                right = And(taken, Not(differ(stored.guard, succeeds(f))))
             yield Rule(f"{name}() stores what user space gives, and nothing else", f.file, f.line, right,
                        whole=frozenset(((name, GUEST),)))  # fmt: skip
 
@@ -319,8 +322,9 @@ class Lookup(Reader):
         for c in clang.preorder(body) if body is not None else ():
             if c.kind == Kind.ASM_STMT:
                 found += wanted.findall(self.program.resolver.spelled(c))
-            elif c.kind == Kind.STRING_LITERAL:  # a template that the overlay has made one (``overlay_asm.h``)
-                found += wanted.findall(str(c.spelling).replace("\\t", " "))
+            elif c.kind == Kind.ARRAY_SUBSCRIPT_EXPR and stands_for_assembly(children(c)[0]):
+                texts = (str(inner.spelling) for inner in clang.preorder(c) if inner.kind == Kind.STRING_LITERAL)
+                found += (word for text in texts for word in wanted.findall(text.replace("\\t", " ")))
             elif c.kind == Kind.CALL_EXPR:
                 found += self._assembly(c, wanted, depth - 1)
         return found

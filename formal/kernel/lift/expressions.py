@@ -185,7 +185,7 @@ class Expressions(Machine):
             return t.const(cursor.referenced.enum_value, clang.bits(cursor.type))
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.FUNCTION_DECL:
             return pointer_to(Object(cursor.referenced.spelling, "text"))  # stored and passed on; never called
-        if kind == Kind.ARRAY_SUBSCRIPT_EXPR and _stands_for_assembly(parts[0]):
+        if kind == Kind.ARRAY_SUBSCRIPT_EXPR and stands_for_assembly(parts[0]):
             self.assembly(cursor)
             return t.const(0, 8)
         if kind in (Kind.DECL_REF_EXPR, Kind.MEMBER_REF_EXPR, Kind.ARRAY_SUBSCRIPT_EXPR):
@@ -329,6 +329,6 @@ def _is_constant(kind: Type) -> bool:
     return bool(spelling.startswith("const ") and element.kind != TypeKind.POINTER)
 
 
-def _stands_for_assembly(array: Cursor) -> bool:
+def stands_for_assembly(array: Cursor) -> bool:
     """Whether an array is the one that ``overlay_asm.h`` indexes by an assembly statement."""
     return bool(clang.strip_casts(array).spelling == "__lift_asm")

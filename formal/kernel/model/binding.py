@@ -186,7 +186,7 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps:
             written = "adjust_pc" if variable in PENDING else variable
             for other in _sharing(text, name, lvalue, mask):
                 with gaps.at("", writes=written):
-                    raise NotUnderstoodError(KVM_HOST, line, f"{name} and {other} are the same bit of {lvalue}")
+                    raise NotUnderstoodError(KVM_HOST, line, f"{name} and {other} may be the same bit of {lvalue}")
             break
     return found
 
@@ -205,11 +205,11 @@ def _flag(definition: str) -> tuple[str, int | None]:
 
 def _sharing(text: str, name: str, lvalue: str, mask: int) -> Iterator[str]:
     """Other flags of a word that have one of these bits; the kind of an exception may lie over the PC's increment."""
-    for define in _FLAG.finditer(text):
+    for define in _FLAG.finditer(text.replace("\\\n", "")):
         of_word = "__vcpu_single_flag" in define[2] or define[1].startswith("KVM_ARM64_")
         exempt = define[1] == name or not of_word or ("INCREMENT_PC" in name and "EXCEPT" in define[1])
         other, bits = _flag(define[2])
-        if not exempt and other == lvalue and bits is not None and bits & mask:
+        if not exempt and other == lvalue and (bits is None or bits & mask):
             yield define[1]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from formal.kernel.belongs import EMULATES, REENTERS, RESETS, TRAP_OSLAR, TRAPS
-from formal.kernel.recognition.rules import PSTATE, Reader, Rule
+from formal.kernel.belongs import ACCESS_MDCR, EMULATES, REENTERS, RESETS, TRAP_OSLAR, TRAPS
+from formal.kernel.recognition.rules import MODELLED, PSTATE, Reader, Rule
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
@@ -27,6 +27,8 @@ class Dispatch(Reader):
         yield (EMULATES,), self._entries
         if self.k.emulates_os_lock:
             yield (TRAP_OSLAR, EMULATES), self._other_way
+        if self.k.nests:
+            yield (ACCESS_MDCR, EMULATES), self._virtual_mdcr
         if not self.k.defers_pc_adjustment:
             yield (REENTERS,), self._skip
             yield (EMULATES,), self._enters
@@ -76,15 +78,23 @@ class Dispatch(Reader):
 
     def _other_way(self) -> Iterator[Rule]:
         """OSLAR_EL1 can only be written, OSLSR_EL1 only be read: the other access changes nothing."""
-        for name, writes in (("trap_oslar_el1", True), ("trap_oslsr_el1", False)):
-            f = self.read(name, SYS_REGS, (_HANDLES_OSLAR,))
-            for call in f.calls:
-                if call.name.startswith("= ") or call.name == _HANDLES_OSLAR:
-                    asked = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).endswith("is_write")]
-                    other = {str(v.data): t.boolean(not writes) if v.sort == BOOL else t.const(not writes, t.width(v))
-                             for v in asked}  # fmt: skip
-                    says = f"{name}() does not get to {call.name} for a {'read' if writes else 'write'}"
-                    yield Rule(says, call.file, call.line, Not(substitute(call.guard, other)))
+        yield from self._only("trap_oslar_el1", True)
+        yield from self._only("trap_oslsr_el1", False)
+
+    def _virtual_mdcr(self) -> Iterator[Rule]:
+        """A guest hypervisor's read of its MDCR_EL2 changes nothing."""
+        yield from self._only("access_mdcr", True)
+
+    def _only(self, name: str, writes: bool) -> Iterator[Rule]:
+        """A handler stores nothing that is modelled for a read, or for a write: it is lifted for the other one."""
+        f = self.read(name, SYS_REGS, (_HANDLES_OSLAR,))
+        for call in f.calls:
+            if call.name.startswith("= ") or call.name == _HANDLES_OSLAR:
+                asked = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).endswith("is_write")]
+                other = {str(v.data): t.boolean(not writes) if v.sort == BOOL else t.const(not writes, t.width(v))
+                         for v in asked}  # fmt: skip
+                says = f"{name}() does not get to {call.name} for a {'read' if writes else 'write'}"
+                yield Rule(says, call.file, call.line, Not(substitute(call.guard, other)))
 
     def _enters(self) -> Iterator[Rule]:
         """An exception is entered at once, while the PC was adjusted at once: PSTATE.SS is clear then."""
@@ -92,7 +102,9 @@ class Dispatch(Reader):
             f = self.program.lift(name, self.mode, INJECT)
             after = f.writes.get(PSTATE)
             clear = FALSE if after is None else Eq(after & t.const(_SS, 64), t.const(0, 64))
-            yield Rule(f"{name}() clears PSTATE.SS", f.file, f.line, And(f.returns, clear), whole=f.bodies)
+            others = [lvalue for lvalue in f.writes if lvalue != PSTATE and MODELLED.search(lvalue)]
+            yield Rule(f"{name}() clears PSTATE.SS, and stores nothing else that is modelled", f.file, f.line,
+                       And(f.returns, clear, t.boolean(not others)), whole=f.bodies)  # fmt: skip
 
     def _skip(self) -> Iterator[Rule]:
         """__kvm_skip_instr, while the PC was adjusted at once: PSTATE from SPSR_EL2 and back, PSTATE.SS clear."""

@@ -31,7 +31,9 @@ from formal.kernel.recognition.rules import (
     succeeds,
     truth,
 )
-from formal.kernel.recognition.skeleton import skeleton
+from formal.kernel.recognition.skeleton import MISSING, skeleton
+from formal.kernel.source.tree import KernelTree
+from formal.kernel.text.forms import without_comments
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
@@ -41,6 +43,7 @@ _WIDTH_TESTS = ("vcpu_el1_is_32bit",  # asked by kvm_reset_vcpu; bits are tested
                 "test_bit", "generic_test_bit", "arch_test_bit", "const_test_bit", "_test_bit")  # fmt: skip
 # fails where a CPU lacks what user space asks for; from v5.2 to v5.9 the reset can be left out then, and yet succeed
 ENABLES = "kvm_vcpu_enable_ptrauth"
+_NAMES_HOST = re.compile(r"\bhost_cpu_context\s*=(?!=)|&[^;=]*\bhost_cpu_context\b")  # stores to it, or its address
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
 
 
@@ -92,13 +95,16 @@ class Lifecycle(Reader):
                        right[0] if len(right) == len(stores) == 1 else FALSE)  # fmt: skip
 
     def host_context(self) -> Iterator[Rule]:
-        """Before v5.8 a vCPU names the host's context of the CPU on which it is loaded."""
+        """Before v5.8 a vCPU names the host's context of the CPU on which it is loaded, and only vcpu_load says so."""
         name, load = "vcpu->arch.host_cpu_context", "kvm_arch_vcpu_load"
         f = skeleton(self.program, load, self.mode, WATCHED, ARM_C, re.compile(f"^{re.escape(name)}$"))
-        if stores := f.named(f"= {name}"):
-            right = len(stores) == 1 and stores[0].arguments == (f.place(HOST_CONTEXT),)
-            yield Rule(f"{load}() notes the CPU's context of the host", f.file, stores[0].line,
-                       And(t.boolean(right), stores[0].guard))  # fmt: skip
+        if not f.place(name).endswith(MISSING):
+            stores, tree = f.named(f"= {name}"), self.program.tree
+            files = tree.build.files(self.mode) if isinstance(tree, KernelTree) else ()
+            named = sum(len(_NAMES_HOST.findall(without_comments(tree.read(file)))) for file in files)
+            right = named == len(stores) == 1 and stores[0].arguments == (f.place(HOST_CONTEXT),)
+            yield Rule(f"{load}() alone notes the CPU's context of the host", f.file, f.line,
+                       And(t.boolean(right), *(store.guard for store in stores)))  # fmt: skip
 
     def load_and_put(self) -> Iterator[Rule]:
         """Under VHE the traps are activated with the vCPU's load, and deactivated with its put."""

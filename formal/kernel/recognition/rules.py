@@ -24,9 +24,9 @@ from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
 ARM_C = f"{KVM}/arm.c"
 HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"
-_MODELLED = re.compile(
+MODELLED = re.compile(
     r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|[isc]?flags|(external_)?mdscr_el1"
-    r"|sys_regs\[(MDSCR|OSLSR)_EL1\]|nr_event_counters|mmio_needed)$"
+    r"|sys_regs\[(MDSCR_EL1|OSLSR_EL1|MDCR_EL2)\]|nr_event_counters|mmio_needed)$"
     r"|\.dbg_[bw][cv]r\[|^hw\.(mdcr_el2|mdscr_el1|pmuserenr_el0|oslar_el1|dbg[bw][cv]r\d+_el1)$"
 )
 SETUP, CLEAR, RESET_PTR = "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_reset_debug_ptr"
@@ -85,9 +85,7 @@ class Rule:
 
 def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
     """The functions, and their files, of which every store to what is modelled is read."""
-    return {
-        (f.function, f.file) for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, _MODELLED)
-    }
+    return {(f.function, f.file) for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, MODELLED)}
 
 
 def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:
@@ -105,7 +103,7 @@ class Reader:
     def read(
         self, name: str, file: str | None = None, more: tuple[str, ...] = (), inside: tuple[str, ...] = ()
     ) -> Skeleton:
-        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, _MODELLED, inside=inside)
+        return skeleton(self.program, name, self.mode, {*WATCHED, *more}, file, MODELLED, inside=inside)
 
     @property
     def enters_itself(self) -> bool:

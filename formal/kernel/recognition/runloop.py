@@ -163,7 +163,7 @@ class RunLoop(Reader):
                      ("__deactivate_traps", "vcpu", "deactivate traps"),
                      ("__sysreg_restore_state_nvhe", host, "restore host state")]  # fmt: skip
         if not self.k.vhe and self._early(f):  # before v5.8
-            before[-2:] = before[:-3:-1]
+            before[-2:] = reversed(before[-2:])
         wanted = [*before, *enters, *after, ("__debug_switch_to_host", "vcpu", "debug switch to host")]
         missing = _left_out(f, wanted)
         yield from (missed(f, name, part) for name, _, part in missing if part is not None)

@@ -29,6 +29,7 @@ from formal.kernel.parse.units import TranslationUnit
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Not, Term
 
+MISSING = ", which this tree does not have"
 NOTHING = re.compile(r"(?!)")
 _LOOPS = (Kind.WHILE_STMT, Kind.DO_STMT, Kind.FOR_STMT)
 _JUMPS = (Kind.RETURN_STMT, Kind.GOTO_STMT, Kind.LABEL_STMT, Kind.BREAK_STMT, Kind.CONTINUE_STMT)
@@ -205,7 +206,7 @@ class _Walker(_Lifter):
         try:
             return _spelled(self.address(lvalue))
         except NotUnderstoodError:
-            return f"{lvalue}, which this tree does not have"
+            return f"{lvalue}{MISSING}"
 
     def _observe(self, guard: Term, key: Cell, value: Value) -> None:
         super()._observe(guard, key, value)

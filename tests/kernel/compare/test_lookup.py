@@ -25,7 +25,9 @@ REGS, REGS_H, GUEST, EXIT, RUN = (
     f"{KVM}/{name}" for name in ("sys_regs.c", "sys_regs.h", "guest.c", "handle_exit.c", "hyp/vhe/switch.c")
 )
 EMULATE = "arch/arm64/include/asm/kvm_emulate.h"
-FILES = (REGS, REGS_H, GUEST, EXIT, RUN, EMULATE)
+INJECT = f"{KVM}/inject_fault.c"
+FILES = (REGS, REGS_H, GUEST, EXIT, RUN, EMULATE, INJECT)
+DISPATCHED = ("_other_way", "_virtual_mdcr", "_enters")  # groups of Dispatch
 # ruff: noqa: E501
 # name: trees, group of rules, file, what is replaced (a pattern) by what
 WRONG: dict[str, tuple[str, str, str, str, str]] = {
@@ -55,6 +57,8 @@ WRONG: dict[str, tuple[str, str, str, str, str]] = {
     "a read of OSLAR_EL1 changes something": ("6.1 7.3", "_other_way", REGS, r"\tif \(!p->is_write\)\n\t\t(return read_from_write_only\(vcpu, p, r\);)(?=\n\n\t(?:/\* Forward|kvm_debug_handle_oslar))", r"\tif (!p->is_write) {\n\t\tvcpu->arch.mdcr_el2 = 0;\n\t\t\1\n\t}"),
     "a read of OSLAR_EL1 is a write": ("6.1 7.3", "_other_way", REGS, r"\tif \(!p->is_write\)\n\t\treturn read_from_write_only\(vcpu, p, r\);(?=\n\n\t(?:/\* Forward|kvm_debug_handle_oslar))", ""),
     "a write of OSLSR_EL1 changes something": ("6.1 7.3", "_other_way", REGS, r"(static bool trap_oslsr_el1\([^{]*\{\n)", r"\1\tif (p->is_write)\n\t\tvcpu->arch.mdcr_el2 = 0;\n\n"),
+    "a read of MDCR_EL2 changes it": ("7.3", "_virtual_mdcr", REGS, r"(?s)(static bool access_mdcr\(.*?\tif \(!p->is_write\) \{\n)", r"\1\t\t__vcpu_assign_sys_reg(vcpu, MDCR_EL2, 0);\n"),
+    "a read of MDCR_EL2 changes the traps": ("7.3", "_virtual_mdcr", REGS, r"(?s)(static bool access_mdcr\(.*?\tif \(!p->is_write\) \{\n)", r"\1\t\tvcpu->arch.mdcr_el2 = 0;\n"),
     "a hypervisor has no context": ("7.3", "_context", EMULATE, r"\te2h = \(hcr & HCR_E2H\);", "\treturn false;\n\te2h = (hcr & HCR_E2H);"),
     "TGE is taken the other way": ("7.3", "_context", EMULATE, r"\ttge = (\(hcr & HCR_TGE\));", r"\ttge = !\1;"),
     "its guest is never nested": ("7.3", "_context", EMULATE, r"return vcpu_has_nv\(vcpu\) && !is_hyp_ctxt\(vcpu\);", "return false;"),
@@ -81,14 +85,19 @@ class Edited:
             linked_copy(base.path, place, file)
         tree = KernelTree(place)
         tree.__dict__["autoconf"] = base.autoconf
-        self.path, self.program, self.ask = place, load(tree), Questions(60.0)
+        self.path, self.program, self.ask, self.defers = place, load(tree), Questions(60.0), version != "5.10"
 
     def broken(self, group: str) -> list[str]:
         """The rules of a group that do not hold, or why they cannot be asked."""
-        known = {"vhe": True, "nests": self.program.nests, "emulates_os_lock": True, "defers_pc_adjustment": True}
+        known = {
+            "vhe": True,
+            "nests": self.program.nests,
+            "emulates_os_lock": True,
+            "defers_pc_adjustment": self.defers,
+        }
         k = cast(Kernel, SimpleNamespace(**known))
         program: Program = self.program
-        reader = {"_context": Nesting, "_other_way": Dispatch}.get(group, Lookup)
+        reader = {"_context": Nesting, **dict.fromkeys(DISPATCHED, Dispatch)}.get(group, Lookup)
         (rules,) = (make for _, make in reader(program, k, {}).groups() if make.__name__ == group)
         try:
             return [rule.says for rule in rules() if self.ask.differing([(rule.says, rule.holds)])]
@@ -146,3 +155,69 @@ def test_other_releases_do_the_same(version: str, tmp_path: Path) -> None:
         "_masked",
     ):
         assert tree.broken(group) == []
+
+
+ENTERED = {  # how v5.10 enters an exception at once
+    "SS is kept": (r"\tnew \|= PSR_D_BIT;", r"\g<0>\n\tnew |= old & DBG_SPSR_SS;"),
+    "the traps are lost": (r"(static void inject_undef64\(struct kvm_vcpu \*vcpu\)\n\{\n)(.*\n)", r"\1\2\n\tvcpu->arch.mdcr_el2 = 0;\n"),
+    "SS is set afterwards": (r"(?s)(static void inject_abt64\(.*?\n)(\}\n)", r"\1\t*vcpu_cpsr(vcpu) |= DBG_SPSR_SS;\n\2"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Edited:
+    return Edited("5.10", tmp_path_factory.mktemp("old") / "tree")
+
+
+@pytest.mark.parametrize("name", ENTERED)
+def test_an_exception_that_is_entered_at_once_clears_ss_and_nothing_else(old: Edited, name: str) -> None:
+    assert old.broken("_enters") == []
+    assert old.after("_enters", INJECT, *ENTERED[name])
+
+
+# KVM_SET_ONE_REG as it was done before core_reg_addr: by an offset into the record (our own spelling of it)
+BY_OFFSET = """
+static int get_core_reg(struct kvm_vcpu *vcpu, const struct kvm_one_reg *reg)
+{{
+	u32 *regs = (u32 *)&vcpu->arch.ctxt.regs;
+	u64 off = reg->id & 0xffff;
+
+	if (off > 100)
+		return -ENOENT;
+	{get}
+	return copy_to_user((void __user *)reg->addr, regs + off, KVM_REG_SIZE(reg->id)) ? -EFAULT : 0;
+}}
+
+static int set_core_reg(struct kvm_vcpu *vcpu, const struct kvm_one_reg *reg)
+{{
+	u32 *regs = (u32 *)&vcpu->arch.ctxt.regs;
+	u64 off = reg->id & 0xffff;
+	__uint128_t tmp;
+	void *valp = &tmp;
+
+	if (off > 100 || KVM_REG_SIZE(reg->id) > sizeof(tmp))
+		return -EINVAL;
+	if (copy_from_user(valp, (void __user *)reg->addr, KVM_REG_SIZE(reg->id)))
+		return -EFAULT;
+	{set}
+	return 0;
+}}
+"""
+COPIES = "memcpy(regs + off, valp, KVM_REG_SIZE(reg->id));"
+CORE: dict[str, tuple[str, str, bool]] = {
+    "as it was": ("", COPIES, True),
+    "not copied": ("", "", False),
+    "another source": ("", COPIES.replace("valp", "&off"), False),
+    "copied sometimes": ("", f"if (!vcpu->guest_debug)\n\t\t{COPIES}", False),
+    "PSTATE besides": ("", f"{COPIES}\n\tvcpu->arch.ctxt.regs.pstate &= ~DBG_SPSR_SS;", False),
+    "the traps besides": ("", f"{COPIES}\n\tvcpu->arch.mdcr_el2 = 0;", False),
+    "a read that stores": ("vcpu->arch.ctxt.regs.pstate &= ~DBG_SPSR_SS;", COPIES, False),
+}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_core_registers_by_offset(old: Edited, name: str) -> None:
+    get, put, right = CORE[name]
+    whole = r"(?s)static void \*core_reg_addr\(.*?(?=\n#define vq_word)"
+    text = BY_OFFSET.format(get=get, set=put)
+    assert (old.after("_core", GUEST, whole, text.replace("\\", r"\\")) == []) is right
