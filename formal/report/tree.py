@@ -11,10 +11,12 @@ from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.model.counterparts import Makes
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
+from formal.logic.evaluation import support
 from formal.matrix.configuration_run import Row
 from formal.properties import CLAIMS
 from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE
+from formal.system import System
 from formal.transitions import OPERATIONS
 from formal.tree.rank import better, worse
 from formal.tree.verdicts import TreeReport
@@ -78,23 +80,49 @@ def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[st
     if notes := dict.fromkeys(note for r in reports for note in r.notes):
         yield f"taken for granted of this tree, beside what is assumed of all: {len(notes)} points; -v lists them"
     lost = [(r, row) for r in reports for row in r.rows if worse(row) and row.verdict == "VIOLATED"]
-    yield from (f"{_blamed(r)}: error: {row.check} ({r.mode.value}): {_sentence(row)}" for r, row in lost)
+    yield from (f"{_blamed(r, row)}: error: {row.check} ({r.mode.value}): {_sentence(row)}" for r, row in lost)
     shortest = min(lost, key=lambda one: one[1].broken_at or 0, default=None)
     if shortest is not None:
         yield from ("", *explanation(*shortest))
         yield from [f"  --explain CLAIM shows the runs of the other {len(lost) - 1}"] if len(lost) > 1 else []
 
 
-def _blamed(report: TreeReport) -> str:
-    """The function that is not as described, or where its call is missing; debug.c if nothing else is known."""
-    for c in reversed(report.compared):  # operations come first, what they are made of later
-        if not c.equal and c.lifted is not None:
-            return f"{c.lifted.file}:{c.lifted.line}"
+def _blamed(report: TreeReport, row: Row) -> str:
+    """The function that is not as described, or where its call is missing; debug.c if nothing else is known.
+
+    Of several, the one that differs in what is next to what the claim reads.
+    """
+    differing = [(c, c.lifted) for c in reversed(report.compared) if not c.equal and c.lifted is not None]
+    claim = _claim(row.claim)
+    near = distances(report.system, claim) if len(differing) > 1 and claim and report.system else {}
+    found = min(
+        differing, key=lambda d: min((near.get(n, len(near)) for n in d[0].differs_in), default=0), default=None
+    )
+    if found is not None:  # operations come first, what they are made of later
+        return f"{found[1].file}:{found[1].line}"
     for text in (*report.omitted.values(), *report.lacking):
         place = re.match(r"(\S+?:\d+)", str(text))
         if place:
             return place[1]
     return DEBUG_C
+
+
+def distances(system: System, claim: Claim) -> dict[str, int]:
+    """How many steps a state variable is from what a claim reads: a step gives one the value of others."""
+    s = system.state()
+    named = {str(value.data): name for name, value in s.values.items()}
+    sources: dict[str, set[str]] = {}
+    for step in system.applied:
+        own = {str(value.data): name for name, value in step.before.values.items()}
+        for name, value in step.after.values.items():
+            if value is not step.before.values[name]:
+                sources.setdefault(name, set()).update(own[v] for v in map(str, support(value)) if v in own)
+    new = {named[v] for v in map(str, support(claim.then(s, s, system.kernel))) if v in named}
+    found: dict[str, int] = {}
+    while new:
+        found |= dict.fromkeys(new, max(found.values(), default=-1) + 1)
+        new = {source for name in new for source in sources.get(name, ())} - found.keys()
+    return found
 
 
 def _sentence(row: Row) -> str:
