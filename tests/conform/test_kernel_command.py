@@ -90,6 +90,10 @@ def test_an_event_that_is_none_of_the_models_fails(machine, capsys):
     out = capsys.readouterr().out
     assert "  not a run of E8s vhe (v6.1.y)\n" in out
     assert "kvm_arm_set_dreg32" in out
+    _, _, shown = out.partition("  the recording up to there:\n")
+    last = shown.partition("operations of the model")[0].rstrip("\n").split("\n")
+    assert "MDCR_EL2: 0x84e26" in last[-1], "the event that is not explained is the last one shown"
+    assert len(last) > 10 and all(line.strip() in RECORDINGS["wrong"].trace for line in last)
 
 
 def test_a_complaint_fails(machine, capsys):

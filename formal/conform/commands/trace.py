@@ -96,6 +96,9 @@ def _run(args: argparse.Namespace) -> int:
     return report.code
 
 
+BEFORE = 40  # lines of a recording of our own that are shown before an event that is not explained
+
+
 @dataclass
 class Report:
     """What there is to say about one file."""
@@ -269,11 +272,19 @@ def check_recording(text: str, name: str) -> tuple[int, list[str], Result | None
     except InconclusiveError as e:
         return 3, [f"not compared with the model: {e}"], None
     if not report.explaining:
-        return report.code, list(_failure(report)), None
+        return report.code, [*_failure(report), *_before(text, report)], None
     result = report.results[report.explaining[0]]
     says = f"a run of {report.explaining[0]}: {result.explained} events explained, {result.values} values compared"
     broken = [f"BROKEN at line {line}: {claim}" for claim, line in report.unexpected.items()]
     return report.code, [says, *broken], result
+
+
+def _before(text: str, report: Report) -> list[str]:
+    """The recording up to the event that is not explained: it may be kept nowhere, and not come again."""
+    found = max(report.results.values(), key=lambda result: result.explained).unexplained
+    if found is None or found.event is None:
+        return []
+    return ["the recording up to there:", *text.split("\n")[max(found.event.line - BEFORE, 0) : found.event.line]]
 
 
 # ---- as text
