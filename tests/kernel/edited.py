@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from formal.engines.equality import Questions
@@ -12,9 +17,9 @@ from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program, files_for, load
 from formal.kernel.model.binding import Binding, flags_of
-from formal.kernel.recognition.scan import check
+from formal.kernel.recognition.scan import Found, check
 from formal.kernel.recognition.writers import hinges, knows
-from formal.kernel.source.tree import KernelTree
+from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text.signs import read
 from formal.kernel.text.tokens import tokens
 from formal.scope.manifest import Manifest
@@ -23,18 +28,24 @@ from tests.conftest import PROOFS
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
 
+FOLDERS = (KVM, "arch/arm64/include/asm", "include/kvm", "virt/kvm")  # what may be edited
+
 
 class Copy:
-    """A copy of the tree in which one file at a time is edited."""
+    """A copy of a tree in which one file at a time is edited."""
 
-    def __init__(self, version: str, files: Iterable[str], place: Path) -> None:
+    def __init__(self, version: str, place: Path) -> None:
         base = KernelTree(tree_path(version))
-        for file in files:
-            linked_copy(base.path, place, file)
+        for folder in filter(lambda name: (base.path / name).is_dir(), FOLDERS):
+            file = next(path.name for path in (base.path / folder).iterdir() if path.is_file())
+            linked_copy(base.path, place, f"{folder}/{file}")  # makes the folders on the way
+            shutil.rmtree(place / folder)
+            shutil.copytree(base.path / folder, place / folder, symlinks=True)
         self.tree = KernelTree(place)
         self.tree.__dict__["autoconf"] = base.autoconf
         self.program: Program = load(self.tree, files_for(self.tree, "vhe", "nvhe"))
         self.ask = Questions(60.0)
+        self._searched: Found = {}
 
     def report(self, file: str, edits: dict[str, str], mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
         """What becomes of an edit; the file is as before afterwards."""
@@ -49,26 +60,51 @@ class Copy:
         touched: set[str] = set()
         for old, new in edits.items():
             assert old in changed, f"{file} does not contain {old!r}"
-            first = changed[: changed.find(old)].count("\n") + 1
-            touched |= {w.function for w in tokens(changed) if first <= w.line <= first + old.count("\n")}
+            same = _common(old, new)
+            end = len(old) - _common(old[same:][::-1], new[same:][::-1])
+            first = changed[: changed.find(old) + same].count("\n") + 1
+            last = first + old[same:end].count("\n")
+            touched |= {w.function for w in tokens(changed) if first <= w.line <= last}
             changed = changed.replace(old, new, 1)
-        known = file.endswith(".c") and all(map(str.isidentifier, touched))
-        inside = touched if known else None  # else all that is made of the tree
+            last = first + new[same : len(new) - len(old) + end].count("\n")
+            touched |= {w.function for w in tokens(changed) if first <= w.line <= last}
+        if not touched or not all(map(str.isidentifier, touched)):  # also outside functions: any of the file may see it
+            touched = {file, *(word.function for both in (text, changed) for word in tokens(both))}
+        inside = touched if file.endswith(".c") else None  # else all that is made of the tree
+        resolver, written = self.program.resolver, path.stat()
+        tables = [(of, name, dict(getattr(of, name))) for of, name in
+                  ((self.program, "_kept"), (resolver, "_units"), (resolver, "_preambles"))]  # fmt: skip
         path.write_text(changed)
         self.program.forget(file, inside)
         try:
             yield
         finally:
             path.write_text(text)
+            os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
             self.program.forget(file, inside)
+            for of, name, before in tables:  # what was true of the text before is true of it again
+                setattr(of, name, getattr(of, name) | before)
 
     def read(self, mode: Mode, claims: tuple[str, ...] = ()) -> TreeReport:
         """The tree as it is now."""
         gaps = Gaps(noted=True)
-        check(self.tree, knows, (DEBUG_C,), gaps=gaps, hinges=hinges)
+        check(self.tree, knows, (DEBUG_C,), self._searched, gaps, hinges)
         binding = Binding(flags_of(self.tree, gaps=gaps))
         report = compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
         if claims:
             manifest = Manifest.read(PROOFS / "manifest.toml")
             _check_claims(TreeJob(self.tree, (mode,), claims, PROOFS, manifest, 60.0), report)
         return report
+
+
+@lru_cache(maxsize=2)  # each takes a gigabyte
+def copy_of(version: str) -> Copy:
+    """The copy of a release that all tests of a process share: what is read of it is read once."""
+    place = Path(tempfile.mkdtemp(prefix="kernel-copy-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return Copy(version, place / "linux")
+
+
+def _common(old: str, new: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from formal.tree.unknowns import mattering, narrower, takes_part, unknowns
 from formal.tree.verdicts import TreeReport
 from formal.tree.writes import EVERYTHING, Effects, places
 from tests.conftest import PROOFS
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 from tests.kernel.mutants import linked_copy
 
 GUEST, RESET, DEBUG_SR = f"{KVM}/guest.c", f"{KVM}/reset.c", f"{KVM}/hyp/vhe/debug-sr.c"
@@ -36,8 +35,8 @@ ALL = tuple(claim.name for claim in CLAIMS)
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    yield Copy("6.1", [GUEST, RESET, DEBUG_SR, DEBUG_C, ARM], tmp_path_factory.mktemp("tree") / "linux")
+def copy() -> Copy:
+    return copy_of("6.1")
 
 
 def verdicts(report: TreeReport, verdict: str) -> set[str]:
@@ -140,8 +139,8 @@ def test_no_claim_that_the_c_breaks_is_proved_without_it(copy: Copy, monkeypatch
 
 
 @pytest.mark.parametrize("version", ["5.10", "6.1", "6.12", "7.3"])
-def test_the_search_finds_all_that_lifted_functions_write(version: str, tmp_path: Path) -> None:
-    copy = Copy(version, [GUEST], tmp_path / "linux")
+def test_the_search_finds_all_that_lifted_functions_write(version: str) -> None:
+    copy = copy_of(version)
     effects = Effects.of(copy.tree)
     report = copy.read(Mode.VHE)
     assert report.binding is not None and report.system is not None

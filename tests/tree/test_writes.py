@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from formal.epochs import Mode
@@ -14,7 +12,7 @@ from formal.kernel.recognition.writers import knows
 from formal.kernel.source.tree import KVM
 from formal.properties import CLAIMS
 from formal.tree.writes import Effects, places
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 
 ARM = f"{KVM}/arm.c"
 END = '\nearly_param("kvm-arm.mode"'
@@ -74,8 +72,8 @@ TEXT = HELPERS + "".join(added(number, statement) for number, statement in enume
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    yield Copy("6.1", [ARM], tmp_path_factory.mktemp("tree") / "linux")
+def copy() -> Copy:
+    return copy_of("6.1")
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ class Resolver:
             with self._lock:
                 self._units.pop(key, None)
                 self._units[key] = unit
-                if len(self._units) > KEPT:
+                while len(self._units) > KEPT:
                     del self._units[next(iter(self._units))]
         return unit
 

@@ -96,20 +96,25 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
 
     Args:
         mentions: takes in the same files, but for the host's own.
-        kept: what an earlier search for the same ``mentions`` found; files with other texts are searched again.
+        kept: what an earlier search for the same ``mentions`` found; files with other texts are searched again, and
+            those in which something is not understood.
 
     Raises:
         NotUnderstoodError: at a mention that is not known.
     """
     found: list[Store] = []
     kept = {} if kept is None else kept
+    gaps = mentions.gaps if mentions else Gaps()
     for folder in (KVM, *_ELSEWHERE):
         for path in _sources(tree.path / folder):
             name = tree.relative(str(path))
             text = tree.read(name)
-            known = kept.get(name)
+            known = kept.pop(name, None)
+            before = len(gaps.found)
             if known is None or known[0] != text:
-                known = kept[name] = text, *_searched(name, text, mentions)
+                known = text, *_searched(name, text, mentions)
+            if len(gaps.found) == before:
+                kept[name] = known
             found += known[1]
             if mentions:
                 mentions.merge(known[2])

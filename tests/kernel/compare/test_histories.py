@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from formal.engines.verdict import Verdict
 from formal.epochs import Mode
 from formal.kernel.source.tree import KVM
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 
 DEBUG_C, GUEST, SYS_REGS, ARM_C, BANKS = (
     f"{KVM}/{name}" for name in ("debug.c", "guest.c", "sys_regs.c", "arm.c", "hyp/include/hyp/debug-sr.h")
@@ -31,8 +29,8 @@ BROKEN: dict[str, tuple[str, dict[str, str], str]] = {
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    yield Copy("6.1", (DEBUG_C, GUEST, SYS_REGS, ARM_C, BANKS), tmp_path_factory.mktemp("histories") / "tree")
+def copy() -> Copy:
+    return copy_of("6.1")
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,19 +12,17 @@ from formal.engines.equality import Questions
 from formal.epochs import Kernel
 from formal.kernel.compare.lookup import Lookup
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lift.program import Program, load
+from formal.kernel.lift.program import Program
 from formal.kernel.recognition.dispatch import Dispatch
 from formal.kernel.recognition.nesting import Nesting
-from formal.kernel.source.tree import KVM, KernelTree
-from tests.kernel.conftest import tree_path
-from tests.kernel.mutants import linked_copy
+from formal.kernel.source.tree import KVM
+from tests.kernel.edited import copy_of
 
 REGS, REGS_H, GUEST, EXIT, RUN = (
     f"{KVM}/{name}" for name in ("sys_regs.c", "sys_regs.h", "guest.c", "handle_exit.c", "hyp/vhe/switch.c")
 )
 EMULATE = "arch/arm64/include/asm/kvm_emulate.h"
 INJECT = f"{KVM}/inject_fault.c"
-FILES = (REGS, REGS_H, GUEST, EXIT, RUN, EMULATE, INJECT)
 DISPATCHED = ("_other_way", "_virtual_mdcr", "_enters")  # groups of Dispatch
 # ruff: noqa: E501
 # name: trees, group of rules, file, what is replaced (a pattern) by what
@@ -79,24 +75,19 @@ SAME: dict[str, tuple[str, str, str, str, str]] = {
 class Edited:
     """A copy of a tree of which the rules are asked."""
 
-    def __init__(self, version: str, place: Path) -> None:
-        base = KernelTree(tree_path(version))
-        for file in FILES:
-            linked_copy(base.path, place, file)
-        tree = KernelTree(place)
-        tree.__dict__["autoconf"] = base.autoconf
-        self.path, self.program, self.ask, self.defers = place, load(tree), Questions(60.0), version != "5.10"
+    def __init__(self, version: str) -> None:
+        self.copy, self.ask, self.defers = copy_of(version), Questions(60.0), version != "5.10"
 
     def broken(self, group: str) -> list[str]:
         """The rules of a group that do not hold, or why they cannot be asked."""
         known = {
             "vhe": True,
-            "nests": self.program.nests,
+            "nests": self.copy.program.nests,
             "emulates_os_lock": True,
             "defers_pc_adjustment": self.defers,
         }
         k = cast(Kernel, SimpleNamespace(**known))
-        program: Program = self.program
+        program: Program = self.copy.program
         reader = {"_context": Nesting, **dict.fromkeys(DISPATCHED, Dispatch)}.get(group, Lookup)
         (rules,) = (make for _, make in reader(program, k, {}).groups() if make.__name__ == group)
         try:
@@ -106,23 +97,17 @@ class Edited:
 
     def after(self, group: str, file: str, pattern: str, text: str) -> list[str]:
         """The same with something replaced in a file, once."""
-        path = self.path / file
-        before = path.read_text()
-        changed, times = re.subn(pattern, text, before, count=1)
-        assert times, f"{file} does not contain {pattern}"
-        path.write_text(changed)
-        self.program.forget(file)
-        try:
+        before = self.copy.tree.read(file)
+        found = re.search(pattern, before)
+        assert found, f"{file} does not contain {pattern}"
+        with self.copy.edited(file, {before: before[: found.start()] + found.expand(text) + before[found.end() :]}):
             return self.broken(group)
-        finally:
-            path.write_text(before)
-            self.program.forget(file)
 
 
 @pytest.fixture(scope="module", params=("6.1", "7.3"))
-def edited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Edited]]:
+def edited(request: pytest.FixtureRequest) -> tuple[str, Edited]:
     version = str(request.param)
-    yield version, Edited(version, tmp_path_factory.mktemp("lookup") / "tree")
+    return version, Edited(version)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -142,8 +127,8 @@ def test_a_step_that_is_rewritten_is_the_same(edited: tuple[str, Edited], name: 
 
 
 @pytest.mark.parametrize("version", ("5.10", "6.12"))
-def test_other_releases_do_the_same(version: str, tmp_path: Path) -> None:
-    tree = Edited(version, tmp_path / "tree")
+def test_other_releases_do_the_same(version: str) -> None:
+    tree = Edited(version)
     for group in (
         *(["_other_way"] if version == "6.12" else []),
         "_exit",
@@ -165,8 +150,8 @@ ENTERED = {  # how v5.10 enters an exception at once
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> Edited:
-    return Edited("5.10", tmp_path_factory.mktemp("old") / "tree")
+def old() -> Edited:
+    return Edited("5.10")
 
 
 @pytest.mark.parametrize("name", ENTERED)

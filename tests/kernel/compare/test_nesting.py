@@ -11,13 +11,12 @@ from formal.epochs import Mode
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.tree import reading
 from formal.tree.verdicts import DEBUG_C, compare
-from tests.kernel.compare.test_newest import ARM, EXIT, FILES_EDITED, REGS
+from tests.kernel.compare.test_newest import ARM, EXIT, REGS
 from tests.kernel.conftest import tree_path
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 
 NESTED, EMULATE, CONFIG = (f"{KVM}/{name}.c" for name in ("nested", "emulate-nested", "config"))
 VHE_SWITCH, COUNTERS, QUESTIONS = f"{KVM}/hyp/vhe/switch.c", f"{KVM}/pmu-emul.c", "arch/arm64/include/asm/kvm_emulate.h"
-FILES = (NESTED, EMULATE, CONFIG, VHE_SWITCH, COUNTERS, QUESTIONS)
 _ADDS = "\tif (is_nested_ctxt(vcpu))\n\t\tvcpu->arch.mdcr_el2 |= (guest_mdcr & NV_MDCR_GUEST_INCLUDE);\n"
 _FORCES = "\telse if (!cpus_have_final_cap(ARM64_HAS_FGT))\n\t\tvcpu->arch.mdcr_el2 |= MDCR_EL2_TDA;\n"
 _CALLS = "\tif (vcpu_has_nv(vcpu))\n\t\tkvm_nested_setup_mdcr_el2(vcpu);\n"
@@ -191,9 +190,9 @@ HARMLESS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @pytest.fixture(scope="module")
-def nesting(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def nesting() -> Copy:
     """A copy of the tree in which the files of nested virtualization can be edited."""
-    return Copy("7.3", (*FILES_EDITED, *FILES), tmp_path_factory.mktemp("nested") / "tree")
+    return copy_of("7.3")
 
 
 def test_the_tree_nests(nesting: Copy) -> None:

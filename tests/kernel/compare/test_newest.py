@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,12 +11,11 @@ from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.compare.ownership import COMPONENTS
 from formal.kernel.model.substitution import Assembly
 from formal.kernel.source.tree import KVM
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 
 GUEST, EXIT, REGS, ARM = (f"{KVM}/{name}.c" for name in ("guest", "handle_exit", "sys_regs", "arm"))
 BANKS, COMMON = f"{KVM}/hyp/include/hyp/debug-sr.h", f"{KVM}/hyp/include/hyp/sysreg-sr.h"
 SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
-FILES_EDITED = (DEBUG_C, GUEST, EXIT, REGS, ARM, BANKS, COMMON, SWITCH)
 _SAVE = "\tif (has_vhe())\n\t\t*host_data_ptr(host_debug_state.mdcr_el2) = read_sysreg(mdcr_el2);\n"
 _RESTORE = "\tif (has_vhe())\n\t\twrite_sysreg(*host_data_ptr(host_debug_state.mdcr_el2), mdcr_el2);\n"
 _SETUP = "\tkvm_arm_setup_mdcr_el2(vcpu);\n}\n\nvoid kvm_vcpu_put"
@@ -105,8 +103,8 @@ REWRITTEN = {
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    yield Copy("7.3", FILES_EDITED, tmp_path_factory.mktemp("newest") / "tree")
+def copy() -> Copy:
+    return copy_of("7.3")
 
 
 @pytest.mark.parametrize("mode", (Mode.VHE, Mode.NVHE))

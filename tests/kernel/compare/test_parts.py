@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from formal.engines.verdict import Verdict
@@ -16,13 +14,12 @@ from formal.logic.evaluation import evaluate
 from formal.scope.configuration import Configuration
 from formal.system import System
 from formal.transitions import OPERATIONS
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 
 BANKS, COMMON = f"{KVM}/hyp/include/hyp/debug-sr.h", f"{KVM}/hyp/include/hyp/sysreg-sr.h"
 SWITCH, ARM, VHE, NVHE = (
     f"{KVM}/{name}" for name in ("hyp/include/hyp/switch.h", "arm.c", "hyp/vhe/switch.c", "hyp/nvhe/switch.c")
 )
-FILES = (BANKS, COMMON, SWITCH, ARM, VHE, NVHE)
 OF = {op.name: op for op in OPERATIONS}
 ENTERS, RETURNS = "__kvm_vcpu_run enters", "__kvm_vcpu_run returns"
 # name: mode, file, what is replaced by what, the claim that is lost, a part that differs or is left out
@@ -79,8 +76,8 @@ UNKNOWN: dict[str, tuple[Mode, str, dict[str, str]]] = {
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    yield Copy("6.1", FILES, tmp_path_factory.mktemp("parts") / "tree")
+def copy() -> Copy:
+    return copy_of("6.1")
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -8,8 +8,7 @@ import pytest
 
 from formal.epochs import Mode
 from formal.kernel.compare.protected import HYP_MAIN
-from tests.kernel.compare.test_newest import FILES_EDITED
-from tests.kernel.edited import Copy
+from tests.kernel.edited import Copy, copy_of
 
 _HOST, _COPY = "host_vcpu->arch.", "hyp_vcpu->vcpu.arch."
 _OWNER = f"\t{_COPY}debug_owner = {_HOST}debug_owner;\n"
@@ -95,9 +94,9 @@ HARMLESS: dict[str, dict[str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def protected(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def protected() -> Copy:
     """A copy of the tree in which hyp-main.c can be edited."""
-    return Copy("7.3", (*FILES_EDITED, HYP_MAIN), tmp_path_factory.mktemp("protected") / "tree")
+    return copy_of("7.3")
 
 
 def test_protected_mode_is_as_described(protected: Copy) -> None:
