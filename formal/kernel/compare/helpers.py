@@ -76,10 +76,15 @@ class Helpers:
             yield gap
 
     def _of(self, file: str) -> frozenset[str]:
-        """The static functions of a C file that are only called, and only there."""
+        """The static functions of a file that are only called, and only there: others may include a header."""
         if file not in self._of_file:
-            self._of_file[file] = scan.helpers(self._tree.read(file)) if file.endswith(".c") else frozenset()
+            found = scan.helpers(self._tree.read(file)) if file.endswith((".c", ".h")) else frozenset[str]()
+            self._of_file[file] = frozenset(name for name in found if file.endswith(".c") or self._only_in(file, name))
         return self._of_file[file]
+
+    def _only_in(self, file: str, name: str) -> bool:
+        """Whether all that name a function are functions of one file."""
+        return all(self._bodies[caller][name][0] == file for caller in self._callers.get(name, ()))
 
     @cached_property
     def _callers(self) -> Mapping[str, set[str]]:

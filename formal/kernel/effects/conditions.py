@@ -22,6 +22,7 @@ from formal.kernel.parse.clang import (
     TypeKind,
     binary_operator,
     bits,
+    callee,
     children,
     is_bool,
     is_record,
@@ -114,7 +115,7 @@ class Conditions:
 
     def _called(self, c: Cursor, wanted: bool, depth: int) -> Needs:
         arguments = list(c.get_arguments())
-        called = c.referenced
+        called = callee(c)
         if called is None or called.kind != Kind.FUNCTION_DECL:
             return NOTHING
         if called.spelling == "__builtin_expect":

@@ -16,6 +16,7 @@ from formal.kernel.parse.clang import (
     TypeKind,
     binary_operator,
     bits,
+    callee,
     children,
     is_pointer,
     is_record,
@@ -282,7 +283,7 @@ class Expressions:
 
     def _callee(self, c: Cursor) -> tuple[str, bool]:
         """The key of the function that is called, or the type of a pointer."""
-        declared = c.referenced
+        declared = callee(c)
         if declared is not None and declared.kind == Kind.FUNCTION_DECL:
             return self._unit.key_of(declared), False
         parts = children(c)
@@ -326,8 +327,8 @@ def _choices(c: Cursor, depth: int = 0) -> list[int] | None:
         return None if inner is None or any(n >> width for n in inner) else inner
     if c.kind == Kind.CONDITIONAL_OPERATOR:
         parts = children(c)[1:]
-    elif c.kind == Kind.CALL_EXPR and c.referenced is not None and depth < _CALLS:
-        definition = c.referenced.get_definition()
+    elif c.kind == Kind.CALL_EXPR and (called := callee(c)) is not None and depth < _CALLS:
+        definition = called.get_definition()
         returns = [r for r in preorder(definition) if r.kind == Kind.RETURN_STMT] if definition is not None else []
         parts = [part for r in returns for part in children(r)]
     else:

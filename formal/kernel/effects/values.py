@@ -12,6 +12,7 @@ from formal.kernel.parse.clang import (
     Kind,
     binary_operator,
     bits,
+    callee,
     children,
     constant,
     initialiser,
@@ -230,8 +231,8 @@ class Ranges:
                 return 0, (1 << most.bit_length()) - 1 if operator != "&" else most
         if kind == Kind.DECL_REF_EXPR and (made := self._assigned(c)):
             return _hull([self.of(part, depth + 1) for part in made])
-        if kind == Kind.CALL_EXPR and c.referenced is not None:
-            definition = c.referenced.get_definition()
+        if kind == Kind.CALL_EXPR and (called := callee(c)) is not None:
+            definition = called.get_definition()
             if definition is not None:
                 values = [children(r)[0] for r in preorder(definition) if r.kind == Kind.RETURN_STMT and children(r)]
                 inner_of = Ranges(lambda _: None, Bits(lambda _: None).ones)

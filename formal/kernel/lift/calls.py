@@ -72,7 +72,7 @@ class Calls(Instructions):
 
     def call(self, cursor: Cursor) -> Value | None:
         """Evaluates a call."""
-        callee = cursor.referenced
+        callee = clang.callee(cursor)
         if callee is None or callee.kind != Kind.FUNCTION_DECL:
             refusal = self.refusal(cursor, "a call through a pointer")
             return self.opaque_call(cursor, [self._argument(a) for a in cursor.get_arguments()], refusal)

@@ -127,7 +127,7 @@ class _Lifter(Calls):
         return found
 
     def may_write(self, cursor: Cursor) -> Collection[str] | None:
-        callee = cursor.referenced
+        callee = clang.callee(cursor)
         known = callee is not None and callee.kind == Kind.FUNCTION_DECL
         return self.program.may_write(callee if known else cursor, self.mode)
 

@@ -96,7 +96,11 @@ class Unknowns(Statements):
         self.escapes -= len(again)
         self.state = self.join([*again, self.state])
         if step is not None and self.state.live is not FALSE:
+            scope, ends = self.scopes[-1], _ends(body)
+            scope.passed -= ends
             self.value(step)
+            for label in ends:  # a jump to the body's break, as scoped_guard() makes it
+                self.breaks[-1] += scope.pending.pop(label, [])
         return taken
 
     def _rounds(self, condition: Cursor | None, step: Cursor | None, body: Cursor, first: bool) -> bool:
@@ -167,9 +171,9 @@ class Unknowns(Statements):
 
     def opaque_call(self, cursor: Cursor, values: list[Value], refusal: NotUnderstoodError) -> Value | None:
         """A call: what its function may write is unknown afterwards, and what it gives."""
-        callee = cursor.referenced
+        callee = clang.callee(cursor)
         known = callee is not None and callee.kind == Kind.FUNCTION_DECL
-        name = str(callee.spelling) if known else "a function called through a pointer"
+        name = str(callee.spelling) if known and callee is not None else "a function called through a pointer"
         if known and "__lift_error" in _annotations(callee):
             return None  # the compiler refuses code that can get here
         if not (known and (_only_locks(callee) or _prints(callee))):
@@ -271,3 +275,13 @@ def _loop_parts(cursor: Cursor) -> tuple[Cursor | None, Cursor | None, Cursor | 
         head = [*parts[:-1]] if len(parts) == 4 else [None, None, None]
         return head[0], head[1], head[2], parts[-1], False
     raise NotUnderstoodError(clang.file_of(cursor), cursor.location.line, "a loop of this form")
+
+
+def _ends(body: Cursor) -> set[str]:
+    """The labels of a loop's body that stand before a ``break`` of this loop."""
+    found: set[str] = set()
+    if body.kind == Kind.LABEL_STMT and [c.kind for c in children(body)] == [Kind.BREAK_STMT]:
+        found.add(body.spelling)
+    if body.kind in (Kind.LABEL_STMT, Kind.COMPOUND_STMT, Kind.IF_STMT):
+        found = found.union(*map(_ends, children(body)))
+    return found

@@ -129,6 +129,17 @@ def strip_casts(cursor: Cursor) -> Cursor:
     return cursor
 
 
+def callee(call: Cursor) -> Cursor | None:
+    """What a call names; nothing where the function is itself the value of an expression, as in ``get(v)(v)``."""
+    parts = children(call)
+    target = strip_casts(parts[0]) if parts else call
+    while target.kind == Kind.UNARY_OPERATOR:
+        target = strip_casts(children(target)[0])
+    computed = target is not call and target.kind in (Kind.CALL_EXPR, Kind.CONDITIONAL_OPERATOR, Kind.StmtExpr)
+    found: Cursor | None = None if computed else call.referenced
+    return found
+
+
 def spelling_place(cursor: Cursor) -> tuple[str, int]:
     """File and byte offset where the first token of a cursor is spelled: in the macro, if it comes from one."""
     file, offset = ci.c_object_p(), ctypes.c_uint()

@@ -10,7 +10,7 @@ from formal.kernel.recognition.rules import MODELLED, PSTATE, Reader, Rule
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
-from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Term
+from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
 
 SYS_REGS, INJECT = f"{KVM}/sys_regs.c", f"{KVM}/inject_fault.c"
 _HANDLES_OSLAR = "kvm_debug_handle_oslar"  # from v6.14
@@ -29,6 +29,8 @@ class Dispatch(Reader):
             yield (TRAP_OSLAR, EMULATES), self._other_way
         if self.k.nests:
             yield (ACCESS_MDCR, EMULATES), self._virtual_mdcr
+        if self.program.defines("kvm_hyp_handle_mops", self.mode):
+            yield (REENTERS,), self._mops
         if not self.k.defers_pc_adjustment:
             yield (REENTERS,), self._skip
             yield (EMULATES,), self._enters
@@ -105,6 +107,18 @@ class Dispatch(Reader):
             others = [lvalue for lvalue in f.writes if lvalue != PSTATE and MODELLED.search(lvalue)]
             yield Rule(f"{name}() clears PSTATE.SS, and stores nothing else that is modelled", f.file, f.line,
                        And(f.returns, clear, t.boolean(not others)), whole=f.bodies)  # fmt: skip
+
+    def _mops(self) -> Iterator[Rule]:
+        """kvm_hyp_handle_mops: a copy of memory is begun anew, and a step that was under way has been done."""
+        f = self.program.lift("kvm_hyp_handle_mops", self.mode)
+        spsr = [name for name in f.writes if name in ("hw.spsr_el2", "hw.spsr_el1")]
+        others = [v for v in f.writes if v not in (PSTATE, *spsr) and MODELLED.search(v)]
+        right: Term = FALSE
+        if len(spsr) == 1 and not others:
+            after, before = f.writes[spsr[0]], [f.reads[v] for v in (*spsr, PSTATE) if v in f.reads]
+            stepped = Or(*(Eq(after, pstate & t.const(~_SS, 64)) for pstate in before))
+            right = And(f.returns, stepped, Eq(f.writes.get(PSTATE, after), after))
+        yield Rule(f"{f.name}() clears SPSR_EL2.SS, and changes nothing else that is modelled", f.file, f.line, right)
 
     def _skip(self) -> Iterator[Rule]:
         """__kvm_skip_instr, while the PC was adjusted at once: PSTATE from SPSR_EL2 and back, PSTATE.SS clear."""

@@ -124,9 +124,9 @@ class _Walker(_Lifter):
     # ---- calls
 
     def call(self, cursor: Cursor) -> Value | None:
-        callee = cursor.referenced
+        callee = clang.callee(cursor)
         known = callee is not None and callee.kind == Kind.FUNCTION_DECL
-        name = str(callee.spelling) if known else f"*{_pointed(cursor)}"
+        name = str(callee.spelling) if known and callee is not None else f"*{_pointed(cursor)}"
         gives = cursor.type.get_canonical().get_pointee()  # a function, as kvm_get_exit_handler() does
         exact = name in _EXACT or (known and gives.kind == clang.TypeKind.FUNCTIONPROTO)
         executed = name.startswith(("__lift_", "__builtin_")) or name in self.inside | (COPIES - {*self.watched})

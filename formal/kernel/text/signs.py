@@ -28,6 +28,7 @@ from formal.kernel.source.tree import KVM, KernelTree, Sources
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 _SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
+_CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 
 
@@ -63,12 +64,22 @@ def body(text: str, function: str) -> tuple[str, int] | None:
     return None
 
 
+def _with_called(text: str, name: str, inside: str) -> str:
+    """A body, and those of the functions of the same text that it calls, and so on."""
+    bodies = {name: inside}
+    while called := {n for b in bodies.values() for n in _CALL.findall(b)} - bodies.keys():
+        bodies |= {n: (body(text, n) or ("", 0))[0] for n in called}
+    return "\n".join(bodies.values())
+
+
 class _Reader:
     def __init__(self, tree: KernelTree) -> None:
         self.tree = tree
 
     def function(self, files: tuple[str, ...], *names: str) -> tuple[str, str, int]:
         """File, body and line of the first of some functions that there is: in one of the files, or elsewhere.
+
+        With the body come those of the file's functions that it calls: a helper hides no sign.
 
         Raises:
             NotUnderstoodError: if there is none.
@@ -77,8 +88,8 @@ class _Reader:
             for file in (*files, *self.tree.definitions.places(name)):
                 text = source(self.tree, file)
                 found = body(text, name) if text is not None else None
-                if found:
-                    return file, found[0], found[1]
+                if text is not None and found:
+                    return file, _with_called(text, name, found[0]), found[1]
         raise NotUnderstoodError(files[0], 0, f"{names[0]}() is not defined here, and the model needs it")
 
     def body(self, file: str, name: str) -> tuple[str, int] | None:

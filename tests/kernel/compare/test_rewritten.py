@@ -1,0 +1,112 @@
+"""Ways to write the same that kernels use, in any release: they are equal. What only looks alike is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from formal.epochs import Mode
+from formal.kernel.errors import Gaps
+from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.source.tree import KVM
+from formal.kernel.text.signs import read
+from formal.tree import reading
+from formal.tree.verdicts import TreeReport, compare
+from tests.kernel.edited import copy_of
+
+SWITCH, DEBUG, GUEST, EXIT = (f"{KVM}/{n}" for n in ("hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c"))
+_COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
+_SAVES = (
+    "\t*host_data_ptr(host_debug_state.mdcr_el2) = read_sysreg(mdcr_el2);\n"
+    "\twrite_sysreg(vcpu->arch.mdcr_el2, mdcr_el2);\n"
+)
+_RELOADS = (
+    "\tpreempt_disable();\n\tkvm_arch_vcpu_put(vcpu);\n\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"
+    "\tpreempt_enable();\n"
+)
+_MDE = (
+    "\t\t\tmdscr = vcpu_read_sys_reg(vcpu, MDSCR_EL1);\n\t\t\tmdscr |= DBG_MDSCR_MDE;\n"
+    "\t\t\tvcpu_write_sys_reg(vcpu, mdscr, MDSCR_EL1);\n"
+)
+_ADDS = "#define ADDS(v, bits) vcpu_write_sys_reg(v, vcpu_read_sys_reg(v, MDSCR_EL1) | (bits), MDSCR_EL1)\n\n"
+_PER_CPU = "static DEFINE_PER_CPU(u64, mdcr_el2);\n"
+_SETS = (
+    "\t\tvcpu->guest_debug = dbg->control;\n\n\t\t/* Hardware assisted Break and Watch points */\n"
+    "\t\tif (vcpu->guest_debug & KVM_GUESTDBG_USE_HW) {\n\t\t\tvcpu->arch.external_debug_state = dbg->arch;\n\t\t}\n"
+)
+_IOCTL = "int kvm_arch_vcpu_ioctl_set_guest_debug("
+_TAKES = (
+    "static void takes(struct kvm_vcpu *vcpu, const struct kvm_guest_debug *dbg)\n{\n"
+    "\tvcpu->guest_debug = dbg->control;\n\tif (dbg->control & KVM_GUESTDBG_USE_HW)\n"
+    "\t\tvcpu->arch.external_debug_state = dbg->arch;\n}\n\n"
+)
+_ASKS = "\t\texit_handler = kvm_get_exit_handler(vcpu);\n\t\thandled = exit_handler(vcpu);\n"
+
+
+def helper(does: str) -> str:
+    return f"static __always_inline void helps(struct kvm_vcpu *vcpu)\n{{\n{does}}}\n\n"
+
+
+# name: release, mode, file, what is replaced by what
+SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
+    "what tells a release apart, in a helper of a header": (
+        "6.12", Mode.VHE, SWITCH, {_SAVES: "\thelps(vcpu);\n", _COMMON: helper(_SAVES) + _COMMON}),
+    "a macro of the file": (
+        "6.12", Mode.NVHE, DEBUG, {_MDE: "\t\t\tADDS(vcpu, DBG_MDSCR_MDE);\n", _PER_CPU: _ADDS + _PER_CPU}),
+    "a scoped guard": (
+        "7.3", Mode.VHE, DEBUG, {_RELOADS: "\tscoped_guard(preempt) {\n\t\tkvm_arch_vcpu_put(vcpu);\n"
+                                 "\t\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n\t}\n"}),
+    "a helper that is given a constant": (
+        "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
+    "the function that another gives, at once": (
+        "6.1", Mode.VHE, EXIT, {_ASKS: "\t\thandled = kvm_get_exit_handler(vcpu)(vcpu);\n",
+                                "\t\texit_handle_fn exit_handler;\n\n": ""}),
+}  # fmt: skip
+# the same, and what is told
+WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
+    "a helper of a header saves nothing": (
+        "6.12", Mode.VHE, SWITCH, {_SAVES: "\thelps(vcpu);\n", _COMMON: helper(_SAVES.split("\n")[1] + "\n") + _COMMON},
+        "hw_mdcr_el2"),
+    "a helper of a header stores once more": (
+        "6.12", Mode.VHE, SWITCH, {_SAVES: "\thelps(vcpu);\n",
+                                   _COMMON: helper(_SAVES + "\tvcpu->guest_debug = 0;\n") + _COMMON}, "guest_debug"),
+    "a macro of the file adds another bit": (
+        "6.12", Mode.NVHE, DEBUG, {_MDE: "\t\t\tADDS(vcpu, DBG_MDSCR_KDE);\n", _PER_CPU: _ADDS + _PER_CPU},
+        "mdscr_el1"),
+    "a scoped guard that lets go too early": (
+        "7.3", Mode.VHE, DEBUG, {_RELOADS: "\tscoped_guard(preempt)\n\t\tkvm_arch_vcpu_put(vcpu);\n"
+                                 "\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"}, "within one region"),
+    "the handler that another gives is not called": (
+        "6.1", Mode.VHE, EXIT, {_ASKS: "\t\thandled = !kvm_get_exit_handler(vcpu);\n",
+                                "\t\texit_handle_fn exit_handler;\n\n": ""}, "arm_exit_handlers"),
+    "a copy of memory begun anew is no step": (
+        "6.12", Mode.NVHE, SWITCH, {"(spsr & ~DBG_SPSR_SS, SYS_SPSR)": "(spsr, SYS_SPSR)"}, "clears SPSR_EL2.SS"),
+}  # fmt: skip
+
+
+def report(version: str, mode: Mode, file: str, edits: dict[str, str]) -> TreeReport:
+    """What ``--kernel`` says of an edit, before any claim."""
+    copy = copy_of(version)
+    with copy.edited(file, edits):
+        copy.tree.searched, copy.tree.renamed, copy.tree.helpers = None, {}, frozenset()
+        try:
+            gaps = Gaps(noted=True)
+            gaps.found += reading._search(copy.tree)[0]
+            binding = Binding(flags_of(copy.tree, gaps=gaps))
+            return compare(copy.program, binding, read(copy.tree, gaps), mode, copy.ask, gaps.found)
+        finally:
+            copy.tree.searched, copy.tree.renamed, copy.tree.helpers = None, {}, frozenset()
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_is_written_otherwise_is_equal(name: str) -> None:
+    found = report(*SAME[name])
+    assert not found.gaps and not found.omitted and not found.resolved.differs
+    assert all(c.equal for c in found.compared)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_only_looks_alike_is_told(name: str) -> None:
+    *edit, told = WRONG[name]
+    found = report(*edit)
+    said = [*map(str, found.gaps), *(f"{c.function}: {c.differs_in}" for c in found.compared if not c.equal)]
+    assert any(told in text for text in said), said
