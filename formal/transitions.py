@@ -686,10 +686,15 @@ def handle_fault(s: State, k: Kernel, i: Inputs) -> State:
     "kvm_handle_mmio_return",
     "mmio.c, kvm_handle_mmio_return, at the start of KVM_RUN",
     writes="in_run " + _SKIPS,
-    enabled=lambda s, k, i: And(s.at(Phase.READY), Not(s.in_run), s.exits_with(Exit.MMIO)),
+    enabled=lambda s, k, i: And(
+        s.at(Phase.READY), Not(s.in_run), Or(t.boolean(not k.completes_mmio_once), s.exits_with(Exit.MMIO))
+    ),
 )
 def handle_mmio_return(s: State, k: Kernel, i: Inputs) -> State:
-    """User space has completed the access; KVM_RUN, before it loads the vCPU, skips the instruction."""
+    """User space has completed the access; KVM_RUN, before it loads the vCPU, skips the instruction.
+
+    Before v5.3 (2113c5f62b74) it does so whenever run->exit_reason says so, which user space may write.
+    """
     return after_handled_exit(skip_instruction(s, k), k).but(in_run=True)
 
 

@@ -90,7 +90,8 @@ def _unknown(tree: KernelTree) -> tuple[Gap, ...]:
     gaps, names = Gaps(noted=True), frozenset(tree.renamed.values())
 
     def knows(file: str, function: str, lvalue: str) -> bool:
-        return function in writers.OPERATIONS if function in names else writers.knows(file, function, lvalue)
+        known = function in names and function in writers.OPERATIONS
+        return known or writers.knows(file, function, lvalue)  # under another name it hinges on what is compared
 
     def hinges(file: str, function: str, lvalue: str) -> bool:
         return function in names or writers.hinges(file, function, lvalue)

@@ -121,6 +121,15 @@ def _skips(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[st
     yield "PC is that of the next instruction", Or(aarch32, next_pc)
 
 
+def _passes(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    """Before v4.20 skipping an instruction moves the PC, and leaves PSTATE alone in AArch64 state."""
+    after = values.get("vcpu->arch.ctxt.regs.pstate", s.pstate.raw)
+    aarch32 = Ne(s.pstate.raw & t.const(_M4, 64), t.const(0, 64))
+    yield "PSTATE stays", Or(aarch32, Eq(after, s.pstate.raw))
+    pc = values.get(_PC)
+    yield "PC is that of the next instruction", Or(aarch32, t.FALSE if pc is None else _next(f, pc))
+
+
 def _skips_at_el2(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
     seen = State({**s.values, "pstate": s.values["hw_pstate"]}, s.vcpu_id, s.cpu_id)
     yield from _skips(f, seen, values)
@@ -168,7 +177,7 @@ def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     first, second, *rest = COMPONENTS[2:] if k.tracks_debug_owner else COMPONENTS
     if k.guards_pmuserenr and flag is not None:
         first, second = replace(first, demands=_leaves(flag, True)), replace(second, demands=_leaves(flag, False))
-    return (first, second, *rest, *early, *(skips if k.skip_advances_step else ()))
+    return (first, second, *rest, *early, *(skips if k.skip_advances_step else (PASSES,)))
 
 
 COMPONENTS: tuple[Component, ...] = (
@@ -208,6 +217,8 @@ SKIPS: tuple[Component, ...] = (
     Component(keeps_traps, lambda k: ("kvm_inject_exception",), demands=_enters),
 )
 
+PASSES = Component(_skipped, lambda k: ("kvm_skip_instr",), demands=_passes)
+
 
 def lifted(program: Program, k: Kernel, gaps: Gaps | None = None) -> Iterator[tuple[Component, Lifted]]:
     """Each component with its C function.
@@ -246,7 +257,7 @@ def conditions(
     given = {**component.given(function, s), **(_unbroken(function, constants) if k.nests else {})}
     effect = binding.after(function, s, given)
     for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
-        if component not in SKIPS or name != "pstate":
+        if component not in (*SKIPS, PASSES) or name != "pstate":
             yield name, equal
     yield from ((text, holds) for text, holds in effect.side_conditions.items() if text == NOT_INJECTED)
     mapping = binding.before(function, s) | dict(given)

@@ -50,7 +50,7 @@ _AGES: tuple[tuple[str, str, frozenset[str]], ...] = tuple((file, sign, frozense
 _FORMER: Mapping[str, str] = {
     "kvm_vcpu_run_vhe": "__kvm_vcpu_run_vhe", "__kvm_vcpu_run_nvhe": "__kvm_vcpu_run",
     "kvm_vcpu_load_sysregs": "kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_put_sysregs": "kvm_vcpu_put_sysregs_vhe",
-    "sysreg_hidden_from_guest": "sysreg_hidden",
+    "sysreg_hidden_from_guest": "sysreg_hidden", "__skip_instr": "__kvm_skip_instr",
 }  # fmt: skip
 _KNOWN = frozenset(CALLERS) | frozenset(READ) | OPERATIONS | {n for names in CALLERS.values() for n in names} - {TABLE}
 

@@ -172,7 +172,9 @@ class Statements(Operators):
         if name is None:
             return
         function = self.function_named(name, declaration)
-        variable = self.scopes[-1].variables[declaration.hash]
+        variable = self.scopes[-1].variables.get(declaration.hash)
+        if variable is None:
+            raise self.refusal(declaration, f"what cleans up {declaration.spelling}, which is not understood")
         scope, here = self.scopes[-1], self.state
         for states in (scope.returns, *scope.pending.values(), *self.breaks, *self.continues):
             for n, state in enumerate(states):

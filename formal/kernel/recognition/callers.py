@@ -120,7 +120,7 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "__kvm_skip_instr":
         "__vgic_v2_perform_cpuif_access, __vgic_v3_perform_cpuif_access, handle_ampere1_tcr, handle_tx2_tvm,"
         " kvm_handle_cntxct, kvm_handle_pvm_sysreg, kvm_hyp_handle_cntpct, kvm_hyp_handle_cpacr_el1,"
-        " kvm_hyp_handle_timer, kvm_hyp_handle_tlbi_el2",
+        " kvm_hyp_handle_timer, kvm_hyp_handle_tlbi_el2, fixup_guest_exit",
     "__kvm_adjust_pc":
         f"{_RUN}, commit_pending_events, handle___kvm_adjust_pc, inject_sync64, inject_undef64,"
         " kvm_arch_vcpu_ioctl_run, kvm_inject_nested, -",

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 
 from formal.kernel.belongs import ACCESS_MDCR, EMULATES, REENTERS, RESETS, TRAP_OSLAR, TRAPS
-from formal.kernel.recognition.rules import MODELLED, PSTATE, Reader, Rule
+from formal.kernel.lift.program import Lifted
+from formal.kernel.recognition.rules import MODELLED, PSTATE, Reader, Rule, nonzero
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
@@ -14,7 +15,9 @@ from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
 
 SYS_REGS, INJECT = f"{KVM}/sys_regs.c", f"{KVM}/inject_fault.c"
 _HANDLES_OSLAR = "kvm_debug_handle_oslar"  # from v6.14
-_SS = 1 << 21  # PSTATE.SS
+_PC = "vcpu->arch.ctxt.regs.pc"
+_SS, _M4 = 1 << 21, 1 << 4  # PSTATE.SS, AArch32 state (Arm ARM C5.2)
+_SINGLESTEP = 1 << 1  # KVM_GUESTDBG_SINGLESTEP, include/uapi/linux/kvm.h
 
 
 class Dispatch(Reader):
@@ -120,10 +123,41 @@ class Dispatch(Reader):
             right = And(f.returns, stepped, Eq(f.writes.get(PSTATE, after), after))
         yield Rule(f"{f.name}() clears SPSR_EL2.SS, and changes nothing else that is modelled", f.file, f.line, right)
 
+    def _moved(self, f: Lifted, spsr: list[str]) -> Rule:
+        """In AArch64 state the guest goes on at the next instruction; nothing else that is modelled changes."""
+        elr = [name for name in f.writes if name in ("hw.elr_el2", "hw.elr_el1")]
+        others = [v for v in f.writes if v not in (PSTATE, _PC, *spsr, *elr) and MODELLED.search(v)]
+        right: Term = FALSE
+        if len(elr) == 1 and not others and elr[0] in f.reads and _PC in f.writes and PSTATE in f.reads:
+            following = Eq(f.writes[_PC], f.reads[elr[0]] + t.const(4, 64))
+            read = (f.reads[PSTATE], *(f.reads[name] for name in spsr if name in f.reads))
+            aarch32 = Or(*(nonzero(pstate & t.const(_M4, 64)) for pstate in read))
+            right = And(f.returns, Eq(f.writes[elr[0]], f.writes[_PC]), Or(aarch32, following))
+        says = f"{f.name}() moves PC and ELR_EL2 to the next instruction, and stores nothing else that is modelled"
+        return Rule(says, f.file, f.line, right, whole=f.bodies)
+
+    def _skip_without_step(self, f: Lifted, spsr: list[str]) -> Iterator[Rule]:
+        """Before v4.20 PSTATE stays in AArch64 state, and from v4.16 on the host gets a step if user space steps."""
+        now = f.reads.get(PSTATE)
+        aarch32 = FALSE if now is None else nonzero(now & t.const(_M4, 64))
+        same = And(*(Eq(f.writes[name], f.reads[name]) for name in spsr if name in f.reads))
+        right = And(t.boolean(all(name in f.reads for name in spsr)), Or(aarch32, same))
+        yield Rule(f"{f.name}() leaves SPSR_EL2 alone in AArch64 state", f.file, f.line, right)
+        if self.k.fakes_step_exit:
+            debug = f.reads.get("vcpu->guest_debug")
+            says: Term = FALSE
+            if debug is not None and isinstance(f.result, Term):
+                says = Eq(nonzero(f.result), Not(nonzero(debug & t.const(_SINGLESTEP, t.width(debug)))))
+            yield Rule(f"{f.name}() sends the vCPU to the host if user space steps it", f.file, f.line, says)
+
     def _skip(self) -> Iterator[Rule]:
         """__kvm_skip_instr, while the PC was adjusted at once: PSTATE from SPSR_EL2 and back, PSTATE.SS clear."""
         f = self.program.lift("__kvm_skip_instr", self.mode)
         spsr = [name for name in f.writes if name in ("hw.spsr_el2", "hw.spsr_el1")]
+        yield self._moved(f, spsr)
+        if not self.k.skip_advances_step:
+            yield from self._skip_without_step(f, spsr)
+            return
         after = f.writes.get(PSTATE)
         right: Term = FALSE
         if len(spsr) == 1 and after is not None:

@@ -144,14 +144,16 @@ class Emulation(Reader):
 
     def _completed(self, skip: str) -> Iterator[Rule]:
         f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")
-        yield from self.exactly(f, ["= vcpu->mmio_needed", skip])
+        once = self.k.completes_mmio_once
+        yield from self.exactly(f, [*(["= vcpu->mmio_needed"] if once else []), skip])
         sizes = [v for c in f.calls for v in nodes((c.guard,)) if v.op == "var" and str(v.data).endswith("mmio.len")]
         long = Or(*(t.ult(t.const(8, t.width(v)), v) for v in sizes))
         whole = Or(Not(long), succeeds(f))  # before v5.5 what is longer is refused: user space has changed it
         for call in f.named(skip):
             needed = [v for v in nodes((call.guard,)) if str(v.data) == "vcpu->mmio_needed"]
             others = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).startswith("kvm_pending_")]
-            completed = And(*map(nonzero, needed), *(Not(nonzero(v)) for v in others)) if needed else FALSE
+            completed = And(*map(nonzero, needed), *(Not(nonzero(v)) for v in others))
+            completed = completed if bool(needed) is once else FALSE
             yield Rule(f"{skip}() is called exactly when an access is completed", call.file, call.line,
                        Or(Not(whole), Not(differ(completed, call.guard))))  # fmt: skip
             for store in f.named("= vcpu->mmio_needed"):

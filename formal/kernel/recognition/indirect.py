@@ -6,6 +6,7 @@ of the guest may pass without its step being counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 
 from formal.kernel.text.tokens import Token, closing
@@ -23,11 +24,15 @@ _STORES = frozenset(  # their first argument is written
 _REGISTERS = ("mdcr_el2", "mdscr_el1", "oslar_el1", "osdlr_el1", "pmuserenr_el0")
 _ELR = frozenset(("SYS_ELR", "SYS_ELR_EL2", "elr_el2"))
 _SPSR = frozenset(("SYS_SPSR", "SYS_SPSR_EL2", "spsr_el2"))
+_SHORT = frozenset(("elr", "spsr"))  # as write_sysreg_el2() takes them before v5.2
+_ACCESSOR = re.compile(r"macro (?:read|write)_sysreg_el[012x]$")  # before v5.2 they paste: their uses are looked at
 _POINTERS = frozenset(("__ctxt_sys_reg", "___ctxt_sys_reg"))  # give the place of a register, not its value
 _SETTERS = frozenset(("__vcpu_set_flag", "__vcpu_clear_flag"))
 _WHOLE = frozenset(("vcpu", "arch", "ctxt", "guest_ctxt", "host_ctxt", "hctxt", "gctxt", "guest", "host"))
 ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
-TELLING = _STORES | _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr"}
+TELLING = (
+    _STORES | _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr", "elr", "spsr"}
+)
 
 
 def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -45,7 +50,7 @@ def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str
         comma = next((j for j in range(i + 2, end) if words[j].text == ","), end)
         last = end if text == "swap" else comma
         yield from ((word.text, "store") for word in words[i + 2 : last] if word.text in {*named, *upper})
-    elif text == "##" and inside.startswith("macro "):
+    elif text == "##" and inside.startswith("macro ") and not _ACCESSOR.match(inside):
         if any(_may_be_part(piece, (*named, *upper, *_REGISTERS)) for piece in (before, following)):
             yield f"{before}##{following}", "pasted"
     elif text == "vcpu_pc" and following == "(" and inside and inside != "vcpu_pc":
@@ -58,6 +63,8 @@ def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str
         yield "hw.elr_el2", "register"
     elif text in _SPSR and inside and _is_written(words, i):
         yield "hw.spsr_el2", "register"
+    elif text in _SHORT and (before, following) == (",", ")") and _is_written(words, i, "write_sysreg_el2"):
+        yield f"hw.{text}_el2", "register"
     elif text in _POINTERS and following == "(" and inside and not inside.startswith("macro "):
         end = closing(words, i + 1)
         register = "".join(word.text for word in words[i + 2 : end]).rpartition(",")[2]
@@ -91,11 +98,11 @@ def _may_be_part(piece: str, names: Collection[str]) -> bool:
     return any(name != piece and (name.startswith(piece) or name.endswith(piece)) for name in names)
 
 
-def _is_written(words: list[Token], i: int) -> bool:
-    """Whether the statement before a register's name writes a register."""
+def _is_written(words: list[Token], i: int, by: str = "write_sysreg") -> bool:
+    """Whether the statement before a register's name writes a register, by such a call."""
     for j in range(i - 1, -1, -1):
         if words[j].text in (";", "{", "}"):
             return False
-        if words[j].text.startswith("write_sysreg"):
+        if words[j].text.startswith(by):
             return True
     return False

@@ -36,6 +36,7 @@ from formal.kernel.recognition.rules import (
     Rule,
     belonging,
     missed,
+    nonzero,
     truth,
 )
 from formal.logic import terms as t
@@ -196,9 +197,15 @@ class RunLoop(Reader):
         """fixup_guest_exit saves PSTATE first, on every exit."""
         f = self.read("fixup_guest_exit")
         if not f.named("synchronize_vcpu_pstate"):  # before v5.17
-            if not f.named(f"= {PSTATE}") and (late := self._saved_late()) is not None:  # before v5.15
-                yield from self.exactly(f, [], SKIPS)
+            early = bool(f.named(f"= {PSTATE}")) and self.k.skip_advances_step
+            if not early and (late := self._saved_late()) is not None:  # before v5.15; what is there before is lost
+                yield from self.exactly(f, [], (*SKIPS, "__kvm_skip_instr", f"= {PSTATE}"))
                 yield late
+                for call in f.named("__kvm_skip_instr"):  # before v4.20 it says whether the guest may go on
+                    goes_on = FALSE if f.result is None else nonzero(f.result)
+                    may = TRUE if call.result is None else nonzero(call.result)
+                    yield Rule(f"{f.function}() goes back to the guest only if {call.name}() says so", call.file,
+                               call.line, Or(Not(call.guard), may, Not(goes_on)))  # fmt: skip
                 return
             yield from self.exactly(f, [f"= {PSTATE}"], SKIPS)
             for call in f.named(f"= {PSTATE}"):

@@ -35,7 +35,17 @@ FLAGS = frozenset((
 _ASSIGN = indirect.ASSIGN
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _REGISTER_WRITERS = {  # and which argument is the register
-    **dict.fromkeys(("write_sysreg", "write_sysreg_s", "write_sysreg_el1", "write_sysreg_el2", "write_sysreg_hcr"), 1),
+    **dict.fromkeys(
+        (
+            "write_sysreg",
+            "write_sysreg_s",
+            "write_sysreg_el0",
+            "write_sysreg_el1",
+            "write_sysreg_el2",
+            "write_sysreg_hcr",
+        ),
+        1,
+    ),
     **dict.fromkeys(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"), 0),
 }
 _ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_sys_reg"))
@@ -46,20 +56,8 @@ _ELEMENT_WRITERS = {
 }  # which is the register
 _WHOLE = frozenset(("arch", "ctxt", "host_ctxt", "regs", "user_pt_regs"))  # structures with modelled members
 _FILLERS = frozenset(
-    (
-        "memset",
-        "memcpy",
-        "memmove",
-        "__memcpy",
-        "__memset",
-        "copy_from_user",
-        "__copy_from_user",
-        "memzero_explicit",
-        "memset_startat",
-        "memset_after",
-        "copy_struct_from_user",
-        "strscpy",
-    )
+    "memset memcpy memmove __memcpy __memset copy_from_user __copy_from_user memzero_explicit memset_startat "
+    "memset_after copy_struct_from_user strscpy".split()
 )
 _TELLING = (  # the words at which ``_at`` looks
     indirect.TELLING | GUEST_REGISTERS | MEMBERS | BANKS | _WHOLE | _FLAG_WORDS | _REGISTER_WRITERS.keys() | _FILLERS
@@ -187,7 +185,9 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     elif following == "(":
         arguments = arguments_of(words, i + 1)
         if text in _REGISTER_WRITERS and len(arguments) > _REGISTER_WRITERS[text]:
-            if name := modelled(_spelled(arguments[_REGISTER_WRITERS[text]])):
+            spelled = _spelled(arguments[_REGISTER_WRITERS[text]])
+            short = text.removeprefix("write_sysreg_") if text.endswith(("_el0", "_el1", "_el2")) else ""
+            if name := modelled(spelled) or (modelled(f"{spelled}_{short}") if short else None):
                 yield f"hw.{name}", "register"
         elif text in _FILLERS and words[i].function and arguments[0]:
             yield from _filled(arguments[0])

@@ -21,7 +21,7 @@ from formal.kernel.lift.calls import COPIES
 from formal.kernel.lift.machine import Cell, State
 from formal.kernel.lift.pointers import POINTERS, Mode
 from formal.kernel.lift.program import Program, _Lifter, _parameter, _preset
-from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, guarded
+from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, guarded, pointer_to
 from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
@@ -103,12 +103,7 @@ class _Walker(_Lifter):
     """The lifter's machine with opaque calls."""
 
     def __init__(
-        self,
-        program: Program,
-        unit: TranslationUnit,
-        mode: Mode,
-        watched: Collection[str],
-        stores: re.Pattern[str],
+        self, program: Program, unit: TranslationUnit, mode: Mode, watched: Collection[str], stores: re.Pattern[str]
     ) -> None:
         super().__init__(program, unit, mode, POINTERS, {})
         self.watched, self.stores = watched, stores
@@ -232,6 +227,10 @@ class _Walker(_Lifter):
             return guarded([(present, Address(pointee, 0)), (Not(present), None)])
         if clang.is_bool(kind):
             return from_truth(t.var(name, BOOL), clang.bits(kind))
+        if clang.is_record(kind):  # as guard() gets it
+            record = Object(name, "local", kind)
+            self.escaped.add(record)
+            return pointer_to(record)
         return t.var(name, clang.bits(kind)) if clang.is_integer(kind) else None
 
     def _unknown(self, key: Cell, kind: Type) -> Value:
@@ -394,7 +393,6 @@ def _spelled(address: Address) -> str:
 def _pointed(cursor: Cursor) -> str:
     """What a call through a pointer names: the member or variable that holds the pointer."""
     parts = children(cursor)
-    named = (
-        [c for c in clang.preorder(parts[0]) if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)] if parts else []
-    )
+    inside = clang.preorder(parts[0]) if parts else ()
+    named = [c for c in inside if c.kind in (Kind.MEMBER_REF_EXPR, Kind.DECL_REF_EXPR)]
     return str(named[0].spelling) if named else "?"

@@ -13,6 +13,7 @@ from formal.kernel.belongs import (
     ENTERS,
     HANDLING,
     INIT,
+    MMIO,
     PERF,
     REENTERS,
     RESETS,
@@ -133,6 +134,7 @@ _DECIDES: dict[str, tuple[str, ...]] = {
     "skip_advances_step": (*SKIPPING, ENTERS, RUN_RETURNS, REENTERS),
     "fakes_step_exit": HANDLING,
     "indexes_trapped_banks": (TRAP_BANK, SET_BANK, *RESETS),
+    "completes_mmio_once": (MMIO,),
     "emulates_os_lock": (TRAP_OSLAR, SET_OSLSR, *RESETS),
     "vhe_reads_boot_mdcr": (INIT,),
 }
@@ -173,6 +175,7 @@ def read(tree: KernelTree, gaps: Gaps | None = None) -> tuple[Sign, ...]:
     exists("fakes_step_exit", f"{KVM}/handle_exit.c", "kvm_arm_handle_step_debug")
     bank = "demux_wb_reg" if owner is not None else "trap_bvr"
     contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"->\s*CRm\b")
+    contains("completes_mmio_once", (f"{KVM}/mmio.c",), "kvm_handle_mmio_return", r"\bmmio_needed\b")
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     with gaps.at(*_DECIDES["vhe_reads_boot_mdcr"]):
         file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")

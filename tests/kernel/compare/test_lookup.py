@@ -23,7 +23,7 @@ REGS, REGS_H, GUEST, EXIT, RUN = (
 )
 EMULATE = "arch/arm64/include/asm/kvm_emulate.h"
 INJECT = f"{KVM}/inject_fault.c"
-DISPATCHED = ("_other_way", "_virtual_mdcr", "_enters")  # groups of Dispatch
+DISPATCHED = ("_other_way", "_virtual_mdcr", "_enters", "_skip")  # groups of Dispatch
 # ruff: noqa: E501
 # name: trees, group of rules, file, what is replaced (a pattern) by what
 WRONG: dict[str, tuple[str, str, str, str, str]] = {
@@ -78,13 +78,16 @@ class Edited:
     def __init__(self, version: str) -> None:
         self.copy, self.ask, self.defers = copy_of(version), Questions(60.0), version != "5.10"
 
-    def broken(self, group: str) -> list[str]:
+    def broken(self, group: str, **behaviours: bool) -> list[str]:
         """The rules of a group that do not hold, or why they cannot be asked."""
         known = {
             "vhe": True,
             "nests": self.copy.program.nests,
             "emulates_os_lock": True,
             "defers_pc_adjustment": self.defers,
+            "skip_advances_step": True,
+            "fakes_step_exit": False,
+            **behaviours,
         }
         k = cast(Kernel, SimpleNamespace(**known))
         program: Program = self.copy.program
@@ -95,13 +98,13 @@ class Edited:
         except NotUnderstoodError as error:
             return [str(error)]
 
-    def after(self, group: str, file: str, pattern: str, text: str) -> list[str]:
+    def after(self, group: str, file: str, pattern: str, text: str, **behaviours: bool) -> list[str]:
         """The same with something replaced in a file, once."""
         before = self.copy.tree.read(file)
         found = re.search(pattern, before)
         assert found, f"{file} does not contain {pattern}"
         with self.copy.edited(file, {before: before[: found.start()] + found.expand(text) + before[found.end() :]}):
-            return self.broken(group)
+            return self.broken(group, **behaviours)
 
 
 @pytest.fixture(scope="module", params=("6.1", "7.3"))
@@ -206,3 +209,57 @@ def test_core_registers_by_offset(old: Edited, name: str) -> None:
     whole = r"(?s)static void \*core_reg_addr\(.*?(?=\n#define vq_word)"
     text = BY_OFFSET.format(get=get, set=put)
     assert (old.after("_core", GUEST, whole, text.replace("\\", r"\\")) == []) is right
+
+
+# how EL2 skips an instruction: as v5.10 does, and as was done before v4.20 (our own spelling)
+SKIPS: dict[str, tuple[str, bool]] = {
+    "as it is": ("", True),
+    "the guest stays where it is": ("w:write_sysreg_el2(*vcpu_pc(vcpu) - 4, SYS_ELR);", False),
+    "PSTATE is not written back": ("s:;", False),
+    "the traps besides": ("s:write_sysreg_el2(vcpu_gp_regs(vcpu)->pstate, SYS_SPSR); vcpu->arch.mdcr_el2 = 0;", False),
+}
+EMULATE_H = "arch/arm64/include/asm/kvm_emulate.h"
+_WRITES = {
+    "s": r"write_sysreg_el2\(vcpu_gp_regs\(vcpu\)->pstate, SYS_SPSR\);",
+    "w": r"write_sysreg_el2\(\*vcpu_pc\(vcpu\), SYS_ELR\);",
+}
+STEPLESS = """static bool __kvm_skip_instr(struct kvm_vcpu *vcpu)
+{{
+	*vcpu_pc(vcpu) = read_sysreg_el2(SYS_ELR){four};
+	if (vcpu_mode_is_32bit(vcpu)) {{
+		vcpu_gp_regs(vcpu)->pstate = read_sysreg_el2(SYS_SPSR);
+		kvm_skip_instr32(vcpu, kvm_vcpu_trap_il_is32bit(vcpu));
+		write_sysreg_el2(vcpu_gp_regs(vcpu)->pstate, SYS_SPSR);
+	}}
+	write_sysreg_el2(*vcpu_pc(vcpu), SYS_ELR);{more}
+	return {gives};
+}}
+"""
+_NOT_STEPPED = "!(vcpu->guest_debug & KVM_GUESTDBG_SINGLESTEP)"
+STEPLESS_SKIPS: dict[str, tuple[str, str, str, bool]] = {
+    "as it was": (" + 4", "", _NOT_STEPPED, True),
+    "the guest stays where it is": ("", "", _NOT_STEPPED, False),
+    "the step is never seen": (" + 4", "", "true", False),
+    "SS is set": (
+        " + 4",
+        "\n\twrite_sysreg_el2(read_sysreg_el2(SYS_SPSR) | DBG_SPSR_SS, SYS_SPSR);",
+        _NOT_STEPPED,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SKIPS)
+def test_el2_skips_an_instruction(old: Edited, name: str) -> None:
+    text, right = SKIPS[name]
+    found = old.after("_skip", EMULATE_H, _WRITES[text[0]], text[2:]) if text else old.broken("_skip")
+    assert (found == []) is right
+
+
+@pytest.mark.parametrize("name", STEPLESS_SKIPS)
+def test_el2_skips_an_instruction_without_its_step(old: Edited, name: str) -> None:
+    four, more, gives, right = STEPLESS_SKIPS[name]
+    whole = r"(?s)static __always_inline void __kvm_skip_instr\(.*?\n\}\n"
+    text = STEPLESS.format(four=four, more=more, gives=gives).replace("\\", r"\\")
+    found = old.after("_skip", EMULATE_H, whole, text, skip_advances_step=False, fakes_step_exit=True)
+    assert (found == []) is right

@@ -13,7 +13,9 @@ from formal.tree import reading
 from formal.tree.verdicts import TreeReport, compare
 from tests.kernel.edited import copy_of
 
-SWITCH, DEBUG, GUEST, EXIT = (f"{KVM}/{n}" for n in ("hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c"))
+RESET, SWITCH, DEBUG, GUEST, EXIT = (
+    f"{KVM}/{n}" for n in ("reset.c", "hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c")
+)
 _COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
 _SAVES = (
     "\t*host_data_ptr(host_debug_state.mdcr_el2) = read_sysreg(mdcr_el2);\n"
@@ -42,6 +44,9 @@ _TAKES = (
 _ASKS = "\t\texit_handler = kvm_get_exit_handler(vcpu);\n\t\thandled = exit_handler(vcpu);\n"
 
 
+_LOADS = "\tif (loaded)\n\t\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"
+
+
 def helper(does: str) -> str:
     return f"static __always_inline void helps(struct kvm_vcpu *vcpu)\n{{\n{does}}}\n\n"
 
@@ -55,6 +60,9 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
     "a scoped guard": (
         "7.3", Mode.VHE, DEBUG, {_RELOADS: "\tscoped_guard(preempt) {\n\t\tkvm_arch_vcpu_put(vcpu);\n"
                                  "\t\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n\t}\n"}),
+    "a guard in a function that is read": (
+        "7.3", Mode.VHE, RESET, {"\tpreempt_disable();\n\tloaded =": "\tguard(preempt)();\n\tloaded =",
+                                 _LOADS + "\tpreempt_enable();\n": _LOADS}),
     "a helper that is given a constant": (
         "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
     "the function that another gives, at once": (
