@@ -43,6 +43,7 @@ _WIDTH_TESTS = ("vcpu_el1_is_32bit",  # asked by kvm_reset_vcpu; bits are tested
                 "test_bit", "generic_test_bit", "arch_test_bit", "const_test_bit", "_test_bit")  # fmt: skip
 # fails where a CPU lacks what user space asks for; from v5.2 to v5.9 the reset can be left out then, and yet succeed
 ENABLES = "kvm_vcpu_enable_ptrauth"
+ANSWERS = "handle___kvm_get_mdcr_el2"
 _NAMES_HOST = re.compile(r"\bhost_cpu_context\s*=(?!=)|&[^;=]*\bhost_cpu_context\b")  # stores to it, or its address
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
 
@@ -68,6 +69,16 @@ class Lifecycle(Reader):
             f = self.read("cpu_hyp_reinit", ARM_C)
             yield from self.exactly(f, ["cpu_hyp_init_features"])
             yield from self.when(f, "cpu_hyp_init_features", TRUE)
+        if not self.k.vhe and self.program.defines(ANSWERS, self.mode):
+            yield self._answered()
+
+    def _answered(self) -> Rule:
+        """From v5.9 on EL2 answers the host's call in the register in which the host looks: x1 (SMCCC, after x0)."""
+        f = self.program.lift(ANSWERS, self.mode)
+        given = [value for lvalue, value in f.writes.items() if lvalue.endswith("regs.regs[1]")]
+        read = f.reads.get("hw.mdcr_el2")
+        right = And(f.returns, Eq(given[0], read)) if len(given) == 1 and read is not None else FALSE
+        return Rule(f"{f.name}() gives the host MDCR_EL2", f.file, f.line, right)
 
     def creation(self) -> Iterator[Rule]:
         """debug_ptr is valid from the creation on; mdcr_el2 is computed once, before the first load."""
@@ -168,7 +179,8 @@ class Lifecycle(Reader):
         cpu = [v for v in nodes((put[0].guard,)) if v.op == "var" and str(v.data).startswith("vcpu->cpu")]
         loaded = Ne(cpu[0], t.const(-1, 32)) if len(cpu) == 1 else FALSE
         aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
-        done = And(succeeds(f), Not(aarch32), *(Not(truth(c)) for c in f.named(ENABLES)))
+        a_cpu = And(*(Or(Eq(v, t.const(-1, 32)), t.ult(v, t.const(1 << 31, 32))) for v in cpu))  # or none (_loaded)
+        done = And(succeeds(f), Not(aarch32), a_cpu, *(Not(truth(c)) for c in f.named(ENABLES)))
         yield from self.when(f, "kvm_arch_vcpu_put", loaded, done)
         yield from self.when(f, "kvm_arch_vcpu_load", put[0].guard)
         yield from self.when(f, "kvm_reset_sys_regs", TRUE, done)

@@ -16,6 +16,7 @@ from tests.kernel.edited import copy_of
 RESET, SWITCH, DEBUG, GUEST, EXIT = (
     f"{KVM}/{n}" for n in ("reset.c", "hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c")
 )
+ANSWERS = f"{KVM}/hyp/nvhe/hyp-main.c"
 _COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
 _SAVES = (
     "\t*host_data_ptr(host_debug_state.mdcr_el2) = read_sysreg(mdcr_el2);\n"
@@ -63,6 +64,7 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
     "a guard in a function that is read": (
         "7.3", Mode.VHE, RESET, {"\tpreempt_disable();\n\tloaded =": "\tguard(preempt)();\n\tloaded =",
                                  _LOADS + "\tpreempt_enable();\n": _LOADS}),
+    "loaded on any CPU": ("6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu >= 0;"}),
     "a helper that is given a constant": (
         "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
     "the function that another gives, at once": (
@@ -83,6 +85,12 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "a scoped guard that lets go too early": (
         "7.3", Mode.VHE, DEBUG, {_RELOADS: "\tscoped_guard(preempt)\n\t\tkvm_arch_vcpu_put(vcpu);\n"
                                  "\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"}, "within one region"),
+    "loaded on any CPU but 0": (
+        "6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu > 0;"},
+        "under the condition of the specification"),
+    "EL2 answers in another register": (
+        "6.1", Mode.NVHE, ANSWERS, {"cpu_reg(host_ctxt, 1) = __kvm_get": "cpu_reg(host_ctxt, 2) = __kvm_get"},
+        "gives the host MDCR_EL2"),
     "the handler that another gives is not called": (
         "6.1", Mode.VHE, EXIT, {_ASKS: "\t\thandled = !kvm_get_exit_handler(vcpu);\n",
                                 "\t\texit_handle_fn exit_handler;\n\n": ""}, "arm_exit_handlers"),
