@@ -85,14 +85,16 @@ def test_broken_c_loses_the_right_claims(
 ) -> None:
     file, pattern, replacement, lost = BROKEN[name]
     results = tmp_path / "results.json"
-    claims = [] if name == WHOLE else [word for claim in (*lost, "profiling_buffer") for word in ("--claim", claim)]
+    claims = (
+        [] if name == WHOLE else [word for claim in (*lost, "init_debug_has_one_task") for word in ("--claim", claim)]
+    )
     tree = str(changed(file, pattern, replacement))
     code = main(["--kernel", tree, "--mode", "vhe", "--json", str(results), *claims])
     out = capsys.readouterr().out
     assert code == 1, out[-2000:]
     verdicts = {r["claim"]: r["verdict"] for r in json.loads(results.read_text())["results"]}
     assert {c: verdicts[c] for c in lost} == dict.fromkeys(lost, "VIOLATED")
-    assert verdicts["profiling_buffer"] == "PROVED"
+    assert verdicts["init_debug_has_one_task"] == "PROVED"
     assert re.search(r"debug\.c:\d+: ", out), "no C line is named"
 
 
