@@ -13,7 +13,7 @@ from functools import cached_property
 from formal.kernel.errors import Gap
 from formal.kernel.recognition import scan
 from formal.kernel.recognition.callers import CALLERS, READ, Mentions
-from formal.kernel.source.tree import KernelTree
+from formal.kernel.source.tree import KVM, KernelTree
 
 
 class Helpers:
@@ -78,7 +78,10 @@ class Helpers:
     def _of(self, file: str) -> frozenset[str]:
         """The static functions of a file that are only called, and only there: others may include a header."""
         if file not in self._of_file:
-            found = scan.helpers(self._tree.read(file)) if file.endswith((".c", ".h")) else frozenset[str]()
+            seen = file.endswith(".c") or (
+                file.endswith(".h") and file.startswith(f"{KVM}/")
+            )  # not what others include
+            found = scan.helpers(self._tree.read(file)) if seen else frozenset[str]()
             self._of_file[file] = frozenset(name for name in found if file.endswith(".c") or self._only_in(file, name))
         return self._of_file[file]
 

@@ -290,8 +290,9 @@ class Expressions(Machine):
                 return value
             if clang.is_bool(target):
                 return from_truth(truth(value), clang.bits(target))
-            if clang.is_record(target) and source.get_declaration() == target.get_declaration():
-                return value  # one of them may be const
+            kinds = [kind.get_canonical().get_declaration() for kind in (source, target)]  # one may be const
+            if clang.is_record(target) and kinds[0] == kinds[1]:
+                return value
             if clang.is_integer(target) and clang.bits(target) == 64:
                 return self._number(value)
             raise self.refusal(cursor, f"a pointer becomes {target.spelling}")

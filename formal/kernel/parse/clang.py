@@ -130,13 +130,9 @@ def strip_casts(cursor: Cursor) -> Cursor:
 
 
 def callee(call: Cursor) -> Cursor | None:
-    """What a call names; nothing where the function is itself the value of an expression, as in ``get(v)(v)``."""
+    """What a call names; nothing for ``get(v)(v)``, where libclang names what the inner call does."""
     parts = children(call)
-    target = strip_casts(parts[0]) if parts else call
-    while target.kind == Kind.UNARY_OPERATOR:
-        target = strip_casts(children(target)[0])
-    computed = target is not call and target.kind in (Kind.CALL_EXPR, Kind.CONDITIONAL_OPERATOR, Kind.StmtExpr)
-    found: Cursor | None = None if computed else call.referenced
+    found: Cursor | None = None if parts and strip_casts(parts[0]).kind == Kind.CALL_EXPR else call.referenced
     return found
 
 

@@ -179,7 +179,7 @@ class Lifecycle(Reader):
         cpu = [v for v in nodes((put[0].guard,)) if v.op == "var" and str(v.data).startswith("vcpu->cpu")]
         loaded = Ne(cpu[0], t.const(-1, 32)) if len(cpu) == 1 else FALSE
         aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
-        a_cpu = And(*(Or(Eq(v, t.const(-1, 32)), t.ult(v, t.const(1 << 31, 32))) for v in cpu))  # or none (_loaded)
+        a_cpu = And(*(Or(Eq(v, t.const(-1, 32)), t.ult(v, t.const(1 << 31, 32))) for v in cpu))  # or none (noted)
         done = And(succeeds(f), Not(aarch32), a_cpu, *(Not(truth(c)) for c in f.named(ENABLES)))
         yield from self.when(f, "kvm_arch_vcpu_put", loaded, done)
         yield from self.when(f, "kvm_arch_vcpu_load", put[0].guard)

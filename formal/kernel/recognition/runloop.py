@@ -197,11 +197,12 @@ class RunLoop(Reader):
         """fixup_guest_exit saves PSTATE first, on every exit."""
         f = self.read("fixup_guest_exit")
         if not f.named("synchronize_vcpu_pstate"):  # before v5.17
-            early = bool(f.named(f"= {PSTATE}")) and self.k.skip_advances_step
-            if not early and (late := self._saved_late()) is not None:  # before v5.15; what is there before is lost
-                yield from self.exactly(f, [], (*SKIPS, "__kvm_skip_instr", f"= {PSTATE}"))
+            # before v4.20 EL2 skips here, and what it makes of PSTATE before that is saved is lost
+            old = () if self.k.skip_advances_step else ("__kvm_skip_instr", f"= {PSTATE}")
+            if (old or not f.named(f"= {PSTATE}")) and (late := self._saved_late()) is not None:  # before v5.15
+                yield from self.exactly(f, [], (*SKIPS, *old))
                 yield late
-                for call in f.named("__kvm_skip_instr"):  # before v4.20 it says whether the guest may go on
+                for call in f.named("__kvm_skip_instr"):
                     goes_on = FALSE if f.result is None else nonzero(f.result)
                     may = TRUE if call.result is None else nonzero(call.result)
                     yield Rule(f"{f.function}() goes back to the guest only if {call.name}() says so", call.file,

@@ -35,17 +35,7 @@ FLAGS = frozenset((
 _ASSIGN = indirect.ASSIGN
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _REGISTER_WRITERS = {  # and which argument is the register
-    **dict.fromkeys(
-        (
-            "write_sysreg",
-            "write_sysreg_s",
-            "write_sysreg_el0",
-            "write_sysreg_el1",
-            "write_sysreg_el2",
-            "write_sysreg_hcr",
-        ),
-        1,
-    ),
+    **dict.fromkeys((f"write_sysreg{how}" for how in ("", "_s", "_el0", "_el1", "_el2", "_hcr")), 1),
     **dict.fromkeys(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"), 0),
 }
 _ELEMENTS = frozenset(("__vcpu_sys_reg", "ctxt_sys_reg", "__ctxt_sys_reg", "___ctxt_sys_reg", "vcpu_sys_reg"))

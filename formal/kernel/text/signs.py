@@ -175,7 +175,8 @@ def read(tree: KernelTree, gaps: Gaps | None = None) -> tuple[Sign, ...]:
     exists("fakes_step_exit", f"{KVM}/handle_exit.c", "kvm_arm_handle_step_debug")
     bank = "demux_wb_reg" if owner is not None else "trap_bvr"
     contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"->\s*CRm\b")
-    contains("completes_mmio_once", (f"{KVM}/mmio.c",), "kvm_handle_mmio_return", r"\bmmio_needed\b")
+    if tree.version < (5, 4):  # the fix is of v5.3, and of stable series; a later tree without it has lost it
+        contains("completes_mmio_once", (f"{KVM}/mmio.c",), "kvm_handle_mmio_return", r"\bmmio_needed\b")
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     with gaps.at(*_DECIDES["vhe_reads_boot_mdcr"]):
         file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")

@@ -16,6 +16,7 @@ from tests.kernel.edited import copy_of
 RESET, SWITCH, DEBUG, GUEST, EXIT = (
     f"{KVM}/{n}" for n in ("reset.c", "hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c")
 )
+MMIO = f"{KVM}/mmio.c"
 ANSWERS = f"{KVM}/hyp/nvhe/hyp-main.c"
 _COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
 _SAVES = (
@@ -88,6 +89,11 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "loaded on any CPU but 0": (
         "6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu > 0;"},
         "under the condition of the specification"),
+    "an access is completed as often as user space says": (
+        "6.1", Mode.NVHE, MMIO, {"unlikely(!vcpu->mmio_needed || kvm_pending": "unlikely(kvm_pending",
+                                 "\tvcpu->mmio_needed = 0;\n": ""}, "kvm_handle_mmio_return() calls"),
+    "EL2 skips what the host handles": (
+        "5.10", Mode.NVHE, SWITCH, {"exit:\n": "exit:\n\t__kvm_skip_instr(vcpu);\n"}, "fixup_guest_exit()"),
     "EL2 answers in another register": (
         "6.1", Mode.NVHE, ANSWERS, {"cpu_reg(host_ctxt, 1) = __kvm_get": "cpu_reg(host_ctxt, 2) = __kvm_get"},
         "gives the host MDCR_EL2"),
