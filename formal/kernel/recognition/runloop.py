@@ -195,7 +195,7 @@ class RunLoop(Reader):
 
     def _fixup(self) -> Iterator[Rule]:
         """fixup_guest_exit saves PSTATE first, on every exit."""
-        f = self.read("fixup_guest_exit")
+        f = self.read("fixup_guest_exit", more=("__kvm_skip_instr",))
         if not f.named("synchronize_vcpu_pstate"):  # before v5.17
             # before v4.20 EL2 skips here, and what it makes of PSTATE before that is saved is lost
             old = () if self.k.skip_advances_step else ("__kvm_skip_instr", f"= {PSTATE}")
