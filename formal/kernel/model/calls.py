@@ -39,11 +39,14 @@ class Skeleton:
     places: Callable[[str], str]
     gives: str = "?"  # what a pointer that is returned points to
     bodies: frozenset[tuple[str, str]] = frozenset()  # the functions that were executed, and their files
+    watched: frozenset[str] = frozenset()  # the calls that are among ``calls`` if they are made
 
     def place(self, lvalue: str) -> str:
         """How an argument that points to an lvalue is shown."""
         return self.places(lvalue)
 
     def named(self, *names: str) -> tuple[Call, ...]:
-        """The calls of these names."""
+        """The calls of these names, which must be watched: a rule about others would hold of nothing."""
+        unseen = {name for name in names if not name.startswith("= ")} - self.watched
+        assert not unseen, f"{self.function}: {', '.join(sorted(unseen))} is not watched"
         return tuple(call for call in self.calls if call.name in names)

@@ -96,7 +96,8 @@ def _skeleton(
     value = result if isinstance(result, Term) else None
     gives = machine.pointed(result) if isinstance(result, Pointer) else "?"
     bodies = frozenset((function, program.tree.relative(file)) for function, file in machine.entered)
-    return Skeleton(name, *place, tuple(machine.calls), value, machine.state.live, machine.shown, gives, bodies)
+    calls, seen = tuple(machine.calls), frozenset(watched)
+    return Skeleton(name, *place, calls, value, machine.state.live, machine.shown, gives, bodies, seen)
 
 
 class _Walker(_Lifter):
