@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,17 @@ hypothesis.settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 PROOFS = ROOT / "proofs"
+
+
+COPIES: list[Path] = []  # folders that are shared by the tests of a process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copies_are_removed() -> Iterator[None]:
+    """Nothing that tests have copied is left."""
+    yield
+    for place in COPIES:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -23,8 +22,9 @@ from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text.signs import read
 from formal.kernel.text.tokens import tokens
 from formal.scope.manifest import Manifest
+from formal.tree import reading
 from formal.tree.verdicts import TreeJob, TreeReport, _check_claims, compare
-from tests.conftest import PROOFS
+from tests.conftest import COPIES, PROOFS
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
 
@@ -51,6 +51,17 @@ class Copy:
         """What becomes of an edit; the file is as before afterwards."""
         with self.edited(file, edits):
             return self.read(mode, claims)
+
+    def whole(self, file: str, edits: dict[str, str], mode: Mode) -> TreeReport:
+        """The same as ``--kernel`` sees it, before any claim: helpers are found, and functions of other names."""
+        with self.edited(file, edits):
+            try:
+                gaps = Gaps(noted=True)
+                gaps.found += reading._search(self.tree)[0]
+                binding = Binding(flags_of(self.tree, gaps=gaps))
+                return compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
+            finally:
+                self.tree.searched, self.tree.renamed, self.tree.helpers = None, {}, frozenset()
 
     @contextmanager
     def edited(self, file: str, edits: dict[str, str]) -> Iterator[None]:
@@ -101,7 +112,7 @@ class Copy:
 def copy_of(version: str) -> Copy:
     """The copy of a release that all tests of a process share: what is read of it is read once."""
     place = Path(tempfile.mkdtemp(prefix="kernel-copy-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    COPIES.append(place)
     return Copy(version, place / "linux")
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
-from formal.engines.equality import Questions
 from formal.epochs import Mode
-from formal.kernel.source.tree import KVM, KernelTree
-from formal.tree import reading
-from formal.tree.verdicts import TreeReport, compare
-from tests.kernel.conftest import tree_path
-from tests.kernel.mutants import linked_copy
+from formal.kernel.source.tree import KVM
+from tests.kernel.edited import copy_of
 
 ARM, RESET, GUEST = (f"{KVM}/{name}.c" for name in ("arm", "reset", "guest"))
 _RUN, _SETUP = "int kvm_arch_vcpu_ioctl_run(struct kvm_vcpu *vcpu)\n{\n", "\t\tkvm_arm_setup_debug(vcpu);\n"
@@ -65,30 +60,17 @@ WRONG: Mapping[str, tuple[str, Mapping[str, str], str]] = {
 }  # fmt: skip
 
 
-def compared(file: str, edits: Mapping[str, str], place: Path) -> TreeReport:
-    base = KernelTree(tree_path("6.1"))
-    path = linked_copy(base.path, place, file)
-    text = path.read_text()
-    for old, new in edits.items():
-        assert text.count(old) >= 1
-        text = text.replace(old, new, 1)
-    path.write_text(text)
-    tree = KernelTree(place)
-    tree.__dict__["autoconf"] = base.autoconf
-    read = reading.source(tree, Mode.NVHE)
-    return compare(read.program, read.binding, read.signs, Mode.NVHE, Questions(60.0), read.gaps)
-
-
 @pytest.mark.parametrize("name", HARMLESS)
-def test_a_helper_changes_nothing(name: str, tmp_path: Path) -> None:
-    report = compared(*HARMLESS[name], tmp_path / "tree")
+def test_a_helper_changes_nothing(name: str) -> None:
+    file, edits = HARMLESS[name]
+    report = copy_of("6.1").whole(file, dict(edits), Mode.NVHE)
     assert not report.gaps and not report.omitted and all(c.equal for c in report.compared)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_helper_hides_nothing(name: str, tmp_path: Path) -> None:
+def test_a_helper_hides_nothing(name: str) -> None:
     file, edits, told = WRONG[name]
-    report = compared(file, edits, tmp_path / "tree")
+    report = copy_of("6.1").whole(file, dict(edits), Mode.NVHE)
     said = [
         *map(str, report.gaps),
         *(f"{c.function} differs in {c.differs_in}" for c in report.compared if not c.equal),

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel.errors import Gaps
-from formal.kernel.model.binding import Binding, flags_of
 from formal.kernel.source.tree import KVM
-from formal.kernel.text.signs import read
-from formal.tree import reading
-from formal.tree.verdicts import TreeReport, compare
 from tests.kernel.edited import copy_of
 
 RESET, SWITCH, DEBUG, GUEST, EXIT = (
@@ -105,30 +100,17 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
 }  # fmt: skip
 
 
-def report(version: str, mode: Mode, file: str, edits: dict[str, str]) -> TreeReport:
-    """What ``--kernel`` says of an edit, before any claim."""
-    copy = copy_of(version)
-    with copy.edited(file, edits):
-        copy.tree.searched, copy.tree.renamed, copy.tree.helpers = None, {}, frozenset()
-        try:
-            gaps = Gaps(noted=True)
-            gaps.found += reading._search(copy.tree)[0]
-            binding = Binding(flags_of(copy.tree, gaps=gaps))
-            return compare(copy.program, binding, read(copy.tree, gaps), mode, copy.ask, gaps.found)
-        finally:
-            copy.tree.searched, copy.tree.renamed, copy.tree.helpers = None, {}, frozenset()
-
-
 @pytest.mark.parametrize("name", SAME)
 def test_what_is_written_otherwise_is_equal(name: str) -> None:
-    found = report(*SAME[name])
+    version, mode, file, edits = SAME[name]
+    found = copy_of(version).whole(file, edits, mode)
     assert not found.gaps and not found.omitted and not found.resolved.differs
     assert all(c.equal for c in found.compared)
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_only_looks_alike_is_told(name: str) -> None:
-    *edit, told = WRONG[name]
-    found = report(*edit)
+    version, mode, file, edits, told = WRONG[name]
+    found = copy_of(version).whole(file, edits, mode)
     said = [*map(str, found.gaps), *(f"{c.function}: {c.differs_in}" for c in found.compared if not c.equal)]
     assert any(told in text for text in said), said
