@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 
 from formal.common.processes import Beside
 from formal.epochs import Mode
@@ -18,6 +19,7 @@ from formal.kernel.recognition import scan, writers
 from formal.kernel.recognition.callers import Mentions
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign, read
+from formal.tree.writes import Effects
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str], froze
             mentions = _mentions(tree)
             tree.helpers, tree.searched = Helpers(tree, mentions).through(tree.searched)
             before = _certain(tree.searched)
-            tree.renamed = roles.renamed(tree, mentions, {name for gap in before for name in gap.of})
+            unknown = {name for gap in before for name in gap.of}
+            tree.renamed = roles.renamed(tree, mentions, unknown, cache(lambda: _writers(tree, before)))
             if tree.renamed:
                 helpers, found = Helpers(tree, _mentions(tree)).through(_unknown(tree))
                 left = len(_certain(found))
@@ -76,6 +79,14 @@ def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str], froze
                 else:
                     tree.renamed = {}  # they do not stand for those
     return tree.searched, tree.renamed, tree.helpers
+
+
+def _writers(tree: KernelTree, gaps: Iterable[Gap]) -> frozenset[str]:
+    """The functions of gaps that write something modelled by their types, too."""
+    with suppress(NotUnderstoodError):
+        effects = Effects.of(tree.unread(), Mode.VHE)
+        return frozenset(name for gap in gaps if gap.writes is None or effects.at(gap) for name in gap.of)
+    return frozenset(name for gap in gaps for name in gap.of)
 
 
 def _mentions(tree: KernelTree) -> Mentions:

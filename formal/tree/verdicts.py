@@ -36,13 +36,14 @@ from formal.system import System
 from formal.transitions import OPERATIONS
 from formal.tree.accounted import unaccounted
 from formal.tree.deciding import Decider, checked, checker_of
-from formal.tree.rank import worse
+from formal.tree.rank import expected, worse
 from formal.tree.reading import Source, source
 from formal.tree.unknowns import Unknown, mattering, narrower, standing, unknowns
 from formal.tree.writes import Effects
 from formal.worldswitch import PARTS
 
 DEEP = 9  # fused steps, for the claims that are still open
+FEW = 4  # so many are searched so deep even if it is known by then that the tree is worse
 
 
 @dataclass
@@ -359,7 +360,7 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     wanted += [(claim.name, claim) for claim in obligation_claims(report.counterparts.values(), system.state())]
     wanted = [(n, claim) for n, claim in wanted if not job.claims or claim.name in job.claims]
     configuration = Configuration(report.resolved.epoch.name, mode.value)
-    expected = job.manifest.expected(configuration)
+    expecting = expected(job.manifest, report.resolved.epoch, report.resolved.kernel)
     if report.gaps:
         compared = [c.lifted for c in report.compared if c.lifted is not None]
         has = mattering(system, [claim for _, claim in wanted])
@@ -371,15 +372,15 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     checker = make(narrower(system, report.unknowns))
     decides = Decider(checker, system, report.unknowns, make) if report.unknowns else None
     check = checker.check if decides is None else decides.check
-    report.rows = [_row(report, checked(check, claim), expected.get(name)) for name, claim in wanted]
+    report.rows = [_row(report, checked(check, claim), expecting.get(name)) for name, claim in wanted]
     report.facts = checker.facts() if decides is None else decides.wider.facts()
-    if not any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
-        checker.depth = DEEP
-        for number, (name, claim) in enumerate(wanted):
-            if report.rows[number].verdict == "UNKNOWN":
-                report.rows[number] = _row(report, checked(check, claim), expected.get(name))
-                if worse(report.rows[number]) and report.rows[number].verdict == "VIOLATED":
-                    break
+    still_open = [number for number, row in enumerate(report.rows) if row.verdict == "UNKNOWN"]
+    checker.depth = DEEP
+    for number in still_open:
+        if len(still_open) > FEW and any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
+            break
+        name, claim = wanted[number]
+        report.rows[number] = _row(report, checked(check, claim), expecting.get(name))
     if decides is not None:
         left = {row.check for row in report.rows if row.verdict == "UNKNOWN"}
         reasons = decides.reasons(claim for name, claim in wanted if name in left)

@@ -89,12 +89,17 @@ def _bank_access(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     index = i.index("index")
     number, kind = t.extract(index, 3, 0), t.extract(index, 5, 4)
     value = i.bits("value")
-    failures = {name for term in lifted.writes.values() for name in support(term) if name.startswith(USER_COPY_FAILS)}
     return {
-        "p->regval": value, "val": value, "from user space": value, "p->is_write": TRUE,
-        "rd->CRm": t.zero_extend(number, 8), "rd->reg": t.zero_extend(number, 32),
-        "kind": kind, **dict.fromkeys(failures, FALSE),
+        "p->regval": value, "p->is_write": TRUE, "rd->CRm": t.zero_extend(number, 8),
+        "rd->reg": t.zero_extend(number, 32), "kind": kind, **_from_user(lifted, value),
     }  # fmt: skip
+
+
+def _from_user(lifted: Lifted, value: Term) -> Mapping[str, Term]:
+    """A register's value that user space gives: up to v5.19 the handlers copy it themselves, which succeeds."""
+    terms = [*lifted.writes.values(), *((lifted.result,) if lifted.result is not None else ())]
+    failures = {name for term in terms for name in support(term) if name.startswith(USER_COPY_FAILS)}
+    return {"val": value, "from user space": value, **dict.fromkeys(failures, FALSE)}
 
 
 def _oslar_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
@@ -103,7 +108,7 @@ def _oslar_write(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
 
 def _oslsr_value(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
     fixed = t.const(OSLM_IMPLEMENTED, 64)
-    return {"val": If(i.flag("locks"), fixed | t.const(2, 64), fixed), "rd->val": fixed}
+    return {**_from_user(lifted, If(i.flag("locks"), fixed | t.const(2, 64), fixed)), "rd->val": fixed}
 
 
 def _syndrome(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 
@@ -60,12 +60,16 @@ def strange(tree: KernelTree) -> bool:
     return any(here and here != known for here, known in _by_table(tree))
 
 
-def renamed(tree: KernelTree, mentions: Mentions, unknown: AbstractSet[str]) -> dict[str, str]:
+def renamed(
+    tree: KernelTree, mentions: Mentions, unknown: AbstractSet[str], write: Callable[[], AbstractSet[str]]
+) -> dict[str, str]:
     """The names of a tree's functions that stand where others are known: the tree's name, and the known one.
 
     Args:
         mentions: what the search for writers has found of the tree.
         unknown: the functions that it does not know.
+        write: those of them that write something modelled by their types, too: asked of those that nothing but
+            their callers speaks for, since a tree has many functions that others of its age do not have.
     """
     bodies = {name: set(names) for name, names in mentions.bodies.items()}
     taken = {name for names in bodies.values() for name in names} | bodies.keys() | _of_other_ages(tree)
@@ -74,7 +78,7 @@ def renamed(tree: KernelTree, mentions: Mentions, unknown: AbstractSet[str]) -> 
         if here != known and known not in taken and here in bodies and here not in found:
             found[here] = known
             _replace(bodies, here, known)
-    while (pair := _by_calls(bodies, taken | {*found.values()}, unknown)) is not None:
+    while (pair := _by_calls(bodies, taken | {*found.values()}, unknown, write)) is not None:
         found[pair[0]] = pair[1]
         _replace(bodies, *pair)
     return _free(tree, found) if found else {}
@@ -116,7 +120,10 @@ def _cells(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _by_calls(
-    bodies: Mapping[str, set[str]], taken: Iterable[str], unknown: AbstractSet[str]
+    bodies: Mapping[str, set[str]],
+    taken: Iterable[str],
+    unknown: AbstractSet[str],
+    write: Callable[[], AbstractSet[str]],
 ) -> tuple[str, str] | None:
     """A function that calls what only a function calls that this tree does not have, and is called where that is."""
     missing = _KNOWN - set(taken) - bodies.keys()
@@ -131,7 +138,7 @@ def _by_calls(
             continue
         around = callers.get(here, set()) & _KNOWN
         for known in missing:
-            if _fits(known, calls, around):
+            if _fits(known, calls, around) and (calls or here in write()):
                 alike = SequenceMatcher(None, here, known).ratio()
                 fits.append((len({n for n in calls if known in CALLERS[n]}), alike, here, known))
     return max(fits)[2:] if fits else None  # of several the one that calls most of it, or is spelled most like it

@@ -14,6 +14,7 @@ from formal.kernel.lift.values import Object, Pointer, Value, from_truth, pointe
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.logic import terms as t
+from formal.logic.known import folded
 from formal.logic.terms import BOOL, TRUE, And, Not, Term, is_const, value_of
 
 REQUESTS = "requests to a vCPU of kvm_make_request() change no state by being made"
@@ -110,6 +111,7 @@ class Calls(Instructions):
     def _copied(self, name: str, arguments: list[Cursor], values: list[Value], cursor: Cursor) -> bool:
         """Copies or clears a whole object as an assignment does; False if it is none, or not all of one."""
         target, source, size = values
+        size = folded(size) if isinstance(size, Term) else size
         kind, other = (_whole(argument) for argument in arguments[:2])
         if not isinstance(target, Pointer) or not isinstance(size, Term) or not is_const(size):
             return False
@@ -292,7 +294,7 @@ class Calls(Instructions):
         return t.var(f"sanitised.{name}", clang.bits(cursor.type))
 
     def _copy_from_user(self, cursor: Cursor, arguments: list[Cursor]) -> Value:
-        target, size = self.pointer(arguments[0]), self.integer(arguments[2])
+        target, size = self.pointer(arguments[0]), folded(self.integer(arguments[2]))
         self.value(arguments[1])
         if not is_const(size) or value_of(size) not in (1, 2, 4, 8):
             self._any_bytes(target, cursor, "a copy from user space of unknown or great size")

@@ -25,6 +25,7 @@ from formal.kernel.lift.values import (
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, children
 from formal.logic import terms as t
+from formal.logic.known import folded
 from formal.logic.terms import FALSE, TRUE, And, Eq, Not, Term, is_const, value_of
 
 _EFFECTS = (Kind.CALL_EXPR, Kind.BINARY_OPERATOR, Kind.UNARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.StmtExpr)
@@ -108,7 +109,7 @@ class Expressions(Machine):
         raise self.refusal(cursor, f"{declaration.spelling} is not known here")
 
     def _element(self, cursor: Cursor, array: Cursor, subscript: Cursor) -> Pointer:
-        base, index = self.pointer(array), self.integer(subscript)
+        base, index = self.pointer(array), folded(self.integer(subscript))
         step = clang.bits(cursor.type) // 8
         kind = IntType.of(subscript.type)
         length = self._length(array)

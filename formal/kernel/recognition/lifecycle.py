@@ -73,11 +73,18 @@ class Lifecycle(Reader):
             yield self._answered()
 
     def _answered(self) -> Rule:
-        """From v5.9 on EL2 answers the host's call in the register in which the host looks: x1 (SMCCC, after x0)."""
+        """From v5.9 on EL2 answers the host's call in the register in which the host looks: x1 (SMCCC, after x0).
+
+        The host takes what it finds there for what the function called returns: 32 bits, up to v5.13.
+        """
         f = self.program.lift(ANSWERS, self.mode)
+        called = self.program.lift(ANSWERS.removeprefix("handle_"), self.mode).result
         given = [value for lvalue, value in f.writes.items() if lvalue.endswith("regs.regs[1]")]
         read = f.reads.get("hw.mdcr_el2")
-        right = And(f.returns, Eq(given[0], read)) if len(given) == 1 and read is not None else FALSE
+        right = FALSE
+        if len(given) == 1 and read is not None and called is not None:
+            top = t.width(called) - 1
+            right = And(f.returns, Eq(t.extract(given[0], top, 0), t.extract(read, top, 0)))
         return Rule(f"{f.name}() gives the host MDCR_EL2", f.file, f.line, right)
 
     def creation(self) -> Iterator[Rule]:

@@ -107,6 +107,12 @@ class KernelTree:
             self.notes.append(f"{_CONFIGS} has no defconfig: every option is taken at its default")
         return found
 
+    def unread(self) -> KernelTree:
+        """The same tree under its own names, of which nothing is known yet: what is asked of it leaves nothing here."""
+        tree = KernelTree(self.path, self.config if self._config_given else None)
+        tree.__dict__["autoconf"] = self.autoconf
+        return tree
+
     @property
     def release(self) -> str:
         """The release that the Makefile states, such as ``6.1.192``."""

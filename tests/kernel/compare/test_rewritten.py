@@ -92,6 +92,9 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "EL2 answers in another register": (
         "6.1", Mode.NVHE, ANSWERS, {"cpu_reg(host_ctxt, 1) = __kvm_get": "cpu_reg(host_ctxt, 2) = __kvm_get"},
         "gives the host MDCR_EL2"),
+    "EL2 answers with half of it": (
+        "6.1", Mode.NVHE, ANSWERS, {"(host_ctxt, 1) = __kvm_get": "(host_ctxt, 1) = (u32)__kvm_get"},
+        "gives the host MDCR_EL2"),
     "the handler that another gives is not called": (
         "6.1", Mode.VHE, EXIT, {_ASKS: "\t\thandled = !kvm_get_exit_handler(vcpu);\n",
                                 "\t\texit_handle_fn exit_handler;\n\n": ""}, "arm_exit_handlers"),

@@ -20,6 +20,7 @@ _VHE, _NVHE, _BANKS, _TRAPS = (
     f"{KVM}/hyp/{name}" for name in ("vhe/switch.c", "nvhe/switch.c", "include/hyp/debug-sr.h", "include/hyp/switch.h")
 )
 _REGS, _EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
+_ARM, _HYP_MAIN = f"{KVM}/arm.c", f"{KVM}/hyp/nvhe/hyp-main.c"
 _COMMON = ("perform_access", "handle_trap_exceptions", "kvm_handle_guest_debug", "__debug_save_state", 
            "trap_debug_regs", "__activate_traps", "__activate_traps_common", "reg_to_dbg")  # fmt: skip
 RENAMED: Mapping[str, tuple[str, ...]] = {
@@ -79,6 +80,18 @@ def test_a_tree_has_no_name_of_another_age(tmp_path: Path) -> None:
     assert not found and [gap.of for gap in reading._certain(gaps)] == [{"strange"}], file
 
 
+def test_what_writes_nothing_modelled_stands_for_nothing(tmp_path: Path) -> None:
+    """By its text it may write any register; kvm_arch_vcpu_put() calls it, as others do kvm_vcpu_put_sysregs_vhe()."""
+    base, start = KernelTree(tree_path("6.12")), "void kvm_arch_vcpu_put(struct kvm_vcpu *vcpu)\n{\n"
+    path = linked_copy(base.path, tmp_path / "tree", _ARM)
+    text, store = path.read_text(), "\t__vcpu_sys_reg(vcpu, vcpu_sve_zcr_elx(vcpu)) = 0;\n"
+    assert text.count(start) == 1
+    strange = f"static void strange(struct kvm_vcpu *vcpu)\n{{\n{store}}}\n\n"
+    path.write_text(text.replace(start, f"{strange}{start}\tstrange(vcpu);\n"))
+    gaps, found, _ = reading._search(KernelTree(tmp_path / "tree"))
+    assert not found and {"strange"} in [gap.of for gap in reading._certain(gaps)]
+
+
 def test_a_tree_with_the_known_names_is_read_as_it_is() -> None:
     gaps, found, _ = reading._search(KernelTree(tree_path("6.1")))
     assert reading._certain(gaps) == () and not found
@@ -93,7 +106,6 @@ def test_a_name_that_is_taken_is_not_used(tmp_path: Path) -> None:
     assert not found and reading._certain(gaps)
 
 
-_ARM, _HYP_MAIN = f"{KVM}/arm.c", f"{KVM}/hyp/nvhe/hyp-main.c"
 _INIT, _RUN = "static void cpu_hyp_init_context(void)\n{\n", "static void handle___kvm_vcpu_run("
 _ENTERS = "\tcpu_reg(host_ctxt, 1) =  __kvm_vcpu_run("
 # a function that stands where 6.1 has none and others have one: what is read under that name is not compared

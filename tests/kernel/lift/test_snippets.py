@@ -84,6 +84,18 @@ def test_statement_expressions() -> None:
     assert run(lifted, "vcpu->x", y=1) == 5
 
 
+def test_a_number_that_no_variable_changes_is_one() -> None:
+    """Such as the size of a register, which is part of its number: the rest of that is any."""
+    size = "1UL << (((vcpu->b << 14) | 0x6030000000000000ULL) >> 52 & 15)"
+    copies = "unsigned long copy_from_user(void *to, const void *from, unsigned long n);"
+    copy = f"if (copy_from_user(&vcpu->y, (void *)vcpu->x, {size})) return;"
+    lifted = lift(f"{copy} vcpu->own.cr[(vcpu->b | 3) & 3] = 1;", before=copies)
+    assert "vcpu->own.cr[3]" in lifted.writes and "vcpu->own.cr[2]" not in lifted.writes
+    assert "from user space" in support(lifted.writes["vcpu->y"])
+    with pytest.raises(NotUnderstoodError, match="of unknown or great size"):
+        lift(copy.replace("14", "52"), before=copies)
+
+
 def test_arrays_with_an_unknown_index_carry_an_obligation() -> None:
     lifted = lift("vcpu->own.cr[vcpu->w] = 9;")
     (bound,) = lifted.obligations
