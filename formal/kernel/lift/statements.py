@@ -57,6 +57,8 @@ class Statements(Operators):
         self.breaks, self.continues = around
         local = set(scope.variables.values())
         result = ended.memory.get(scope.result) if scope.result is not None else None
+        if isinstance(result, Pointer) and clang.is_record(function.result_type):  # what is returned outlives the call
+            local -= {address.object for _, address in result.choices if address is not None}
         ended.memory = {k: v for k, v in ended.memory.items() if k[0] not in local and k != scope.result}
         ended.live = And(outside, ended.live) if lost else outside
         self.state = ended

@@ -11,7 +11,7 @@ from tests.kernel.edited import copy_of
 RESET, SWITCH, DEBUG, GUEST, EXIT = (
     f"{KVM}/{n}" for n in ("reset.c", "hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c")
 )
-MMIO = f"{KVM}/mmio.c"
+MMIO, VHE_SWITCH = f"{KVM}/mmio.c", f"{KVM}/hyp/vhe/switch.c"
 ANSWERS = f"{KVM}/hyp/nvhe/hyp-main.c"
 _COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
 _SAVES = (
@@ -41,6 +41,10 @@ _TAKES = (
 _ASKS = "\t\texit_handler = kvm_get_exit_handler(vcpu);\n\t\thandled = exit_handler(vcpu);\n"
 
 
+_IRQS_OFF = (
+    "\tunsigned long flags;\n\n\tlocal_irq_save(flags);\n\t__activate_traps_common(vcpu);\n"
+    "\tlocal_irq_restore(flags);\n"
+)
 _LOADS = "\tif (loaded)\n\t\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"
 
 
@@ -60,6 +64,8 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
     "a guard in a function that is read": (
         "7.3", Mode.VHE, RESET, {"\tpreempt_disable();\n\tloaded =": "\tguard(preempt)();\n\tloaded =",
                                  _LOADS + "\tpreempt_enable();\n": _LOADS}),
+    "a guard that keeps what it restores": (
+        "7.3", Mode.VHE, VHE_SWITCH, {_IRQS_OFF: "\tguard(irqsave)();\n\n\t__activate_traps_common(vcpu);\n"}),
     "loaded on any CPU": ("6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu >= 0;"}),
     "a helper that is given a constant": (
         "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
@@ -81,6 +87,9 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "a scoped guard that lets go too early": (
         "7.3", Mode.VHE, DEBUG, {_RELOADS: "\tscoped_guard(preempt)\n\t\tkvm_arch_vcpu_put(vcpu);\n"
                                  "\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"}, "within one region"),
+    "a guard over nothing": (
+        "7.3", Mode.VHE, VHE_SWITCH,
+        {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),
     "loaded on any CPU but 0": (
         "6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu > 0;"},
         "under the condition of the specification"),
