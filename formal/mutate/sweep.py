@@ -28,7 +28,7 @@ from formal.kernel.compare import hypervisor, protected
 from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.program import Lifted, files_for, load, side_of
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.recognition import scan, writers
 from formal.kernel.recognition.callers import Mentions
 from formal.kernel.source.tree import KVM, KernelTree
@@ -183,7 +183,7 @@ class Sweep:
     def _compared(self, *, scanned: bool = False) -> TreeReport:
         if scanned:
             scan.check(self.tree, writers.knows, (DEBUG_C,), self._searched)
-        binding = Binding(flags_of(self.tree))
+        binding = Binding.of(self.tree)
         return compare(self.program, binding, read(self.tree), self.mode, self._questions)
 
     def _all_lifted(self, report: TreeReport) -> dict[str, Lifted]:

@@ -23,7 +23,7 @@ from formal.kernel.compare import forwarding, handlers, hypervisor, ownership, p
 from formal.kernel.compare.behaviours import DEBUG_C, mattering, resolve
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Lifted, Program, files_for, load, side_of
-from formal.kernel.model.binding import Binding, allowed, flags_of
+from formal.kernel.model.binding import Binding, allowed
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities
 from formal.kernel.model.substitution import operations
 from formal.kernel.source.tree import KernelTree
@@ -78,7 +78,7 @@ class _Tree:
     """A tree in one mode, read as far as it is understood."""
 
     def __init__(self, tree: KernelTree, program: Program, mode: Mode, digest: str) -> None:
-        self.program, self.binding, self.mode = program, Binding(flags_of(tree)), mode
+        self.program, self.binding, self.mode = program, Binding.of(tree), mode
         self.gaps, self.found = Gaps(noted=True), Held("", mode.value, tree.release, digest)
         self.lifted: dict[str, Lifted] = {}
         for name in program.functions(DEBUG_C):

@@ -14,7 +14,7 @@ from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.compare.helpers import Helpers
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program, files_for, load, side_of
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.recognition import scan, writers
 from formal.kernel.recognition.callers import Mentions
 from formal.kernel.source.tree import KernelTree
@@ -41,7 +41,7 @@ def source(tree: KernelTree, *modes: Mode) -> Source:
     gaps = Gaps(noted=True)
     gaps.found += _search(tree)[0]
     program = load(tree, files_for(tree, *map(side_of, modes)))
-    return Source(program, Binding(flags_of(tree, gaps=gaps)), read(tree, gaps), tuple(gaps.found))
+    return Source(program, Binding.of(tree, gaps), read(tree, gaps), tuple(gaps.found))
 
 
 def prepare(trees: Sequence[KernelTree], *, fork: bool) -> None:

@@ -15,7 +15,7 @@ from formal.epochs import Mode
 from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Program, files_for, load
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.recognition.scan import Found, check
 from formal.kernel.recognition.writers import hinges, knows
 from formal.kernel.source.tree import KVM, KernelTree
@@ -58,7 +58,7 @@ class Copy:
             try:
                 gaps = Gaps(noted=True)
                 gaps.found += reading._search(self.tree)[0]
-                binding = Binding(flags_of(self.tree, gaps=gaps))
+                binding = Binding.of(self.tree, gaps)
                 return compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
             finally:
                 self.tree.searched, self.tree.renamed, self.tree.helpers = None, {}, frozenset()
@@ -100,7 +100,7 @@ class Copy:
         """The tree as it is now."""
         gaps = Gaps(noted=True)
         check(self.tree, knows, (DEBUG_C,), self._searched, gaps, hinges)
-        binding = Binding(flags_of(self.tree, gaps=gaps))
+        binding = Binding.of(self.tree, gaps)
         report = compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
         if claims:
             manifest = Manifest.read(PROOFS / "manifest.toml")

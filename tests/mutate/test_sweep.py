@@ -13,7 +13,7 @@ import pytest
 from formal.commands import mutate
 from formal.common.exit_codes import ExitCode
 from formal.epochs import Mode
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.source.tree import KVM
 from formal.logic.terms import FALSE, TRUE
 from formal.mutate import sweep as sweep_module
@@ -118,7 +118,7 @@ def test_a_term_that_differs_is_not_equivalent(sweep: Sweep) -> None:
     (before,) = [f for name, f in sweep._lifted.items() if name.startswith("kvm_arm_clear_debug ")]
     lvalue = next(iter(before.writes))
     other = replace(before, writes={**before.writes, lvalue: ~before.reads[lvalue]})
-    binding = Binding(flags_of(sweep.tree))
+    binding = Binding.of(sweep.tree)
     found = dict(_equalities(before, other, binding))
     assert found[lvalue] is not TRUE
     assert [name for name, equal in found.items() if equal is not TRUE] == [lvalue]

@@ -11,7 +11,7 @@ import pytest
 from formal.arch.registers import MDCR_EL2
 from formal.epochs import EPOCHS, Mode
 from formal.kernel.lift.program import Program, load
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.model.counterparts import counterparts
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.logic.terms import FALSE
@@ -42,7 +42,7 @@ def report(program: Program, names: tuple[str, ...] = (SETUP,)) -> TreeReport:
     """As treejob makes it, without proofs: no lemma is known."""
     lifted = {name: program.lift(name, "vhe", file=FILE) for name in names if name in program.functions(FILE)}
     assert isinstance(program.tree, KernelTree)
-    binding = Binding(flags_of(program.tree))
+    binding = Binding.of(program.tree)
     kernel = EPOCHS["E8"].kernel(Mode.VHE)
     found = TreeReport(Mode.VHE, SimpleNamespace(kernel=kernel))  # type: ignore[arg-type]
     found.binding, found.system = binding, System(kernel)

@@ -92,7 +92,7 @@ class Copies:
                 host, copy = f"vcpu->{element}", f"{HYP_COPY}{element}"
                 target, source = (copy, host) if to_copy else (host, copy)
                 after, given = f.writes.get(target), f.reads.get(source)
-                owned = TRUE if who is None else Eq(who, t.const(bank, t.width(who)))
+                owned = TRUE if who is None else Eq(who, t.const(self.binding.owners[bank], t.width(who)))
                 same = Eq(after, given) if after is not None and given is not None else FALSE
                 right.append(Or(Not(owned), same))
                 if not to_copy and after is not None:

@@ -15,7 +15,7 @@ from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED, USER_COPY_FAILS,
 from formal.kernel.lift.pointers import POINTERS
 from formal.kernel.lift.pointers import Mode as FrontMode
 from formal.kernel.lift.program import Argument, Lifted, Program, side_of
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.parse import clang
 from formal.kernel.parse.resolve import HOST
 from formal.kernel.source.tree import KernelTree
@@ -60,7 +60,7 @@ def subjects(program: Program, tree: KernelTree, mode: Mode) -> list[Subject]:
     """
     front: FrontMode = side_of(mode)
     debug = {name: program.lift(name, front, file=DEBUG_C) for name in program.functions(DEBUG_C)}
-    k = resolve(tree, mode, debug, Binding(flags_of(tree)), read(tree)).kernel
+    k = resolve(tree, mode, debug, Binding.of(tree), read(tree)).kernel
     found = [Subject(lifted, mode, DEBUG_C) for lifted in debug.values()]
     for handler in handlers.HANDLERS:
         if handler.when(k):

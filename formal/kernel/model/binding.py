@@ -19,6 +19,7 @@ from formal.kernel.lift.assembly import number
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.lift.program import Lifted
 from formal.kernel.source.tree import Sources
+from formal.kernel.text.forms import without_comments
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
 from formal.logic.terms import BOOL, Eq, If, Ne, Not, Or, Term
@@ -191,6 +192,37 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps:
     return found
 
 
+def owners_of(tree: Sources, gaps: Gaps | None = None) -> dict[DebugOwner, int]:
+    """The numbers that a tree has for who owns the debug registers, from v6.14 on.
+
+    Raises:
+        NotUnderstoodError: if they are not told, or a new vCPU, which is all zero, has an owner; and that is not noted.
+    """
+    gaps, text = gaps or Gaps(), tree.read(KVM_HOST)
+    found = {who: int(who) for who in DebugOwner}
+    if (enum := _ENUM.search(text)) is None:
+        return found
+    at: int | None = -1
+    told = dict[str, int | None]()
+    for item in without_comments(enum[1]).split(","):
+        name, _, value = (part.strip() for part in item.partition("="))
+        at = told[name] = number(value) if value else None if at is None else at + 1
+    numbers = {who: told.get(name) for name, who in ENUMERATORS.items()}
+    if numbers[DebugOwner.FREE] != 0 or None in numbers.values() or len({*numbers.values()}) != len(numbers):
+        with gaps.at("", writes="debug_owner"):
+            line = text[: enum.start()].count("\n") + 1
+            raise NotUnderstoodError(KVM_HOST, line, f"debug_owner is one of {numbers}: not one number each, FREE 0")
+        return found
+    return {who: value for who, value in numbers.items() if value is not None}
+
+
+def _owner(who: Mapping[DebugOwner, Term]) -> Term:
+    """The owner in the state, of which it is known for each whether it is that."""
+    free, host, guest = (t.const(o, 2) for o in (DebugOwner.FREE, DebugOwner.HOST, DebugOwner.GUEST))
+    return If(who[DebugOwner.HOST], host, If(who[DebugOwner.GUEST], guest, free))
+
+
+_ENUM = re.compile(r"\benum\s*\w*\s*\{([^{}]*\bVCPU_DEBUG_FREE\b[^{}]*)\}")
 _FLAG = re.compile(r"(?m)^#define[ \t]+(\w+)[ \t]+(__vcpu_single_flag\(.*?\)|\(\d+ << \d+\))[ \t]*(?:/\*.*)?$")
 
 
@@ -227,9 +259,19 @@ class Binding:
     """The binding of one tree."""
 
     flags: Mapping[str, Flag]
+    owners: Mapping[DebugOwner, int] = field(default_factory=lambda: {who: int(who) for who in DebugOwner})
     _by_lvalue: Mapping[str, str] = field(
         default_factory=lambda: {lvalue: v for v, lvalues in REGISTERS.items() for lvalue in lvalues}
     )
+
+    @staticmethod
+    def of(tree: Sources, gaps: Gaps | None = None) -> Binding:
+        """The binding of a tree.
+
+        Raises:
+            NotUnderstoodError: if what it says of its flags or owners is not understood, and that is not noted.
+        """
+        return Binding(flags_of(tree, gaps=gaps), owners_of(tree, gaps))
 
     def before(self, lifted: Lifted, s: State) -> dict[str, Term]:
         """For every C variable that a lifted term uses: its value in a state, by the name of the variable.
@@ -265,7 +307,7 @@ class Binding:
         if lvalue in COUNTED:
             return t.const(0xF, t.width(variable))
         if lvalue in OWNERS and OWNERS[lvalue] in s.values:
-            return t.zero_extend(s.values[OWNERS[lvalue]], t.width(variable))
+            return self._number(s.values[OWNERS[lvalue]], t.width(variable))
         if lvalue == DEBUG_PTR:
             return If(s.debug_ptr_external, t.const(1, t.width(variable)), t.const(0, t.width(variable)))
         here = [(name, flag.bit) for name, flag in self.flags.items() if flag.lvalue == lvalue]
@@ -276,6 +318,16 @@ class Binding:
             mask = t.const(1 << bit, t.width(variable))
             word = If(s.values[name], word | mask, word & ~mask)
         return word
+
+    def _number(self, owner: Term, bits: int) -> Term:
+        """The C's number for an owner."""
+        numbers = {who: t.const(number, bits) for who, number in self.owners.items()}
+        if all(number == who for who, number in self.owners.items()):
+            return t.zero_extend(owner, bits)
+        found = numbers[DebugOwner.FREE]
+        for who, one in numbers.items():
+            found = If(Eq(owner, t.const(who, 2)), one, found)
+        return found
 
     def after(self, lifted: Lifted, s: State, given: Mapping[str, Term] | None = None) -> Effect:
         """What a lifted function does to a state; ``given`` are values of C variables that are not in the state."""
@@ -294,9 +346,9 @@ class Binding:
             elif lvalue == INJECTED:
                 conditions[NOT_INJECTED] = Eq(value, t.const(0, t.width(value)))
             elif lvalue in OWNERS:
-                values[OWNERS[lvalue]] = t.extract(value, 1, 0)
-                one_of = Or(*(Eq(value, t.const(who, t.width(value))) for who in DebugOwner))
-                conditions[f"{OWNERS[lvalue]} is one of its enumerators"] = one_of
+                who = {o: Eq(value, t.const(number, t.width(value))) for o, number in self.owners.items()}
+                values[OWNERS[lvalue]] = _owner(who)
+                conditions[f"{OWNERS[lvalue]} is one of its enumerators"] = Or(*who.values())
             elif lvalue == DEBUG_PTR:
                 own, external = t.const(0, t.width(value)), t.const(1, t.width(value))
                 values["debug_ptr_external"] = Eq(value, external)

@@ -10,7 +10,7 @@ from formal.epochs import HOSTS
 from formal.epochs import Mode as EpochMode
 from formal.kernel.compare.behaviours import resolve
 from formal.kernel.lift.program import Lifted, Mode, Program
-from formal.kernel.model.binding import Binding, flags_of
+from formal.kernel.model.binding import Binding
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import read
 from formal.logic import terms as t
@@ -112,6 +112,6 @@ def test_a_setup_that_writes_no_mdcr_el2_has_the_behaviours_of_the_other_functio
     setup = functions["kvm_arm_setup_debug"]
     less = {name: value for name, value in setup.writes.items() if name != "vcpu->arch.mdcr_el2"}
     broken = {**functions, "kvm_arm_setup_debug": replace(setup, writes=less)}
-    binding, signs = Binding(flags_of(tree)), read(tree)
+    binding, signs = Binding.of(tree), read(tree)
     right = resolve(tree, mode, functions, binding, signs)
     assert resolve(tree, mode, broken, binding, signs).kernel == right.kernel
