@@ -29,7 +29,7 @@ OSLM_IMPLEMENTED = 1 << 3  # OSLSR_EL1.OSLM as the guest sees it (sys_regs.c, fr
 
 
 def slot(index: Term, k: Kernel) -> Term:
-    """Where the value of a break- or watchpoint register is kept; v5.4 to v5.12 lost the number and always used 0."""
+    """Where the value of a break- or watchpoint register is kept; v5.3 to v5.12 lost the number and always used 0."""
     n = t.width(index)
     return index if k.indexes_trapped_banks else index & t.const(3 << (n - 2), n)
 

@@ -100,7 +100,7 @@ CHANGES: tuple[Change, ...] = (
         str(FIRST),
         "",
         "trapped accesses of breakpoint registers go to their number",
-        until="v5.4",  # 03fdfb269009
+        until="v5.3",  # 03fdfb269009
     ),
     Change(
         "vhe_writes_changed_mdcr",

@@ -69,8 +69,8 @@ def test_an_epoch_says_what_is_new(epoch: object) -> None:
     [
         ("v4.5", Mode.NVHE, {"sets_pmuserenr": False, "mdcr_el2_bits": 32}),
         ("v4.16", Mode.VHE, {"fakes_step_exit": True, "vhe_traps_at_load": False}),
-        ("v5.3", Mode.VHE, {"indexes_trapped_banks": True}),
-        ("v5.4", Mode.VHE, {"indexes_trapped_banks": False}),
+        ("v5.2", Mode.VHE, {"indexes_trapped_banks": True}),
+        ("v5.3", Mode.VHE, {"indexes_trapped_banks": False}),
         ("v5.10", Mode.VHE, {"traps_trace_filter": False, "first_run_init": False}),
         ("v5.10.y", Mode.VHE, {"traps_trace_filter": True, "first_run_init": True, "indexes_trapped_banks": True}),
         ("v5.14", Mode.NVHE, {"returns_trace_buffer": True, "saves_host_mdcr": False}),

@@ -309,7 +309,7 @@ class Leave:
         if after is None:
             return
         printed = shows_trap(function, writes, value)
-        if self.kernel.indexes_trapped_banks:  # v5.4 to v5.12 also printed number 0 for all of them
+        if self.kernel.indexes_trapped_banks:  # v5.3 to v5.12 also printed number 0 for all of them
             same = printed.same
             text = printed.text.replace("reg ...", f"reg {number}")
             printed = replace(printed, text=text, same=lambda e: same(e) and e.fields["number"] == number)

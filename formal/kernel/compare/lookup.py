@@ -282,7 +282,7 @@ class Lookup(Reader):
 
     def _masked(self) -> Iterator[Rule]:
         """Under VHE all exceptions are masked around the guest's run, debug exceptions too (a hypervisor's own are)."""
-        run, inner = "__kvm_vcpu_run", "__kvm_vcpu_run_vhe"
+        run, inner = self.outer, "__kvm_vcpu_run_vhe"
         if not self.program.defines(run, self.mode):
             return
         if self.enters_itself:  # as before v5.8

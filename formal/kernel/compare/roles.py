@@ -56,8 +56,9 @@ _KNOWN = frozenset(CALLERS) | frozenset(READ) | OPERATIONS | {n for names in CAL
 
 
 def strange(tree: KernelTree) -> bool:
-    """Whether a table names a function that is not known where it stands."""
-    return any(here and here != known for here, known in _by_table(tree))
+    """Whether a table names a function that is not known where it stands, or the file of tables uses a former name."""
+    former = re.search(rf"\b(?:{'|'.join(_FORMER)})\b", signs.source(tree, SYS_REGS) or "")
+    return former is not None or any(here and here != known for here, known in _by_table(tree))
 
 
 def renamed(

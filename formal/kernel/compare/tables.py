@@ -85,7 +85,7 @@ def system_registers(program: Program) -> Iterator[Entry]:
 def told(program: Program, signs: Iterable[Sign], gaps: Gaps) -> Iterator[Sign]:
     """Whether the entries of break- and watchpoint registers have their numbers, where handlers ask the table.
 
-    That is so before v5.4; then each entry has 0, and handlers ask for the encoding from v5.13 on.
+    That is so before v5.3; then each entry has 0, and handlers ask for the encoding from v5.13 on.
     """
     if any(s.behaviour == "indexes_trapped_banks" and not s.value for s in signs):
         with gaps.at(TRAP_BANK, SET_BANK, *RESETS):

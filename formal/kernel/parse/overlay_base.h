@@ -1,5 +1,5 @@
 /*
- * Macros of what lies below C, spelled as calls that the lifter knows: per-CPU addressing, static keys, BUG and WARN, what
+ * Macros of what lies below C, spelled as calls that the lifter knows: per-CPU addressing, BUG and WARN, what
  * orders accesses, what keeps off interrupts and preemption. One #define a line and no #undef: clang then reports each
  * redefinition, and a file that defines one of them anew is refused.
  */
@@ -8,7 +8,6 @@ void __lift_bug(void) __attribute__((noreturn));
 void __lift_bug_on(int condition);
 int __lift_warn_on(int condition);
 void __lift_nothing(void);
-_Bool __lift_static_key(const void *key);
 #define __LIFT_PER_CPU(p) ((typeof(&*(p)))__lift_this_cpu_ptr((const void *)(p)))
 #define this_cpu_ptr(p) __LIFT_PER_CPU(p)
 #define raw_cpu_ptr(p) __LIFT_PER_CPU(p)
@@ -28,5 +27,3 @@ _Bool __lift_static_key(const void *key);
 #define BUILD_BUG_ON(c) __lift_nothing()
 #define preempt_disable() __lift_nothing()
 #define preempt_enable() __lift_nothing()
-#define static_branch_likely(x) __lift_static_key((const void *)(x))
-#define static_branch_unlikely(x) __lift_static_key((const void *)(x))

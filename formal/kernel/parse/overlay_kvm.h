@@ -1,6 +1,12 @@
 /* Macros of KVM's own headers, as in overlay_base.h; included after them. */
 #define __LIFT_SAME(f) f
 #define kvm_call_hyp_nvhe(f, ...) __LIFT_SAME(f)(__VA_ARGS__)
+#ifdef kvm_call_hyp_nvhe_ret
+#define kvm_call_hyp_nvhe_ret(f, ...) __LIFT_SAME(f)(__VA_ARGS__)
+#endif
+#ifdef __hyp_this_cpu_ptr
+#define __hyp_this_cpu_ptr(s) __LIFT_PER_CPU(&(s))
+#endif
 #define kvm_ksym_ref(f) f
 #define __kvm_call_hyp(f, ...) __LIFT_SAME(f)(__VA_ARGS__)
 #define kern_hyp_va(v) (v)

@@ -21,7 +21,8 @@ from formal.kernel.parse.units import TranslationUnit, collect, included
 from formal.kernel.source.tree import KernelTree
 
 _FILE = "/front-end/preamble.h"
-_ASM, _BASE, _KVM = "/front-end/overlay_asm.h", "/front-end/overlay_base.h", "/front-end/overlay_kvm.h"
+_OVERLAYS = _ASM, _KEYS, _BASE, _KVM = tuple(f"/front-end/overlay_{name}.h" for name in ("asm", "keys", "base", "kvm"))
+FIRST_HEADERS = ("linux/types.h", "linux/jump_label.h")
 BASE_HEADERS = (
     "linux/kernel.h",
     "linux/bug.h",
@@ -51,7 +52,7 @@ class Preamble:
 def overlay_texts() -> dict[str, str]:
     """The overlays that come with this package, by the name under which the driver includes them."""
     package = resources.files("formal.kernel.parse")
-    return {path: package.joinpath(path.rsplit("/", 1)[1]).read_text(encoding="utf-8") for path in (_ASM, _BASE, _KVM)}
+    return {path: package.joinpath(path.rsplit("/", 1)[1]).read_text(encoding="utf-8") for path in _OVERLAYS}
 
 
 def replaced_macros(text: str) -> dict[int, str]:
@@ -99,6 +100,7 @@ def parse_preamble(tree: KernelTree, extra_flags: Iterable[str] = ()) -> Preambl
     replacing = [(name, text) for name, text in overlays.items() if name != _ASM]
     macros = {(name, line): macro for name, text in replacing for line, macro in replaced_macros(text).items()}
     lines = [line for name in _GOTO for line in (f"#undef {name}", f"#define {name}(x...) asm goto(x)")]
+    lines += [*(f"#include <{h}>" for h in FIRST_HEADERS), f'#include "{_KEYS}"']
     lines += [*(f"#include <{h}>" for h in BASE_HEADERS), f'#include "{_BASE}"']
     lines += [*(f"#include <{h}>" for h in KVM_HEADERS), f'#include "{_KVM}"', ""]
     unsaved = ((_FILE, "\n".join(lines)), *overlays.items())

@@ -31,7 +31,8 @@ MODELLED = re.compile(
 )
 SETUP, CLEAR, RESET_PTR = "kvm_arm_setup_debug", "kvm_arm_clear_debug", "kvm_arm_reset_debug_ptr"
 FIRST_RUN, INIT = "kvm_arm_vcpu_init_debug", "kvm_arm_init_debug"
-ENTRIES = ("kvm_arm_vcpu_enter_exit", "__kvm_vcpu_run", "__kvm_vcpu_run_vhe")
+OUTER = ("kvm_vcpu_run_vhe", "__kvm_vcpu_run")  # what is around __kvm_vcpu_run_vhe(): in v5.8, and from v5.9 on
+ENTRIES = ("kvm_arm_vcpu_enter_exit", *OUTER, "__kvm_vcpu_run_vhe")
 INIT_OWNER, LOAD, PUT = "kvm_init_host_debug_data", "kvm_vcpu_load_debug", "kvm_vcpu_put_debug"  # from v6.14
 LOADS, PUTS = ("kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_load_vhe"), ("kvm_vcpu_put_sysregs_vhe", "kvm_vcpu_put_vhe")
 SKIPS = ("kvm_incr_pc", "kvm_skip_instr")
@@ -109,6 +110,11 @@ class Reader:
     def enters_itself(self) -> bool:
         """Whether the run loop calls the world switch of VHE itself, as before v5.8."""
         return self.k.vhe and bool(self.read("kvm_arch_vcpu_ioctl_run", ARM_C, WORK).named("__kvm_vcpu_run_vhe"))
+
+    @property
+    def outer(self) -> str:
+        """The function that masks exceptions around the guest's run under VHE, or runs it under nVHE."""
+        return OUTER[not (self.k.vhe and self.program.defines(OUTER[0], self.mode))]
 
     def exactly(
         self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = (), parts: Mapping[str, str] | None = None

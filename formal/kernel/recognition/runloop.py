@@ -152,7 +152,7 @@ class RunLoop(Reader):
                      ("__deactivate_traps", "vcpu", "traps at exit"),
                      ("sysreg_restore_host_state_vhe", host, "restore host state")]  # fmt: skip
             if not self.enters_itself:
-                outer = self.read("__kvm_vcpu_run")
+                outer = self.read(self.outer)
                 yield from self.exactly(outer, ["__kvm_vcpu_run_vhe"], (IRQ_ON, IRQ_OFF))
                 yield from self.when(outer, "__kvm_vcpu_run_vhe", TRUE)
         else:

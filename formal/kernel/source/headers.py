@@ -36,11 +36,13 @@ def _defines(values: dict[str, int]) -> str:
 def _wrappers(tree: Path) -> dict[str, str]:
     """Headers of which the architecture takes the generic form."""
     out: dict[str, str] = {}
-    for sub, generic in (("", "include/asm-generic/Kbuild"), ("uapi/", "include/uapi/asm-generic/Kbuild")):
+    for sub in ("", "uapi/"):
         folder = tree / f"arch/arm64/include/{sub}asm"
         kbuild = folder / "Kbuild"
         made = {*_kbuild(kbuild, "generated-y"), *_kbuild(kbuild, "syscall-y")}
-        mandatory = [h for h in _kbuild(tree / generic, "mandatory-y") if h not in made and not (folder / h).exists()]
+        every = [tree / f"include/{sub}asm-generic/{name}" for name in ("Kbuild", "Kbuild.asm")]  # .asm: up to v5.0
+        listed = [header for file in every for header in _kbuild(file, "mandatory-y")]
+        mandatory = [h for h in listed if h not in made and not (folder / h).exists()]
         for header in [*_kbuild(kbuild, "generic-y"), *mandatory]:
             out[f"arch/{sub}asm/{header}"] = f"#include <asm-generic/{header}>\n"
     return out

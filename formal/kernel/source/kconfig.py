@@ -39,12 +39,18 @@ _MOST_SKIPPED = 20  # lines that are left out before the files are given up
 _TOOLS = "NM AR RUSTC BINDGEN OBJCOPY HOSTCC HOSTCXX PAHOLE RUSTFMT STRIP CLANG_FLAGS CONFIG_SHELL AWK".split()
 
 
+_VERSIONS = (  # scripts, the first that is called, and what they print
+    ("gcc-version", "0"), ("clang-version", "180101"), ("cc-version", "Clang 180101"), ("ld-version", "LLD 180101"),
+    ("as-version", "LLVM 180101"),
+)  # fmt: skip
+
+
 def _answer(_kconfig: object, _name: str, command: str) -> str:
     """What a shell would answer to ``$(shell,command)`` of a Kconfig file, without running one."""
-    for script, answer in (("cc-version", "Clang 180101"), ("ld-version", "LLD 180101"), ("as-version", "LLVM 180101")):
+    for script, answer in _VERSIONS:
         if script in command:
             return answer
-    if "gcc-plugin" in command or "rust" in command:
+    if "gcc-plugin" in command or "grep -q gcc" in command or "rust" in command:
         return "n"
     if chosen := re.search(r"set -- (.*) && echo \$(\d)", command):
         return chosen.group(1).split()[int(chosen.group(2)) - 1]

@@ -12,7 +12,7 @@ RESET, SWITCH, DEBUG, GUEST, EXIT = (
     f"{KVM}/{n}" for n in ("reset.c", "hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c")
 )
 MMIO, VHE_SWITCH = f"{KVM}/mmio.c", f"{KVM}/hyp/vhe/switch.c"
-ANSWERS = f"{KVM}/hyp/nvhe/hyp-main.c"
+ANSWERS, HOST = f"{KVM}/hyp/nvhe/hyp-main.c", "arch/arm64/include/asm/kvm_host.h"
 _COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
 _SAVES = (
     "\t*host_data_ptr(host_debug_state.mdcr_el2) = read_sysreg(mdcr_el2);\n"
@@ -66,6 +66,10 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
                                  _LOADS + "\tpreempt_enable();\n": _LOADS}),
     "a guard that keeps what it restores": (
         "7.3", Mode.VHE, VHE_SWITCH, {_IRQS_OFF: "\tguard(irqsave)();\n\n\t__activate_traps_common(vcpu);\n"}),
+    "the owners of the debug registers in another order": (
+        "7.3", Mode.NVHE, HOST, {
+            "\t\tVCPU_DEBUG_HOST_OWNED,\n\t\tVCPU_DEBUG_GUEST_OWNED,\n":
+            "\t\tVCPU_DEBUG_GUEST_OWNED,\n\t\tVCPU_DEBUG_HOST_OWNED = 7, /* 7, not 2 */\n"}),
     "loaded on any CPU": ("6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu >= 0;"}),
     "a helper that is given a constant": (
         "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
@@ -90,6 +94,8 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "a guard over nothing": (
         "7.3", Mode.VHE, VHE_SWITCH,
         {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),
+    "a new vCPU has an owner": (
+        "7.3", Mode.NVHE, HOST, {"\t\tVCPU_DEBUG_FREE,\n": "\t\tVCPU_DEBUG_FREE = 3,\n"}, "FREE 0"),
     "loaded on any CPU but 0": (
         "6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu > 0;"},
         "under the condition of the specification"),
@@ -126,3 +132,24 @@ def test_what_only_looks_alike_is_told(name: str) -> None:
     found = copy_of(version).whole(file, edits, mode)
     said = [*map(str, found.gaps), *(f"{c.function}: {c.differs_in}" for c in found.compared if not c.equal)]
     assert any(told in text for text in said), said
+
+
+_ASM = "arch/arm64/include/asm/kvm_asm.h"
+_DECLARED, _CALLED = "extern int __kvm_vcpu_run(", "ret = kvm_call_hyp_ret(__kvm_vcpu_run, vcpu);"
+_CHOSEN = "ret = has_vhe() ? kvm_vcpu_run_vhe(vcpu) : kvm_call_hyp_nvhe(__kvm_vcpu_run, vcpu);"
+
+
+@pytest.mark.parametrize(
+    ("mode", "masks", "told"),
+    [(Mode.VHE, True, False), (Mode.NVHE, True, False), (Mode.VHE, False, True)],
+    ids=["vhe", "nvhe", "vhe without a mask"],
+)
+def test_the_run_function_of_vhe_has_a_name_of_its_own(mode: Mode, masks: bool, told: bool) -> None:
+    """As in v5.8."""
+    copy = copy_of("5.10")
+    renamed = {"\nint __kvm_vcpu_run(": "\nint kvm_vcpu_run_vhe("} | ({} if masks else {"\tlocal_daif_mask();\n": ""})
+    declared = {_DECLARED: f"extern int kvm_vcpu_run_vhe(struct kvm_vcpu *vcpu);\n{_DECLARED}"}
+    with copy.edited(VHE_SWITCH, renamed), copy.edited(_ASM, declared):
+        found = copy.whole(f"{KVM}/arm.c", {_CALLED: _CHOSEN}, mode)
+    assert any("masks exceptions" in str(gap) for gap in found.gaps) == told
+    assert bool(found.gaps) == told and all(c.equal for c in found.compared)

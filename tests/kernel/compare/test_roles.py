@@ -97,6 +97,16 @@ def test_a_tree_with_the_known_names_is_read_as_it_is() -> None:
     assert reading._certain(gaps) == () and not found
 
 
+def test_a_former_name_is_read_where_nothing_else_is_strange(tmp_path: Path) -> None:
+    """sysreg_hidden() was sysreg_hidden_from_guest() up to v5.9; neither writes anything."""
+    path = linked_copy(tree_path("6.1"), tmp_path / "tree", _REGS)
+    path.write_text(re.sub(r"\bsysreg_hidden\b", "sysreg_hidden_from_guest", path.read_text()))
+    header = linked_copy(tree_path("6.1"), tmp_path / "tree", f"{KVM}/sys_regs.h")
+    header.write_text(re.sub(r"\bsysreg_hidden\b", "sysreg_hidden_from_guest", header.read_text()))
+    gaps, found, _ = reading._search(KernelTree(tmp_path / "tree"))
+    assert found == {"sysreg_hidden_from_guest": "sysreg_hidden"} and reading._certain(gaps) == ()
+
+
 def test_a_name_that_is_taken_is_not_used(tmp_path: Path) -> None:
     """Else two functions would be one."""
     tree = renamed_copy("6.1", ("trap_oslar_el1",), tmp_path / "tree")

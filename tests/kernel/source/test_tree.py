@@ -12,7 +12,7 @@ import pytest
 from formal.common.processes import Beside
 from formal.kernel.errors import NotDefinedError, NotUnderstoodError, TreeError
 from formal.kernel.lift.program import Program
-from formal.kernel.source import generated
+from formal.kernel.source import generated, headers
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.tree import reading
 from formal.tree.reading import prepare, source
@@ -90,6 +90,31 @@ def test_kconfig_files_that_are_missing_or_not_understood_cost_their_options_onl
     assert {"#define CONFIG_KVM 1", "#define CONFIG_OWN 1"} <= set(tree.autoconf.splitlines())
     assert re.search(r"drivers/Kconfig:4: .*: the line is left out", tree.notes[0])
     assert "Kconfig: vendor/none/Kconfig missing" in tree.notes[1]
+
+
+def test_the_compiler_is_clang_however_a_release_asks(tmp_path: Path) -> None:
+    """Up to v5.9 each compiler has a script; a number that is none would stop the preprocessor."""
+    kconfig = linked_copy(tree_path("6.1"), tmp_path, "drivers/Kconfig")
+    asks = "".join(f"config OWN_{name.upper()}\n\tdef_bool $(success,$(CC) --version | head -n 1 | grep -q {name})\n\n"
+                   f"config OWN_{name.upper()}_VERSION\n\tint\n\tdefault $(shell,$(srctree)/scripts/{name}-version.sh"
+                   " $(CC))\n\n" for name in ("gcc", "clang"))  # fmt: skip
+    kconfig.write_text(asks + kconfig.read_text())
+    lines = [line for line in KernelTree(tmp_path).autoconf.splitlines() if line.startswith("#define CONFIG_OWN_")]
+    assert sorted(lines) == [
+        f"#define CONFIG_OWN_{text}" for text in ("CLANG 1", "CLANG_VERSION 180101", "GCC_VERSION 0")
+    ]
+
+
+@pytest.mark.parametrize("name", ["Kbuild", "Kbuild.asm"])
+def test_headers_that_each_architecture_must_have_are_the_generic_ones(tmp_path: Path, name: str) -> None:
+    """Up to v5.0 the list for user space is in a file of its own."""
+    own, generic = tmp_path / "arch/arm64/include/uapi/asm", tmp_path / "include/uapi/asm-generic"
+    for folder in (own, generic):
+        folder.mkdir(parents=True)
+    (own / "fcntl.h").write_text("")
+    (own / "Kbuild").write_text("generic-y += kvm_para.h\n")
+    (generic / name).write_text("mandatory-y += fcntl.h\nmandatory-y += types.h\n")
+    assert sorted(headers._wrappers(tmp_path)) == ["arch/uapi/asm/kvm_para.h", "arch/uapi/asm/types.h"]
 
 
 def test_a_tree_without_debug_c(tmp_path: Path) -> None:
