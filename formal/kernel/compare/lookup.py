@@ -44,11 +44,11 @@ TRAPPED = 2  # ARM_EXCEPTION_TRAP in arch/arm64/include/asm/kvm_asm.h: a synchro
 EC = (31, 26)  # of ESR_ELx (Arm ARM D24.2.40), and of a trapped MSR or MRS (ISS encoding, EC 0x18):
 SYNDROME = {"Op0": (21, 20), "Op2": (19, 17), "Op1": (16, 14), "CRn": (13, 10), "CRm": (4, 1)}
 _RT, _IS_READ = (9, 5), 0
-# of a register's index in KVM_SET_ONE_REG
-_INDEX = {"Op0": (15, 14), "Op1": (13, 11), "CRn": (10, 7), "CRm": (6, 3), "Op2": (2, 0)}
+_INDEX = {"Op0": (15, 14), "Op1": (13, 11), "CRn": (10, 7), "CRm": (6, 3), "Op2": (2, 0)}  # KVM_SET_ONE_REG's
 _WIDE = 22  # bits of the number that the kernel makes of an encoding, at most
 # KVM_REG_ARM_CORE_REG(regs.pstate), KVM_REG_ARM_CORE, and the size of 64 bits in an index (include/uapi)
 _PSTATE_INDEX, _CORE, _U64 = 0x42, 0x10, 3
+_RESETS_ALL, _TABLE = "reset_sys_reg_descs", "sys_reg_descs"  # up to v5.8
 _SEARCHES = ("__inline_bsearch", "bsearch")
 _MASKS = re.compile(r"\bmsr\s+daifset\s*,\s*#(0x[0-9a-f]+|\d+)", re.I)
 _UNMASKS = re.compile(r"\bmsr\s+(daifclr|daif)\b", re.I)
@@ -260,7 +260,13 @@ class Lookup(Reader):
     def _all_reset(self) -> Iterator[Rule]:
         """Each entry that has a reset is reset, the first as the last."""
         name, number = "kvm_reset_sys_regs", self._entries()
-        if self.program.defines("reset_sys_reg_descs", self.mode, SYS_REGS):
+        if self.program.defines(_RESETS_ALL, self.mode, SYS_REGS):
+            f = self.read(name, SYS_REGS, ("memset", _RESETS_ALL))
+            every = [n for n, c in enumerate(f.calls) if c.name == _RESETS_ALL and c.arguments[1] == _TABLE]
+            junk = [n for n, c in enumerate(f.calls) if c.name == "memset" or c.name.startswith("= ")]  # before v5.3
+            once = len(every) == 1 and f.calls[every[0]].guard is TRUE and max([-1, *junk]) < every[0]
+            whole = frozenset({(name, SYS_REGS)} if junk else ())
+            yield Rule(f"{name}() resets all, and fills none later", f.file, f.line, t.boolean(once), whole=whole)
             return
         size = self.program.resolver.unit(SYS_REGS, self.mode).records["sys_reg_desc"].get_size()
         for turn in dict.fromkeys((0, 1, number - 1, number)):

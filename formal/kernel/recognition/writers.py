@@ -40,8 +40,8 @@ OPERATIONS = frozenset(
     """.split()
 )
 
-# functions that in some releases write PSTATE, and are read whole there: any emulation, or ioctl, may call them
-_READ = frozenset("inject_abt64 inject_undef64 enter_exception64 set_core_reg get_core_reg".split())
+# functions that in some releases write PSTATE, or all registers, and are read whole there
+_READ = frozenset("inject_abt64 inject_undef64 enter_exception64 set_core_reg get_core_reg kvm_reset_sys_regs".split())
 
 # what of these some releases have without comparing it: there it may write this, and no more
 _UNCOMPARED: dict[str, frozenset[str]] = {

@@ -12,6 +12,7 @@ RESET, SWITCH, DEBUG, GUEST, EXIT = (
     f"{KVM}/{n}" for n in ("reset.c", "hyp/include/hyp/switch.h", "debug.c", "guest.c", "handle_exit.c")
 )
 MMIO, VHE_SWITCH = f"{KVM}/mmio.c", f"{KVM}/hyp/vhe/switch.c"
+REGS = f"{KVM}/sys_regs.c"
 ANSWERS, HOST = f"{KVM}/hyp/nvhe/hyp-main.c", "arch/arm64/include/asm/kvm_host.h"
 _COMMON = "static inline void __activate_traps_common(struct kvm_vcpu *vcpu)\n{\n"
 _SAVES = (
@@ -48,6 +49,26 @@ _IRQS_OFF = (
 _LOADS = "\tif (loaded)\n\t\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"
 
 
+_RESETS_EACH = (
+    "void kvm_reset_sys_regs(struct kvm_vcpu *vcpu)\n{\n\tunsigned long i;\n\n"
+    "\tfor (i = 0; i < ARRAY_SIZE(sys_reg_descs); i++)\n\t\tif (sys_reg_descs[i].reset)\n"
+    "\t\t\tsys_reg_descs[i].reset(vcpu, &sys_reg_descs[i]);\n}\n"
+)
+_FIRST = "\tfor (i = 0; i < ARRAY_SIZE(sys_reg_descs); i++)\n"
+_JUNK = "\tmemset(&vcpu->arch.ctxt.sys_regs, 0x42, sizeof(vcpu->arch.ctxt.sys_regs));\n"
+_ALL = "\treset_sys_reg_descs(vcpu, sys_reg_descs, ARRAY_SIZE(sys_reg_descs));\n"
+
+
+def resets(*does: str) -> str:
+    """The reset of registers in the form that it had before v5.9."""
+    return (
+        "static void reset_sys_reg_descs(struct kvm_vcpu *vcpu, const struct sys_reg_desc *table, size_t num)\n"
+        "{\n\tunsigned long i;\n\n\tfor (i = 0; i < num; i++)\n\t\tif (table[i].reset)\n"
+        "\t\t\ttable[i].reset(vcpu, &table[i]);\n}\n\n"
+        f"void kvm_reset_sys_regs(struct kvm_vcpu *vcpu)\n{{\n{''.join(does)}}}\n"
+    )
+
+
 def helper(does: str) -> str:
     return f"static __always_inline void helps(struct kvm_vcpu *vcpu)\n{{\n{does}}}\n\n"
 
@@ -70,6 +91,8 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
         "7.3", Mode.NVHE, HOST, {
             "\t\tVCPU_DEBUG_HOST_OWNED,\n\t\tVCPU_DEBUG_GUEST_OWNED,\n":
             "\t\tVCPU_DEBUG_GUEST_OWNED,\n\t\tVCPU_DEBUG_HOST_OWNED = 7, /* 7, not 2 */\n"}),
+    "a reset that fills all registers first": ("5.10", Mode.VHE, REGS, {_RESETS_EACH: resets(_JUNK, _ALL)}),
+    "a reset by a function that gets the table": ("5.10", Mode.NVHE, REGS, {_RESETS_EACH: resets(_ALL)}),
     "loaded on any CPU": ("6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu >= 0;"}),
     "a helper that is given a constant": (
         "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
@@ -96,6 +119,14 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
         {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),
     "a new vCPU has an owner": (
         "7.3", Mode.NVHE, HOST, {"\t\tVCPU_DEBUG_FREE,\n": "\t\tVCPU_DEBUG_FREE = 3,\n"}, "FREE 0"),
+    "a reset that fills all registers at last": (
+        "5.10", Mode.VHE, REGS, {_RESETS_EACH: resets(_ALL, _JUNK)}, "resets all, and fills none later"),
+    "a reset that only fills the registers": (
+        "5.10", Mode.NVHE, REGS, {_RESETS_EACH: resets(_JUNK)}, "resets all, and fills none later"),
+    "a reset that is left out": (
+        "5.10", Mode.NVHE, REGS, {_RESETS_EACH: resets("\tif (vcpu->cpu)\n\t" + _ALL)}, "resets all, and"),
+    "a reset of later releases that fills the registers": (
+        "5.10", Mode.NVHE, REGS, {_FIRST: _JUNK + _FIRST}, "sys_regs may be written"),
     "loaded on any CPU but 0": (
         "6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu > 0;"},
         "under the condition of the specification"),
