@@ -180,6 +180,7 @@ def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     return (first, second, *rest, *early, *(skips if k.skip_advances_step else (PASSES,)))
 
 
+SAVES = "save guest state"
 COMPONENTS: tuple[Component, ...] = (
     Component(activate_traps, lambda k: ("__activate_traps_common",)),
     Component(deactivate_traps, _deactivating),
@@ -200,7 +201,7 @@ COMPONENTS: tuple[Component, ...] = (
         _GUEST, demands=_at_entry,
     ),
     _part(
-        "save guest state",
+        SAVES,
         lambda k: ("sysreg_save_guest_state_vhe",) if k.vhe else ("__sysreg_save_state_nvhe",),
         _GUEST, _exit_state,
     ),
@@ -257,7 +258,9 @@ def conditions(
     given = {**component.given(function, s), **(_unbroken(function, constants) if k.nests else {})}
     effect = binding.after(function, s, given)
     for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
-        if component not in (*SKIPS, PASSES) or name != "pstate":
+        if component.part == SAVES and name == "pstate":  # up to v5.14; in the operation it is the hardware's by then
+            yield name, Or(equal, Eq(effect.values[name], s.values["hw_pstate"]))
+        elif component not in (*SKIPS, PASSES) or name != "pstate":
             yield name, equal
     yield from ((text, holds) for text, holds in effect.side_conditions.items() if text == NOT_INJECTED)
     mapping = binding.before(function, s) | dict(given)
