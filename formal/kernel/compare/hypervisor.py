@@ -257,9 +257,10 @@ def conditions(
     """
     given = {**component.given(function, s), **(_unbroken(function, constants) if k.nests else {})}
     effect = binding.after(function, s, given)
+    saved = effect.values.get("pstate") if component.part == SAVES else None  # up to v5.14, with the other registers
     for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
-        if component.part == SAVES and name == "pstate":  # up to v5.14; in the operation it is the hardware's by then
-            yield name, Or(equal, Eq(effect.values[name], s.values["hw_pstate"]))
+        if saved is not None and name == "pstate":  # by then it is what the hardware has, in the operation
+            yield name, Or(equal, Eq(saved, s.values["hw_pstate"]))
         elif component not in (*SKIPS, PASSES) or name != "pstate":
             yield name, equal
     yield from ((text, holds) for text, holds in effect.side_conditions.items() if text == NOT_INJECTED)

@@ -49,6 +49,7 @@ _IRQS_OFF = (
 _LOADS = "\tif (loaded)\n\t\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"
 
 
+_SAVES_PC = "\tctxt->regs.pc\t\t\t= read_sysreg_el2(SYS_ELR);\n"
 _RESETS_EACH = (
     "void kvm_reset_sys_regs(struct kvm_vcpu *vcpu)\n{\n\tunsigned long i;\n\n"
     "\tfor (i = 0; i < ARRAY_SIZE(sys_reg_descs); i++)\n\t\tif (sys_reg_descs[i].reset)\n"
@@ -91,6 +92,9 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
         "7.3", Mode.NVHE, HOST, {
             "\t\tVCPU_DEBUG_HOST_OWNED,\n\t\tVCPU_DEBUG_GUEST_OWNED,\n":
             "\t\tVCPU_DEBUG_GUEST_OWNED,\n\t\tVCPU_DEBUG_HOST_OWNED = 7, /* 7, not 2 */\n"}),
+    "PSTATE is saved with the other registers, too": (
+        "5.10", Mode.VHE, f"{KVM}/hyp/include/hyp/sysreg-sr.h",
+        {_SAVES_PC: _SAVES_PC + "\tctxt->regs.pstate = read_sysreg_el2(SYS_SPSR);\n"}),
     "a reset that fills all registers first": ("5.10", Mode.VHE, REGS, {_RESETS_EACH: resets(_JUNK, _ALL)}),
     "a reset by a function that gets the table": ("5.10", Mode.NVHE, REGS, {_RESETS_EACH: resets(_ALL)}),
     "loaded on any CPU": ("6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu >= 0;"}),
@@ -119,6 +123,9 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
         {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),
     "a new vCPU has an owner": (
         "7.3", Mode.NVHE, HOST, {"\t\tVCPU_DEBUG_FREE,\n": "\t\tVCPU_DEBUG_FREE = 3,\n"}, "FREE 0"),
+    "PSTATE is saved otherwise with the other registers": (
+        "5.10", Mode.NVHE, f"{KVM}/hyp/include/hyp/sysreg-sr.h",
+        {_SAVES_PC: _SAVES_PC + "\tctxt->regs.pstate = read_sysreg_el2(SYS_SPSR) | DBG_SPSR_SS;\n"}, "pstate"),
     "a reset that fills all registers at last": (
         "5.10", Mode.VHE, REGS, {_RESETS_EACH: resets(_ALL, _JUNK)}, "resets all, and fills none later"),
     "a reset that only fills the registers": (
