@@ -238,7 +238,7 @@ def _compare(args: argparse.Namespace, outputs: Outputs) -> int:
 def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.commands import tree_run_files  # the front end is loaded only where a tree is given
     from formal.kernel.compare.behaviours import DEBUG_C
-    from formal.kernel.errors import NotUnderstoodError, TreeError
+    from formal.kernel.errors import Gaps, NotUnderstoodError, TreeError
     from formal.kernel.source.tree import KernelTree
     from formal.kernel.text.signs import read
     from formal.report import results
@@ -251,7 +251,7 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
         runs = bool(args.explain or args.spec or args.sarif)  # shown with their C lines, which are not plain data
         processes = 1 if runs else args.jobs
         reports = cache.prove(_tree_job(args, tree, processes), use=not (runs or args.no_cache))
-        signs = read(tree)
+        signs = read(tree, Gaps(noted=True))
     except TreeError as error:
         raise UsageError(str(error)) from error
     except NotUnderstoodError as error:

@@ -29,7 +29,7 @@ _MOVES = "kvm_emulate_nested_eret, kvm_inject_nested, kvm_reset_vcpu"
 
 CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) for callee, callers in {
     # debug.c
-    "kvm_arm_init_debug": "cpu_hyp_init_features, cpu_hyp_reinit",
+    "kvm_arm_init_debug": "cpu_hyp_init_features, cpu_hyp_reinit, cpu_init_hyp_mode",
     "kvm_arm_vcpu_init_debug": "kvm_arch_vcpu_run_pid_change, kvm_vcpu_first_run_init",
     "kvm_arm_reset_debug_ptr": "kvm_arch_vcpu_create, kvm_arch_vcpu_init, kvm_arm_clear_debug",
     "kvm_arm_setup_debug": "kvm_arch_vcpu_ioctl_run, -",
@@ -46,6 +46,7 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "setup_external_mdscr": "kvm_vcpu_load_debug",
     # a CPU's initialisation, a vCPU's life
     "cpu_hyp_init_features": "cpu_hyp_reinit, do_pkvm_init",
+    "cpu_init_hyp_mode": "cpu_hyp_init_context, cpu_hyp_reinit, hyp_init_cpu_notify, init_hyp_mode",
     "cpu_hyp_init_context": "cpu_hyp_reinit, do_pkvm_init",
     "cpu_hyp_reinit": "_kvm_arch_hardware_enable, cpu_hyp_init, hyp_init_cpu_pm_notifier",
     "kvm_vcpu_first_run_init": "kvm_arch_vcpu_ioctl_run",
@@ -168,6 +169,7 @@ READ: Mapping[str, frozenset[str]] = {reader: frozenset(callees.split()) for rea
     "kvm_arch_vcpu_create": "kvm_vcpu_init",
     "kvm_arch_vcpu_init": "",
     "cpu_hyp_reinit": "",
+    "cpu_init_hyp_mode": "",
     "cpu_hyp_init_features": "",
     "kvm_arch_vcpu_run_pid_change": "pkvm_create_hyp_vcpu pkvm_create_hyp_vm",
     "kvm_vcpu_first_run_init": "",

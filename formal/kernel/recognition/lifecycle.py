@@ -28,6 +28,7 @@ from formal.kernel.recognition.rules import (
     WATCHED,
     Reader,
     Rule,
+    missed,
     succeeds,
     truth,
 )
@@ -44,6 +45,7 @@ _WIDTH_TESTS = ("vcpu_el1_is_32bit",  # asked by kvm_reset_vcpu; bits are tested
 # fails where a CPU lacks what user space asks for; from v5.2 to v5.9 the reset can be left out then, and yet succeed
 ENABLES = "kvm_vcpu_enable_ptrauth"
 ANSWERS = "handle___kvm_get_mdcr_el2"
+_NVHE_INIT = "cpu_init_hyp_mode"
 _NAMES_HOST = re.compile(r"\bhost_cpu_context\s*=(?!=)|&[^;=]*\bhost_cpu_context\b")  # stores to it, or its address
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
 
@@ -62,13 +64,18 @@ class Lifecycle(Reader):
             yield from self.when(f, "cpu_hyp_init_context", TRUE)
             return
         split = self.program.defines("cpu_hyp_init_features", self.mode, ARM_C)
-        f = self.read("cpu_hyp_init_features" if split else "cpu_hyp_reinit", ARM_C)
+        only_nvhe = self.program.defines(_NVHE_INIT, self.mode, ARM_C) and not self.k.vhe_reads_boot_mdcr  # to v4.19
+        outer, inner = "cpu_hyp_reinit", "cpu_hyp_init_features" if split else _NVHE_INIT if only_nvhe else ""
+        f = self.read(inner or outer, ARM_C)
         yield from self.exactly(f, [INIT])
         yield from self.when(f, INIT, TRUE)
-        if split:
-            f = self.read("cpu_hyp_reinit", ARM_C)
-            yield from self.exactly(f, ["cpu_hyp_init_features"])
-            yield from self.when(f, "cpu_hyp_init_features", TRUE)
+        if inner:
+            f = self.read(outer, ARM_C, (inner,))
+            if only_nvhe and self.k.vhe and not f.named(inner):
+                yield missed(f, INIT, INIT)
+            else:
+                yield from self.exactly(f, [inner])
+                yield from self.when(f, inner, TRUE)
         if not self.k.vhe and self.program.defines(ANSWERS, self.mode):
             yield self._answered()
 
