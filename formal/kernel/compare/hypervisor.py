@@ -56,7 +56,8 @@ class Component:
 
     ``part`` names the part of the world switch that it is (``formal/worldswitch.py``), ``None`` if it is less than one.
     ``given`` are values that C variables without a state variable have, ``demands`` what else must hold after it: a
-    sentence, and a term; ``values`` are the function's stores, by lvalue.
+    sentence, and a term; ``values`` are the function's stores, by lvalue. With ``saves_pstate`` it may save PSTATE,
+    too, which in the operation is what the hardware has by then.
     """
 
     by_hand: Callable[[State, Kernel], State]
@@ -65,6 +66,7 @@ class Component:
     given: Given = lambda f, s: {}
     demands: Demands = _no_demands
     part: str | None = None
+    saves_pstate: bool = False
 
     def of(self, k: Kernel) -> tuple[str, ...]:
         """What it belongs to."""
@@ -177,6 +179,8 @@ def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     first, second, *rest = COMPONENTS[2:] if k.tracks_debug_owner else COMPONENTS
     if k.guards_pmuserenr and flag is not None:
         first, second = replace(first, demands=_leaves(flag, True)), replace(second, demands=_leaves(flag, False))
+    if not early:  # nothing else is in between
+        rest = [replace(one, saves_pstate=True) if one.part == SAVES else one for one in rest]
     return (first, second, *rest, *early, *(skips if k.skip_advances_step else (PASSES,)))
 
 
@@ -257,9 +261,9 @@ def conditions(
     """
     given = {**component.given(function, s), **(_unbroken(function, constants) if k.nests else {})}
     effect = binding.after(function, s, given)
-    saved = effect.values.get("pstate") if component.part == SAVES else None  # up to v5.14, with the other registers
+    saved = effect.values.get("pstate") if component.saves_pstate else None
     for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
-        if saved is not None and name == "pstate":  # by then it is what the hardware has, in the operation
+        if saved is not None and name == "pstate":
             yield name, Or(equal, Eq(saved, s.values["hw_pstate"]))
         elif component not in (*SKIPS, PASSES) or name != "pstate":
             yield name, equal

@@ -262,7 +262,7 @@ class Lookup(Reader):
         name, number = "kvm_reset_sys_regs", self._entries()
         if self.program.defines(_RESETS_ALL, self.mode, SYS_REGS):
             f = self.read(name, SYS_REGS, ("memset", _RESETS_ALL))
-            every = [n for n, c in enumerate(f.calls) if c.name == _RESETS_ALL and c.arguments[1] == _TABLE]
+            every = [n for n, c in enumerate(f.calls) if c.name == _RESETS_ALL and c.arguments[1:2] == (_TABLE,)]
             junk = [n for n, c in enumerate(f.calls) if c.name == "memset" or c.name.startswith("= ")]  # before v5.3
             once = len(every) == 1 and f.calls[every[0]].guard is TRUE and max([-1, *junk]) < every[0]
             whole = frozenset({(name, SYS_REGS)} if junk else ())

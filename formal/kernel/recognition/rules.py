@@ -114,7 +114,8 @@ class Reader:
     @property
     def outer(self) -> str:
         """The function that masks exceptions around the guest's run under VHE, or runs it under nVHE."""
-        return OUTER[not (self.k.vhe and self.program.defines(OUTER[0], self.mode))]
+        own = self.k.vhe and self.read("kvm_arch_vcpu_ioctl_run", ARM_C, WORK).named(OUTER[0])
+        return OUTER[0] if own else OUTER[1]
 
     def exactly(
         self, f: Skeleton, names: list[str], ignored: tuple[str, ...] = (), parts: Mapping[str, str] | None = None

@@ -126,6 +126,14 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "PSTATE is saved otherwise with the other registers": (
         "5.10", Mode.NVHE, f"{KVM}/hyp/include/hyp/sysreg-sr.h",
         {_SAVES_PC: _SAVES_PC + "\tctxt->regs.pstate = read_sysreg_el2(SYS_SPSR) | DBG_SPSR_SS;\n"}, "pstate"),
+    "a run function that masks exceptions, and that nothing calls": (
+        "6.1", Mode.VHE, VHE_SWITCH, {
+            "\tlocal_daif_mask();\n": "", "\nint __kvm_vcpu_run(":
+            "\nint kvm_vcpu_run_vhe(struct kvm_vcpu *vcpu)\n{\n\tlocal_daif_mask();\n"
+            "\treturn __kvm_vcpu_run_vhe(vcpu);\n}\n\nint __kvm_vcpu_run("}, "masks exceptions"),
+    "PSTATE is saved again, after what nesting makes of it": (
+        "7.3", Mode.VHE, f"{KVM}/hyp/include/hyp/sysreg-sr.h",
+        {_SAVES_PC: _SAVES_PC + "\tctxt->regs.pstate = read_sysreg_el2(SYS_SPSR);\n"}, "pstate"),
     "a reset that fills all registers at last": (
         "5.10", Mode.VHE, REGS, {_RESETS_EACH: resets(_ALL, _JUNK)}, "resets all, and fills none later"),
     "a reset that only fills the registers": (
