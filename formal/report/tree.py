@@ -90,7 +90,7 @@ def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[st
 def _blamed(report: TreeReport, row: Row) -> str:
     """The function that is not as described, or where its call is missing; debug.c if nothing else is known.
 
-    Of several, the one that differs in what is next to what the claim reads.
+    Of several, the one that differs in what is next to what the claim reads; of what is missing, what the run goes by.
     """
     differing = [(c, c.lifted) for c in reversed(report.compared) if not c.equal and c.lifted is not None]
     claim = _claim(row.claim)
@@ -100,7 +100,9 @@ def _blamed(report: TreeReport, row: Row) -> str:
     )
     if found is not None:  # operations come first, what they are made of later
         return f"{found[1].file}:{found[1].line}"
-    for text in (*report.omitted.values(), *report.lacking):
+    taken = {step.operation for step in row.trace.steps[: row.broken_at]} if row.trace is not None else set[str]()
+    lacking = sorted(report.lacking, key=lambda text: report.lacking[text] not in taken)
+    for text in (*report.omitted.values(), *lacking):
         place = re.match(r"(\S+?:\d+)", str(text))
         if place:
             return place[1]

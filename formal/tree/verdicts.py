@@ -84,7 +84,7 @@ class TreeReport:
     facts: tuple[Term, ...] = ()  # the lemmas that are proved of this tree
     gaps: list[Gap] = field(default_factory=list)  # what is not understood, or not as described
     unknowns: tuple[Unknown, ...] = ()  # the same, with what it may do
-    lacking: list[str] = field(default_factory=list)  # what operations do not do here though they should
+    lacking: dict[str, str] = field(default_factory=dict)  # what is not done here though it should be: the operation
 
     @property
     def misdescribed(self) -> list[str]:
@@ -338,12 +338,12 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
             elif rule.keeps is not None:
                 name, kept = rule.keeps
                 report.replaced |= {op.name: keeping(op, kept) for op in OPERATIONS if op.name == name}
-                report.lacking.append(text)
+                report.lacking[text] = name
             elif rule.handles is not None:
                 name, registers = rule.handles
                 handler = report.replaced.get(name, next(op for op in OPERATIONS if op.name == name))
                 report.replaced[name] = handling_too(handler, registers)
-                report.lacking.append(text)
+                report.lacking[text] = name
             elif rule.of is None:
                 report.problems.append(text)
             else:

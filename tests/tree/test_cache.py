@@ -213,7 +213,7 @@ def test_only_green_runs_are_kept(kept: tuple[list[TreeReport], Path], tmp_path:
     for changed in (
         replace(report, problems=["x"]),
         replace(report, gaps=[Gap("x", 1, "y")]),
-        replace(report, lacking=["x"]),
+        replace(report, lacking={"x": "y"}),
         replace(report, omitted={"x": "y"}),
         replace(report, rows=[replace(row, verdict="UNKNOWN")]),
         replace(report, rows=[replace(row, verdict="VIOLATED", expected="PROVED")]),
