@@ -272,10 +272,9 @@ class Effects:
         if there and function.startswith("macro "):
             effects = self._expanded(function.removeprefix("macro "), effects)
         found = _written([*effects, *self._chosen_by(function)])
-        register = place.startswith("sys_regs[")
         if not there:
-            found |= frozenset().union(*(self._addressed(key, register) for key in keys))
-        if register:
+            found |= frozenset().union(*map(self._addressed, keys))
+        if place.startswith("sys_regs["):
             return found  # nothing of these is kept elsewhere
         return found | (self._by_name(place) & self._elsewhere)
 
@@ -348,12 +347,8 @@ class Effects:
                 if effect.how.endswith(f" by {function}()") and not _listed(effect, knows):
                     yield effect
 
-    def _addressed(self, key: str, register: bool) -> frozenset[str]:
-        """The state variables of which a function takes the address, unless that does not leave its own variables.
-
-        Args:
-            register: whether what is meant lies inside of sys_regs: a record that holds more is none.
-        """
+    def _addressed(self, key: str) -> frozenset[str]:
+        """The state variables of which a function takes the address, unless that does not leave its own variables."""
         assert self.typed is not None
         facts = self.typed.functions[key]
         sources: list[Source] = [s for c in facts.calls for a in c.arguments for s in a]
@@ -367,9 +362,8 @@ class Effects:
         for a in (source for source in sources if isinstance(source, Address)):
             size = a.size if a.element is None else a.element.stride * a.element.length
             at = (0, 1 << 40) if a.blurred else (a.offset, max(size, 1))
-            targets = [target for target, _ in overlapping(self.typed.ranges.get(a.record, ()), *at, ALL)]
-            if not register or all(".sys_regs[" in target for target in targets):
-                found = found.union(*map(variables, targets))
+            for target, _ in overlapping(self.typed.ranges.get(a.record, ()), *at, ALL):
+                found |= variables(target)
         return found
 
 

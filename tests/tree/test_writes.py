@@ -35,6 +35,14 @@ WRITES: dict[str, set[str]] = {
     "write_sysreg(x, mdcr_el2);": {"hw_mdcr_el2"},
     "vcpu_write_sys_reg(v, x, (int)x);": {"mdscr_el1", "oslsr_el1"},
     "vcpu_write_sys_reg(v, x, PMEVCNTR0_EL0 + (int)x);": {"mdscr_el1", "oslsr_el1"},
+    "poke(&v->arch.ctxt.sys_regs[x]);": {"mdscr_el1", "oslsr_el1"},
+    "poke(&v->arch.ctxt.sys_regs[MDSCR_EL1]);": {"mdscr_el1"},
+    "poke(v->arch.ctxt.sys_regs + x);": {"mdscr_el1", "oslsr_el1"},
+    "u64 *r = &v->arch.ctxt.sys_regs[x]; *r = x;": {"mdscr_el1", "oslsr_el1"},
+    "rest(&v->arch, &v->arch.ctxt.sys_regs[x]);": {"mdscr_el1", "oslsr_el1"},
+    "(*vcpu_cpsr(v)) = x;": {"pstate.SS", "pstate.D"},
+    "WRITE_ONCE(__vcpu_sys_reg(v, MDSCR_EL1), x);": {"mdscr_el1"},
+    "++v->arch.iflags;": {"debug_dirty", "adjust_pc"},
     "MINE(v) = x;": {"mdcr_el2"},
     "PUT(w, x);\n\tv->arch.mdcr_el2 = x;": {"mdcr_el2"},
     "if (!is_protected_kvm_enabled()) v->arch.mdcr_el2 = x;": {"mdcr_el2"},
@@ -58,6 +66,7 @@ struct other_state { u64 pstate, mdcr_el2; };
 #define OTHER(v) ((v)->mdcr_el2)
 #define PUT(v, x) ((v)->mdcr_el2 = (x))
 static noinline void poke(u64 *at) { *at = 1; }
+static noinline void rest(struct kvm_vcpu_arch *a, u64 *at) { at[0] = 1; }
 static noinline void poke_at(u64 at) { *(u64 *)at = 1; }
 static void called(void *at) { *(u64 *)at = 1; }
 """
