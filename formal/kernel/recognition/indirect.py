@@ -9,18 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from formal.kernel.text.tokens import Token, closing
+from formal.kernel.text.tokens import Token, chain_start, closing, ends_operand
+from formal.kernel.text.uses import STORES, stored_by, use
 
-_STORES = frozenset(  # their first argument is written
-    "WRITE_ONCE smp_store_release smp_store_mb xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "
-    "set_mask_bits swap get_user __get_user unsafe_get_user put_unaligned".split()
-    + [
-        f"{kind}this_cpu_{does}"
-        for kind in ("", "__", "raw_")
-        for does in "write inc dec add sub and or xchg cmpxchg add_return".split()
-    ]
-    + [f"raw_cpu_{does}" for does in "write inc dec add sub and or xchg cmpxchg".split()]
-)
 _REGISTERS = ("mdcr_el2", "mdscr_el1", "oslar_el1", "osdlr_el1", "pmuserenr_el0")
 _ELR = frozenset(("SYS_ELR", "SYS_ELR_EL2", "elr_el2"))
 _SPSR = frozenset(("SYS_SPSR", "SYS_SPSR_EL2", "spsr_el2"))
@@ -29,9 +20,8 @@ _ACCESSOR = re.compile(r"macro (?:read|write)_sysreg_el[012x]$")  # before v5.2 
 _POINTERS = frozenset(("__ctxt_sys_reg", "___ctxt_sys_reg"))  # give the place of a register, not its value
 _SETTERS = frozenset(("__vcpu_set_flag", "__vcpu_clear_flag"))
 _WHOLE = frozenset(("vcpu", "arch", "ctxt", "guest_ctxt", "host_ctxt", "hctxt", "gctxt", "guest", "host"))
-ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
 TELLING = (
-    _STORES | _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr", "elr", "spsr"}
+    STORES | _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr", "elr", "spsr"}
 )
 
 
@@ -45,20 +35,17 @@ def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str
     text, inside = words[i].text, words[i].function
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
-    if text in _STORES and following == "(" and inside:
-        end = closing(words, i + 1)
-        comma = next((j for j in range(i + 2, end) if words[j].text == ","), end)
-        last = end if text == "swap" else comma
-        yield from ((word.text, "store") for word in words[i + 2 : last] if word.text in {*named, *upper})
+    if text in STORES and following == "(" and inside:
+        yield from ((word.text, "store") for word in stored_by(words, i) if word.text in {*named, *upper})
     elif text == "##" and inside.startswith("macro ") and not _ACCESSOR.match(inside):
         if any(_may_be_part(piece, (*named, *upper, *_REGISTERS)) for piece in (before, following)):
             yield f"{before}##{following}", "pasted"
     elif text == "vcpu_pc" and following == "(" and inside and inside != "vcpu_pc":
-        after = words[closing(words, i + 1) + 1].text
-        if after in ASSIGN or before != "*":
+        if before != "*" or ends_operand(words, i - 2) or use(words, i, closing(words, i + 1)):
             yield "pc", "store"
-    elif text == "pc" and before in (".", "->") and inside and following in ASSIGN:
-        yield "pc", "store"
+    elif text == "pc" and before in (".", "->") and inside not in ("", "vcpu_pc"):
+        if use(words, chain_start(words, i), i):
+            yield "pc", "store"
     elif text in _ELR and inside and _is_written(words, i):
         yield "hw.elr_el2", "register"
     elif text in _SPSR and inside and _is_written(words, i):

@@ -20,6 +20,7 @@ from formal.kernel.recognition.regnames import modelled, written
 from formal.kernel.source.tree import KVM, Sources
 from formal.kernel.text import whole
 from formal.kernel.text.tokens import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
+from formal.kernel.text.uses import ASSIGN, use
 
 MEMBERS = frozenset((
     "mdcr_el2", "mdcr_el2_host", "guest_debug", "debug_ptr", "external_debug_state", "vcpu_debug_state",
@@ -32,7 +33,6 @@ FLAGS = frozenset((
     "DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY", "HOST_SS_ACTIVE_PENDING",
     "GUEST_SS_ACTIVE_PENDING", "PMUSERENR_ON_CPU",
 ))  # fmt: skip
-_ASSIGN = indirect.ASSIGN
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _REGISTER_WRITERS = {  # and which argument is the register
     **dict.fromkeys((f"write_sysreg{how}" for how in ("", "_s", "_el0", "_el1", "_el2", "_hcr")), 1),
@@ -154,7 +154,7 @@ def scan_tokens(file: str, words: list[Token]) -> list[Store]:
         if word.text in _TELLING:
             for lvalue, how in _at(words, i):
                 found[Store(file, word.line, word.function, lvalue, how)] = None
-    for word, lvalue, how in whole.stores(words, MEMBERS - {"pstate"} | BANKS, _FILLERS, _ASSIGN):
+    for word, lvalue, how in whole.stores(words, MEMBERS - {"pstate"} | BANKS, _FILLERS, ASSIGN):
         found[Store(file, word.line, word.function, lvalue, how)] = None
     return list(found)
 
@@ -204,13 +204,11 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
 def _flags(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     """A word of flags written; ``|=`` and ``&=`` only if they name a modelled flag, or none by name."""
     following = words[i + 1].text if i + 1 < len(words) else ""
-    before = words[chain_start(words, i) - 1].text
     end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
     value = [w.text for w in words[i + 2 : end] if w.text.isidentifier() and w.text not in ("BIT", "GENMASK")]
-    if before == "&" and not ends_operand(words, chain_start(words, i) - 2):
-        yield f"arch.{words[i].text}", "address"
-    elif following in _ASSIGN and (following == "=" or FLAGS.intersection(value) or not _are_flags(value)):
-        yield f"arch.{words[i].text}", "store"
+    others = following in ("|=", "&=") and _are_flags(value) and not FLAGS.intersection(value)
+    if (how := use(words, chain_start(words, i), i)) and not others:
+        yield f"arch.{words[i].text}", how
 
 
 def _are_flags(names: list[str]) -> bool:
@@ -223,30 +221,27 @@ def _member(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     end, start = chain_end(words, i), chain_start(words, i)
     if words[start].text == "__entry":
         return  # the record of a tracepoint
-    while start and end + 1 < len(words) and (words[start - 1].text, words[end + 1].text) == ("(", ")"):
-        start, end = start - 1, end + 1
-    following = words[end + 1].text if end + 1 < len(words) else ""
-    before = words[start - 1].text if start else ""
     if not words[i].function and words[start].text in ("{", ","):
         return  # what an initialiser of a variable of the file gives
-    if following in _ASSIGN or before in ("++", "--"):
-        yield name, "store"
-    elif (before == "&" and not ends_operand(words, start - 2)) or (name in BANKS and words[i + 1].text != "["):
+    if how := use(words, start, end):
+        yield name, how
+    elif name in BANKS and words[i + 1].text != "[":
         yield name, "address"
 
 
 def _container(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     """A structure with modelled members assigned as a whole; an element of the guest's System registers."""
-    end = chain_end(words, i)
+    end, start = chain_end(words, i), chain_start(words, i)
     following = words[end + 1].text if end + 1 < len(words) else ""
     if words[i].text == "sys_regs" and end == i:
         yield "sys_regs[*]", "address"
     elif words[i].text == "sys_regs":
-        register = _spelled(words[i + 2 : end]) if end > i else "*"
-        if following in _ASSIGN and (register in GUEST_REGISTERS or not _plain(register)):
-            yield _register(register), "store"
-    elif end == i and following == "=" and words[i + 2].text != "&" and words[i].function:
-        yield words[i].text, "store"
+        register, how = _spelled(words[i + 2 : end]), use(words, start, end)
+        own = how == "address" and words[i].function.removeprefix("macro ") in _ELEMENTS  # each use is looked at
+        if how and not own and (register in GUEST_REGISTERS or not _plain(register)):
+            yield _register(register), how
+    elif end == i and words[i].function and (following, words[min(i + 2, len(words) - 1)].text) != ("=", "&"):
+        yield from ((words[i].text, how) for how in (use(words, start, end),) if how == "store")
 
 
 def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
@@ -261,10 +256,10 @@ def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
 def _placed(words: list[Token], i: int, member: list[Token]) -> Iterator[tuple[str, str]]:
     """The place of a modelled member: its offset, or a pointer to it that is written through or kept."""
     named = [word.text for word in member if word.text in MEMBERS | BANKS]
-    following = words[closing(words, i + 1) + 1 :][:1]
-    written_to = bool(following) and following[0].text in _ASSIGN
-    if named and (words[i].text == "offsetof" or written_to or i == 0 or words[i - 1].text != "*"):
-        yield named[-1], "store" if written_to else "address"
+    dereferenced = i > 0 and words[i - 1].text == "*" and words[i].text != "offsetof"
+    how = use(words, i, closing(words, i + 1)) if dereferenced else "address"
+    if named and how:
+        yield named[-1], how
 
 
 def _spelled(argument: list[Token]) -> str:
@@ -284,13 +279,8 @@ def _element(words: list[Token], i: int, index: list[Token]) -> Iterator[tuple[s
     register = _spelled(index)
     if register not in GUEST_REGISTERS and _plain(register):
         return
-    end = closing(words, i + 1)
-    following = words[end + 1].text if end + 1 < len(words) else ""
-    before = words[i - 1].text if i else ""
-    if following in _ASSIGN or before in ("++", "--"):
-        yield _register(register), "store"
-    elif before == "&" and not ends_operand(words, i - 2):
-        yield _register(register), "address"
+    if how := use(words, i, closing(words, i + 1)):
+        yield _register(register), how
 
 
 def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
@@ -298,13 +288,11 @@ def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     end = closing(words, i + 1)
     following = words[end + 1].text if end + 1 < len(words) else ""
     dereferenced = i > 0 and words[i - 1].text == "*" and not ends_operand(words, i - 2)
-    if following == "{" or (i > 0 and words[i - 1].text in ("*", "kvm_regs", "long") and following == "{"):
+    if following == "{":
         return  # its own definition
     if words[i].text == "vcpu_cpsr":
-        if following in _ASSIGN:
-            yield "pstate", "store"
-        elif not dereferenced and following != "{":
-            yield "pstate", "address"
+        if how := use(words, i, end) if dereferenced else "address":
+            yield "pstate", how
     elif following != "->":
         yield "pstate", "address"
 

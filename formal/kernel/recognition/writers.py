@@ -60,7 +60,7 @@ _UNCOMPARED: dict[str, frozenset[str]] = {
 # the others: why, what they may write, which they are
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     (PRIMITIVE, "sys_regs[*]", "vcpu_write_sys_reg __vcpu_write_sys_reg"),
-    (PART, "pstate", "core_reg_addr"),
+    (PART, "pc pstate", "core_reg_addr"),
     (PART, "sys_regs[*]", "kvm_arm_sys_reg_set_reg kvm_sys_reg_set_user kvm_reset_sys_regs"),
     (PART, "nr_pmu_counters sys_regs[MDCR_EL2]", "kvm_arm_set_nr_counters"),
     (PART, "pstate sys_regs[HCR_EL2]", "fixup_nv_guest_exit"),

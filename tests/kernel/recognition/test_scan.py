@@ -131,6 +131,49 @@ READS = [
 ]
 
 
+# an lvalue of what is modelled, and what the search calls it
+PLACES = {
+    "v->arch.mdcr_el2": "mdcr_el2",
+    "v->arch.iflags": "iflags",
+    "v->arch.external_debug_state.dbg_bcr[i]": "external_debug_state",
+    "ctxt->sys_regs[MDSCR_EL1]": "sys_regs[MDSCR_EL1]",
+    "ctxt->sys_regs[r->reg]": "sys_regs[*]",
+    "__vcpu_sys_reg(v, OSLSR_EL1)": "sys_regs[OSLSR_EL1]",
+    "__vcpu_sys_reg(v, r->reg)": "sys_regs[*]",
+    "*__ctxt_sys_reg(ctxt, MDSCR_EL1)": "sys_regs[MDSCR_EL1]",
+    "*vcpu_cpsr(v)": "pstate",
+    "ctxt->regs.pstate": "pstate",
+    "*vcpu_pc(v)": "pc",
+    "ctxt->regs.pc": "pc",
+    "*host_data_ptr(host_debug_state.mdcr_el2)": "mdcr_el2",
+}
+WAYS = (
+    "{} = x;", "{} |= f(x);", "({}) = x;", "(({})) &= x;", "++{};", "--({});", "({})++;", "p = &{};", "p = &({});",
+    "f(x, &{});", "return &{};", "*&{} = x;", "*(u64 *)&{} = x;", "if (c) ({}) = x;", "if (c) {} = x;",
+    "for ({} = 0; c; x++) f();", "x = ({} = y);", "WRITE_ONCE({}, x);", "WRITE_ONCE(({}), x);",
+    "get_user({}, p);", "swap({}, x);", "swap(x, {});", 'asm("" : "=m" ({}));', 'asm("" : [a] "+Q" ({}) : "r" (x));',
+    "smp_store_release(&{}, x);", "xchg(&({}), x);", "return ({} = x);", "x = c ? ({} = y) : 0;",
+)  # fmt: skip
+READING = (
+    "x = {};", "x = ({}) + 1;", "if ({}) ++x;", "if ({} == 3) f();", "f({});", "x = f(y, {}, z);", "return {};",
+    "x = y & {};", "x = (y) & ({});", "x = {} ? 1 : 2;", "switch ({}) {{ }}", "WRITE_ONCE(x, {});",
+    'asm("" : : "r" ({}));', "x = y * ({});", "x[{}] = y;", "x = sizeof({});",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_is_written_is_found_in_whatever_way(place: str, way: str) -> None:
+    found = scan_text("f.c", f"void f(struct kvm_vcpu *v)\n{{\n\t{way.format(place)}\n}}\n")
+    assert PLACES[place] in {store.lvalue.removeprefix("arch.") for store in found}
+
+
+@pytest.mark.parametrize("way", READING)
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_is_read_is_not_reported(place: str, way: str) -> None:
+    assert scan_text("f.c", f"void f(struct kvm_vcpu *v)\n{{\n\t{way.format(place)}\n}}\n") == []
+
+
 @pytest.mark.parametrize("statement", STORES)
 def test_a_store_is_found(statement: str) -> None:
     lvalue, how = STORES[statement]
