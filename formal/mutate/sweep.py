@@ -183,7 +183,7 @@ class Sweep:
     def _compared(self, *, scanned: bool = False) -> TreeReport:
         if scanned:
             scan.check(self.tree, writers.knows, (DEBUG_C,), self._searched)
-        binding = Binding.of(self.tree)
+        binding = Binding.of(self.program)
         return compare(self.program, binding, read(self.tree), self.mode, self._questions)
 
     def _all_lifted(self, report: TreeReport) -> dict[str, Lifted]:

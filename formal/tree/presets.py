@@ -78,7 +78,7 @@ class _Tree:
     """A tree in one mode, read as far as it is understood."""
 
     def __init__(self, tree: KernelTree, program: Program, mode: Mode, digest: str) -> None:
-        self.program, self.binding, self.mode = program, Binding.of(tree), mode
+        self.program, self.binding, self.mode = program, Binding.of(program), mode
         self.gaps, self.found = Gaps(noted=True), Held("", mode.value, tree.release, digest)
         self.lifted: dict[str, Lifted] = {}
         for name in program.functions(DEBUG_C):

@@ -41,7 +41,7 @@ def source(tree: KernelTree, *modes: Mode) -> Source:
     gaps = Gaps(noted=True)
     gaps.found += _search(tree)[0]
     program = load(tree, files_for(tree, *map(side_of, modes)))
-    return Source(program, Binding.of(tree, gaps), read(tree, gaps), tuple(gaps.found))
+    return Source(program, Binding.of(program, gaps), read(tree, gaps), tuple(gaps.found))
 
 
 def prepare(trees: Sequence[KernelTree], *, fork: bool) -> None:

@@ -58,7 +58,7 @@ class Copy:
             try:
                 gaps = Gaps(noted=True)
                 gaps.found += reading._search(self.tree)[0]
-                binding = Binding.of(self.tree, gaps)
+                binding = Binding.of(self.program, gaps)
                 return compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
             finally:
                 self.tree.searched, self.tree.renamed, self.tree.helpers = None, {}, frozenset()
@@ -100,7 +100,7 @@ class Copy:
         """The tree as it is now."""
         gaps = Gaps(noted=True)
         check(self.tree, knows, (DEBUG_C,), self._searched, gaps, hinges)
-        binding = Binding.of(self.tree, gaps)
+        binding = Binding.of(self.program, gaps)
         report = compare(self.program, binding, read(self.tree, gaps), mode, self.ask, gaps.found)
         if claims:
             manifest = Manifest.read(PROOFS / "manifest.toml")

@@ -118,7 +118,7 @@ def test_a_term_that_differs_is_not_equivalent(sweep: Sweep) -> None:
     (before,) = [f for name, f in sweep._lifted.items() if name.startswith("kvm_arm_clear_debug ")]
     lvalue = next(iter(before.writes))
     other = replace(before, writes={**before.writes, lvalue: ~before.reads[lvalue]})
-    binding = Binding.of(sweep.tree)
+    binding = Binding.of(sweep.program)
     found = dict(_equalities(before, other, binding))
     assert found[lvalue] is not TRUE
     assert [name for name, equal in found.items() if equal is not TRUE] == [lvalue]

@@ -42,7 +42,7 @@ def report(program: Program, names: tuple[str, ...] = (SETUP,)) -> TreeReport:
     """As treejob makes it, without proofs: no lemma is known."""
     lifted = {name: program.lift(name, "vhe", file=FILE) for name in names if name in program.functions(FILE)}
     assert isinstance(program.tree, KernelTree)
-    binding = Binding.of(program.tree)
+    binding = Binding.of(program)
     kernel = EPOCHS["E8"].kernel(Mode.VHE)
     found = TreeReport(Mode.VHE, SimpleNamespace(kernel=kernel))  # type: ignore[arg-type]
     found.binding, found.system = binding, System(kernel)

@@ -60,7 +60,7 @@ def subjects(program: Program, tree: KernelTree, mode: Mode) -> list[Subject]:
     """
     front: FrontMode = side_of(mode)
     debug = {name: program.lift(name, front, file=DEBUG_C) for name in program.functions(DEBUG_C)}
-    k = resolve(tree, mode, debug, Binding.of(tree), read(tree)).kernel
+    k = resolve(tree, mode, debug, Binding.of(program), read(tree)).kernel
     found = [Subject(lifted, mode, DEBUG_C) for lifted in debug.values()]
     for handler in handlers.HANDLERS:
         if handler.when(k):

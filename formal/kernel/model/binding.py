@@ -17,9 +17,9 @@ from formal.kernel.effects.types import ALL
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.assembly import number
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
-from formal.kernel.lift.program import Lifted
-from formal.kernel.source.tree import Sources
-from formal.kernel.text.forms import without_comments
+from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.parse.clang import Kind
+from formal.kernel.source.tree import KVM, Sources
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
 from formal.logic.terms import BOOL, Eq, If, Ne, Not, Or, Term
@@ -192,28 +192,27 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps:
     return found
 
 
-def owners_of(tree: Sources, gaps: Gaps | None = None) -> dict[DebugOwner, int]:
-    """The numbers that a tree has for who owns the debug registers, from v6.14 on.
+def owners_of(program: Program, gaps: Gaps | None = None) -> dict[DebugOwner, int]:
+    """The numbers that a tree has for who owns the debug registers, from v6.14 on: the enumerators of that member.
 
     Raises:
         NotUnderstoodError: if they are not told, or a new vCPU, which is all zero, has an owner; and that is not noted.
     """
-    gaps, text = gaps or Gaps(), tree.read(KVM_HOST)
+    gaps, unit = gaps or Gaps(), program.resolver.unit(f"{KVM}/debug.c")
     found = {who: int(who) for who in DebugOwner}
-    if (enum := _ENUM.search(text)) is None:
-        return found
-    at: int | None = -1
-    told = dict[str, int | None]()
-    for item in without_comments(enum[1]).split(","):
-        name, _, value = (part.strip() for part in item.partition("="))
-        at = told[name] = number(value) if value else None if at is None else at + 1
-    numbers = {who: told.get(name) for name, who in ENUMERATORS.items()}
-    if numbers[DebugOwner.FREE] != 0 or None in numbers.values() or len({*numbers.values()}) != len(numbers):
-        with gaps.at("", writes="debug_owner"):
-            line = text[: enum.start()].count("\n") + 1
-            raise NotUnderstoodError(KVM_HOST, line, f"debug_owner is one of {numbers}: not one number each, FREE 0")
-        return found
-    return {who: value for who, value in numbers.items() if value is not None}
+    record = unit.records.get("kvm_vcpu_arch")
+    members = [] if record is None else list(record.get_canonical().get_fields())
+    for member in (m for m in members if m.spelling == DEBUG_OWNER.rpartition(".")[2]):
+        own = member.type.get_canonical().get_declaration().get_children()
+        told = {c.spelling: c.enum_value for c in own if c.kind == Kind.ENUM_CONSTANT_DECL} or unit.enumerators
+        numbers = {who: told.get(name) for name, who in ENUMERATORS.items()}
+        if numbers[DebugOwner.FREE] != 0 or None in numbers.values() or len({*numbers.values()}) != len(numbers):
+            with gaps.at("", writes="debug_owner"):
+                reason = f"debug_owner is one of {numbers}: not one number each, FREE 0"
+                raise NotUnderstoodError(KVM_HOST, member.location.line, reason)
+            return found
+        found = {who: value for who, value in numbers.items() if value is not None}
+    return found
 
 
 def _owner(who: Mapping[DebugOwner, Term]) -> Term:
@@ -222,7 +221,6 @@ def _owner(who: Mapping[DebugOwner, Term]) -> Term:
     return If(who[DebugOwner.HOST], host, If(who[DebugOwner.GUEST], guest, free))
 
 
-_ENUM = re.compile(r"\benum\s*\w*\s*\{([^{}]*\bVCPU_DEBUG_FREE\b[^{}]*)\}")
 _FLAG = re.compile(r"(?m)^#define[ \t]+(\w+)[ \t]+(__vcpu_single_flag\(.*?\)|\(\d+ << \d+\))[ \t]*(?:/\*.*)?$")
 
 
@@ -265,13 +263,13 @@ class Binding:
     )
 
     @staticmethod
-    def of(tree: Sources, gaps: Gaps | None = None) -> Binding:
+    def of(program: Program, gaps: Gaps | None = None) -> Binding:
         """The binding of a tree.
 
         Raises:
             NotUnderstoodError: if what it says of its flags or owners is not understood, and that is not noted.
         """
-        return Binding(flags_of(tree, gaps=gaps), owners_of(tree, gaps))
+        return Binding(flags_of(program.tree, gaps=gaps), owners_of(program, gaps))
 
     def before(self, lifted: Lifted, s: State) -> dict[str, Term]:
         """For every C variable that a lifted term uses: its value in a state, by the name of the variable.

@@ -112,6 +112,6 @@ def test_a_setup_that_writes_no_mdcr_el2_has_the_behaviours_of_the_other_functio
     setup = functions["kvm_arm_setup_debug"]
     less = {name: value for name, value in setup.writes.items() if name != "vcpu->arch.mdcr_el2"}
     broken = {**functions, "kvm_arm_setup_debug": replace(setup, writes=less)}
-    binding, signs = Binding.of(tree), read(tree)
+    binding, signs = Binding.of(program), read(tree)
     right = resolve(tree, mode, functions, binding, signs)
     assert resolve(tree, mode, broken, binding, signs).kernel == right.kernel

@@ -92,6 +92,12 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
         "7.3", Mode.NVHE, HOST, {
             "\t\tVCPU_DEBUG_HOST_OWNED,\n\t\tVCPU_DEBUG_GUEST_OWNED,\n":
             "\t\tVCPU_DEBUG_GUEST_OWNED,\n\t\tVCPU_DEBUG_HOST_OWNED = 7, /* 7, not 2 */\n"}),
+    "the debug owner is a byte, and its numbers are defined apart": (
+        "7.3", Mode.NVHE, HOST, {
+            "\tenum {\n\t\tVCPU_DEBUG_FREE,\n\t\tVCPU_DEBUG_HOST_OWNED,\n\t\tVCPU_DEBUG_GUEST_OWNED,\n"
+            "\t} debug_owner;\n": "\tu8 debug_owner;\n", "struct kvm_vcpu_arch {\n":
+            "enum owners { VCPU_DEBUG_GUEST_OWNED = 1 << 4, VCPU_DEBUG_FREE = 0, VCPU_DEBUG_HOST_OWNED = 1 };\n"
+            "struct kvm_vcpu_arch {\n"}),
     "PSTATE is saved with the other registers, too": (
         "5.10", Mode.VHE, f"{KVM}/hyp/include/hyp/sysreg-sr.h",
         {_SAVES_PC: _SAVES_PC + "\tctxt->regs.pstate = read_sysreg_el2(SYS_SPSR);\n"}),

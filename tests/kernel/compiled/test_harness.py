@@ -60,7 +60,7 @@ def run(line: str, folder: Path) -> tuple[int, list[str]]:
 def test_all_stored_runs_on_the_compiled_functions(version: str, mode: str, tmp_path: Path) -> None:
     tree, c = tree_of(version), Configuration(EPOCHS[version], mode)
     program = load(tree, files_for(tree, side_of(Mode(mode))))
-    report = compare(program, Binding.of(tree), read(tree), Mode(mode), Questions(None))
+    report = compare(program, Binding.of(program), read(tree), Mode(mode), Questions(None))
     assert report.system is not None
     replay, calls, steps = Replay(report.system), list[Execution](), 0
     for trace in TraceBook.read(PROOFS / "traces" / f"{c.stem}.json").traces:
