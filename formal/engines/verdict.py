@@ -28,6 +28,11 @@ class Verdict(Enum):
     NOT_APPLICABLE = "n/a"
 
 
+SHALLOW = 6  # fused steps, of the first search for a run that breaks a claim
+SEARCHED = 5.0  # and its work, as Z3Solver counts it
+FEW = 4  # so many claims are searched deep even if another one is lost already
+
+
 @dataclass(frozen=True)
 class Result:
     """The verdict on one claim for one system."""

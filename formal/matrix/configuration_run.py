@@ -12,7 +12,7 @@ from pathlib import Path
 from formal.common.processes import Beside
 from formal.engines.bmc import Search, situation, taking
 from formal.engines.induction import Invariant
-from formal.engines.verdict import Checker, Result, Verdict
+from formal.engines.verdict import FEW, SEARCHED, SHALLOW, Checker, Result, Verdict
 from formal.engines.z3backend import SolverTimeoutError
 from formal.evidence.runs.coverage import Coverage, cover, meets
 from formal.evidence.runs.replay import ReplayError
@@ -99,6 +99,8 @@ def run(job: Job, *, processes: int = 1) -> Report:
     system = System(c.kernel(job.breakpoints))
     stored = TraceBook.read(book_path(job.traces, c))
     checker = Checker(system, stored, timeout=job.timeout, depth=SEARCH_DEPTH)
+    if not job.refresh:
+        checker.depth, checker.budget = SHALLOW, SEARCHED
     report = Report(c, operations=len(system.operations))
     wanted = {n: p for n, p in checks(c.claims()) if not job.claims or p.name in job.claims}
     if not c.is_bug:
@@ -116,6 +118,7 @@ def run(job: Job, *, processes: int = 1) -> Report:
         if found.proved and checker.lemmas_hold():  # which the other process took for granted
             results |= {n: Result(wanted[n], Verdict.PROVED, *how) for n, how in found.proved.items()}
         results |= {n: checker.check(p, known_as=n) for n, p in wanted.items() if n not in results}
+        _search_deep(job, checker, wanted, results)
         report.rows = [_row(name, c, results[name], job) for name in wanted]
         if found.coverage is not None:
             report.replayed = found.coverage.replayed
@@ -125,6 +128,17 @@ def run(job: Job, *, processes: int = 1) -> Report:
                 _sanity(checker, report, found.coverage, found.dead)
     report.dropped = tuple(f"{d.lemma} (by {d.by})" for d in checker.dropped())
     return report
+
+
+def _search_deep(job: Job, checker: Checker, wanted: Mapping[str, Claim], results: dict[str, Result]) -> None:
+    """Decides again what is open after a short search; of many open claims only until one is known to be lost."""
+    checker.depth, checker.budget = SEARCH_DEPTH, None
+    still_open = [name for name, result in results.items() if result.verdict is Verdict.UNKNOWN]
+    for name in still_open:
+        rows = (_row(n, job.configuration, result, job) for n, result in results.items())
+        if len(still_open) > FEW and any(row.verdict == "VIOLATED" and not row.as_expected for row in rows):
+            break
+        results[name] = checker.check(wanted[name], known_as=name)
 
 
 @dataclass(frozen=True)

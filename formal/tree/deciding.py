@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from formal.engines.induction import VacuousError
-from formal.engines.verdict import Checker, Result, Verdict
+from formal.engines.verdict import SEARCHED, SHALLOW, Checker, Result, Verdict
 from formal.engines.z3backend import SolverTimeoutError
 from formal.evidence.runs.traces import TraceBook
 from formal.kernel.belongs import INSIDE
@@ -24,8 +24,6 @@ from formal.tree.unknowns import Unknown, takes_part, wider
 from formal.vocabulary import Claim
 
 GIVEN_UP = 20.0  # work for one question about a claim, as Z3Solver counts it, whatever --timeout says
-SEARCHED = 5.0  # and for all searches for a run that breaks one claim; known traces are tried before any search
-SHALLOW = 6  # fused steps, for every claim
 BLAMING_SECONDS = 60.0  # of this process, for all claims of a mode together; what is left then hangs on all places
 SHOWN = 3  # places in a reason
 WHATEVER = "induction, whatever is not understood does"

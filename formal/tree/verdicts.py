@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from formal.engines.equality import Questions
-from formal.engines.verdict import Result, Verdict
+from formal.engines.verdict import FEW, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.kernel.belongs import GUEST_DEBUG
 from formal.kernel.compare import answers, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
@@ -43,7 +43,6 @@ from formal.tree.writes import Effects
 from formal.worldswitch import PARTS
 
 DEEP = 9  # fused steps, for the claims that are still open
-FEW = 4  # so many are searched so deep even if it is known by then that the tree is worse
 
 
 @dataclass
