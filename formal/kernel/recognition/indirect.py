@@ -7,10 +7,10 @@ of the guest may pass without its step being counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from formal.kernel.text.tokens import Token, chain_start, closing, ends_operand
-from formal.kernel.text.uses import STORES, stored_by, use
+from formal.kernel.text.uses import stored_by, use
 
 _REGISTERS = ("mdcr_el2", "mdscr_el1", "oslar_el1", "osdlr_el1", "pmuserenr_el0")
 _ELR = frozenset(("SYS_ELR", "SYS_ELR_EL2", "elr_el2"))
@@ -20,31 +20,33 @@ _ACCESSOR = re.compile(r"macro (?:read|write)_sysreg_el[012x]$")  # before v5.2 
 _POINTERS = frozenset(("__ctxt_sys_reg", "___ctxt_sys_reg"))  # give the place of a register, not its value
 _SETTERS = frozenset(("__vcpu_set_flag", "__vcpu_clear_flag"))
 _WHOLE = frozenset(("vcpu", "arch", "ctxt", "guest_ctxt", "host_ctxt", "hctxt", "gctxt", "guest", "host"))
-TELLING = (
-    STORES | _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr", "elr", "spsr"}
-)
+TELLING = _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc", "write_pmuserenr", "elr", "spsr"}
 
 
-def at(words: list[Token], i: int, named: Collection[str], upper: Collection[str]) -> Iterator[tuple[str, str]]:
+def at(
+    words: list[Token], i: int, named: Collection[str], upper: Collection[str], stores: Mapping[str, frozenset[int]]
+) -> Iterator[tuple[str, str]]:
     """What a token may write: a place, and how.
 
     Args:
         named: the modelled members.
         upper: the guest's System registers that are modelled, as they index ``sys_regs``.
+        stores: the macros that write some of their arguments, and which.
     """
     text, inside = words[i].text, words[i].function
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
-    if text in STORES and following == "(" and inside:
-        yield from ((word.text, "store") for word in stored_by(words, i) if word.text in {*named, *upper})
+    if text in stores and following == "(" and inside and inside != f"macro {text}":
+        written = stored_by(words, i, stores[text])
+        yield from ((word.text, "store") for word in written if word.text in {*named, *upper})
     elif text == "##" and inside.startswith("macro ") and not _ACCESSOR.match(inside):
         if any(_may_be_part(piece, (*named, *upper, *_REGISTERS)) for piece in (before, following)):
             yield f"{before}##{following}", "pasted"
     elif text == "vcpu_pc" and following == "(" and inside and inside != "vcpu_pc":
-        if before != "*" or ends_operand(words, i - 2) or use(words, i, closing(words, i + 1)):
+        if before != "*" or ends_operand(words, i - 2) or use(words, i, closing(words, i + 1), stores):
             yield "pc", "store"
     elif text == "pc" and before in (".", "->") and inside not in ("", "vcpu_pc"):
-        if use(words, chain_start(words, i), i):
+        if use(words, chain_start(words, i), i, stores):
             yield "pc", "store"
     elif text in _ELR and inside and _is_written(words, i):
         yield "hw.elr_el2", "register"

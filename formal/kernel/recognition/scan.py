@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from formal.kernel.recognition.regnames import modelled, written
 from formal.kernel.source.tree import KVM, Sources
 from formal.kernel.text import whole
 from formal.kernel.text.tokens import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
-from formal.kernel.text.uses import ASSIGN, use
+from formal.kernel.text.uses import ASSIGN, storing, use
 
 MEMBERS = frozenset((
     "mdcr_el2", "mdcr_el2_host", "guest_debug", "debug_ptr", "external_debug_state", "vcpu_debug_state",
@@ -77,6 +77,7 @@ class Store:
 
 
 Found = dict[str, tuple[str, list[Store], Bodies]]  # by file: its text, the places in it, its functions
+Stores = Mapping[str, frozenset[int]]  # macros that write arguments: which
 
 
 def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = None) -> list[Store]:
@@ -93,19 +94,22 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     found: list[Store] = []
     kept = {} if kept is None else kept
     gaps = mentions.gaps if mentions else Gaps()
-    for folder in (KVM, *_ELSEWHERE):
-        for path in _sources(tree.path / folder):
-            name = tree.relative(str(path))
-            text = tree.read(name)
-            known = kept.pop(name, None)
-            before = len(gaps.found)
-            if known is None or known[0] != text:
-                known = text, *_searched(name, text, mentions)
-            if len(gaps.found) == before:
-                kept[name] = known
-            found += known[1]
-            if mentions:
-                mentions.merge(known[2])
+    paths = (path for folder in (KVM, *_ELSEWHERE) for path in _sources(tree.path / folder))
+    texts = {name: tree.read(name) for name in dict.fromkeys(tree.relative(str(path)) for path in paths)}
+    stores = storing(text for name, text in texts.items() if name.endswith((".c", ".h")) and not name.startswith(HOST))
+    if kept.get("", ("",))[0] != (macros := repr(stores)):
+        kept.clear()
+    kept[""] = macros, [], {}
+    for name, text in texts.items():
+        known = kept.pop(name, None)
+        before = len(gaps.found)
+        if known is None or known[0] != text:
+            known = text, *_searched(name, text, mentions, stores)
+        if len(gaps.found) == before:
+            kept[name] = known
+        found += known[1]
+        if mentions:
+            mentions.merge(known[2])
     return found
 
 
@@ -121,7 +125,7 @@ def _sources(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def _searched(name: str, text: str, mentions: Mentions | None) -> tuple[list[Store], Bodies]:
+def _searched(name: str, text: str, mentions: Mentions | None, macros: Stores) -> tuple[list[Store], Bodies]:
     """What a file writes, and its functions; of the host's own code, which has no vCPUs, what concerns KVM."""
     if name.endswith(".S"):
         return scan_assembly(name, text), {}
@@ -130,7 +134,7 @@ def _searched(name: str, text: str, mentions: Mentions | None) -> tuple[list[Sto
     assembly = scan_assembly(name, "\n".join(_assembler(text))) if name.endswith(".h") else []
     words = tokens(text)
     bodies = mentions.of(name, words) if mentions and not name.startswith(HOST) else {}
-    stores = scan_tokens(name, words)
+    stores = scan_tokens(name, words, macros)
     if name.startswith((*HOST, _ASM)) and "kvm" not in name:
         stores = [store for store in stores if store.lvalue not in _OF_TASKS]
     return assembly + stores, bodies
@@ -144,32 +148,32 @@ def _assembler(text: str) -> Iterator[str]:
 
 def scan_text(file: str, text: str) -> list[Store]:
     """The places in the text of one C file."""
-    return scan_tokens(file, tokens(text))
+    return scan_tokens(file, tokens(text), storing((text,)))
 
 
-def scan_tokens(file: str, words: list[Token]) -> list[Store]:
+def scan_tokens(file: str, words: list[Token], stores: Stores) -> list[Store]:
     """The places in one C file."""
     found: dict[Store, None] = {}
     for i, word in enumerate(words):
-        if word.text in _TELLING:
-            for lvalue, how in _at(words, i):
+        if word.text in _TELLING or word.text in stores:
+            for lvalue, how in _at(words, i, stores):
                 found[Store(file, word.line, word.function, lvalue, how)] = None
     for word, lvalue, how in whole.stores(words, MEMBERS - {"pstate"} | BANKS, _FILLERS, ASSIGN):
         found[Store(file, word.line, word.function, lvalue, how)] = None
     return list(found)
 
 
-def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+def _at(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     text = words[i].text
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
-    yield from indirect.at(words, i, MEMBERS | BANKS | _FLAG_WORDS - {"flags"}, GUEST_REGISTERS)
+    yield from indirect.at(words, i, MEMBERS | BANKS | _FLAG_WORDS - {"flags"}, GUEST_REGISTERS, stores)
     if text in MEMBERS | BANKS | GUEST_REGISTERS and indirect.renamed(words, i):
         yield text, "renamed"
     if text in MEMBERS | BANKS and before in (".", "->"):
-        yield from _member(words, i)
+        yield from _member(words, i, stores)
     elif text in _WHOLE | {"sys_regs"} and before in (".", "->") and following != "(":
-        yield from _container(words, i)
+        yield from _container(words, i, stores)
     elif text in ("asm", "__asm__"):
         yield from (("hw." + name, "assembly") for name in _assembly(words, i))
     elif following == "(":
@@ -182,9 +186,9 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
         elif text in _FILLERS and words[i].function and arguments[0]:
             yield from _filled(arguments[0])
         elif text in ("offsetof", "host_data_ptr") and words[i].function:
-            yield from _placed(words, i, arguments[-1])
+            yield from _placed(words, i, arguments[-1], stores)
         elif text in _ELEMENTS:
-            yield from _element(words, i, arguments[-1])
+            yield from _element(words, i, arguments[-1], stores)
         elif text in _ELEMENT_WRITERS and len(arguments) > _ELEMENT_WRITERS[text]:
             register = _spelled(arguments[_ELEMENT_WRITERS[text]])
             if words[i].function and (register in GUEST_REGISTERS or not _plain(register)):
@@ -192,22 +196,22 @@ def _at(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
         elif text in ("vcpu_set_flag", "vcpu_clear_flag") and len(arguments) == 2 and _spelled(arguments[1]) in FLAGS:
             yield _spelled(arguments[1]), "store"
         elif text in ("vcpu_cpsr", "vcpu_gp_regs"):
-            yield from _accessor(words, i)
+            yield from _accessor(words, i, stores)
     elif (
         text in _FLAG_WORDS
         and before in (".", "->")
         and (text != "flags" or (before == "." and words[i - 2].text == "arch" and words[i - 4].text != "kvm"))
     ):
-        yield from _flags(words, i)
+        yield from _flags(words, i, stores)
 
 
-def _flags(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+def _flags(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     """A word of flags written; ``|=`` and ``&=`` only if they name a modelled flag, or none by name."""
     following = words[i + 1].text if i + 1 < len(words) else ""
     end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
     value = [w.text for w in words[i + 2 : end] if w.text.isidentifier() and w.text not in ("BIT", "GENMASK")]
     others = following in ("|=", "&=") and _are_flags(value) and not FLAGS.intersection(value)
-    if (how := use(words, chain_start(words, i), i)) and not others:
+    if (how := use(words, chain_start(words, i), i, stores)) and not others:
         yield f"arch.{words[i].text}", how
 
 
@@ -216,32 +220,32 @@ def _are_flags(names: list[str]) -> bool:
     return bool(names) and all(map(str.isupper, names))
 
 
-def _member(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+def _member(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     name = words[i].text
     end, start = chain_end(words, i), chain_start(words, i)
     if words[start].text == "__entry":
         return  # the record of a tracepoint
     if not words[i].function and words[start].text in ("{", ","):
         return  # what an initialiser of a variable of the file gives
-    if how := use(words, start, end):
+    if how := use(words, start, end, stores):
         yield name, how
     elif name in BANKS and words[i + 1].text != "[":
         yield name, "address"
 
 
-def _container(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+def _container(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     """A structure with modelled members assigned as a whole; an element of the guest's System registers."""
     end, start = chain_end(words, i), chain_start(words, i)
     following = words[end + 1].text if end + 1 < len(words) else ""
     if words[i].text == "sys_regs" and end == i:
         yield "sys_regs[*]", "address"
     elif words[i].text == "sys_regs":
-        register, how = _spelled(words[i + 2 : end]), use(words, start, end)
+        register, how = _spelled(words[i + 2 : end]), use(words, start, end, stores)
         own = how == "address" and words[i].function.removeprefix("macro ") in _ELEMENTS  # each use is looked at
         if how and not own and (register in GUEST_REGISTERS or not _plain(register)):
             yield _register(register), how
     elif end == i and words[i].function and (following, words[min(i + 2, len(words) - 1)].text) != ("=", "&"):
-        yield from ((words[i].text, how) for how in (use(words, start, end),) if how == "store")
+        yield from ((words[i].text, how) for how in (use(words, start, end, stores),) if how == "store")
 
 
 def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
@@ -253,11 +257,11 @@ def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
         yield last, "store"
 
 
-def _placed(words: list[Token], i: int, member: list[Token]) -> Iterator[tuple[str, str]]:
+def _placed(words: list[Token], i: int, member: list[Token], stores: Stores) -> Iterator[tuple[str, str]]:
     """The place of a modelled member: its offset, or a pointer to it that is written through or kept."""
     named = [word.text for word in member if word.text in MEMBERS | BANKS]
     dereferenced = i > 0 and words[i - 1].text == "*" and words[i].text != "offsetof"
-    how = use(words, i, closing(words, i + 1)) if dereferenced else "address"
+    how = use(words, i, closing(words, i + 1), stores) if dereferenced else "address"
     if named and how:
         yield named[-1], how
 
@@ -275,15 +279,15 @@ def _register(spelled: str) -> str:
     return f"sys_regs[{spelled if spelled in GUEST_REGISTERS else '*'}]"
 
 
-def _element(words: list[Token], i: int, index: list[Token]) -> Iterator[tuple[str, str]]:
+def _element(words: list[Token], i: int, index: list[Token], stores: Stores) -> Iterator[tuple[str, str]]:
     register = _spelled(index)
     if register not in GUEST_REGISTERS and _plain(register):
         return
-    if how := use(words, i, closing(words, i + 1)):
+    if how := use(words, i, closing(words, i + 1), stores):
         yield _register(register), how
 
 
-def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+def _accessor(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     """``*vcpu_cpsr(v)`` written, or the pointer kept; ``vcpu_gp_regs(v)`` passed on as a whole."""
     end = closing(words, i + 1)
     following = words[end + 1].text if end + 1 < len(words) else ""
@@ -291,7 +295,7 @@ def _accessor(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
     if following == "{":
         return  # its own definition
     if words[i].text == "vcpu_cpsr":
-        if how := use(words, i, end) if dereferenced else "address":
+        if how := use(words, i, end, stores) if dereferenced else "address":
             yield "pstate", how
     elif following != "->":
         yield "pstate", "address"

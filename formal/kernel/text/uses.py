@@ -2,61 +2,111 @@
 
 from __future__ import annotations
 
-from formal.kernel.text.tokens import Token, arguments_of, closing, ends_operand
+import re
+from collections.abc import Iterable, Mapping
+
+from formal.kernel.text.tokens import Token, arguments_of, chain_end, closing, ends_operand, tokens
 
 ASSIGN = frozenset(("=", "|=", "&=", "^=", "+=", "-=", "*=", "/=", "%=", "<<=", ">>=", "++", "--"))
-STORES = frozenset(  # their first argument is written
-    "WRITE_ONCE smp_store_release smp_store_mb xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "
-    "set_mask_bits swap get_user __get_user unsafe_get_user put_unaligned".split()
-    + [
-        f"{kind}this_cpu_{does}"
-        for kind in ("", "__", "raw_")
-        for does in "write inc dec add sub and or xchg cmpxchg add_return".split()
-    ]
-    + [f"raw_cpu_{does}" for does in "write inc dec add sub and or xchg cmpxchg".split()]
-)
+_FIRST = frozenset((0,))
+STORES: Mapping[str, frozenset[int]] = {  # the kernel's macros that write some of their arguments: which
+    **dict.fromkeys(
+        "WRITE_ONCE smp_store_release smp_store_mb xchg xchg_relaxed cmpxchg cmpxchg_relaxed try_cmpxchg "
+        "set_mask_bits get_user __get_user unsafe_get_user put_unaligned".split()
+        + [
+            f"{kind}this_cpu_{does}"
+            for kind in ("", "__", "raw_")
+            for does in "write inc dec add sub and or xchg cmpxchg add_return".split()
+        ]
+        + [f"raw_cpu_{does}" for does in "write inc dec add sub and or xchg cmpxchg".split()],
+        _FIRST,
+    ),
+    "swap": frozenset((0, 1)),
+}
+_MACRO = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+\w+\((?:.*\\\n)*.*")  # one that takes arguments
 _GROUPING = frozenset(("return", "case", "else", "do"))  # a parenthesis after these is of no call
 
 
-def use(words: list[Token], start: int, end: int) -> str:
+def use(words: list[Token], start: int, end: int, stores: Mapping[str, frozenset[int]] = STORES) -> str:
     """How the expression of the tokens from ``start`` to ``end`` is used: ``store``, ``address``, or ``""`` (neither).
 
     Parentheses around it and dereferences before it count as nothing: ``(*x) = 1`` and ``&(x)`` are seen. Also a store
-    are the first argument of a macro that writes it (``STORES``; both of ``swap``), and an output operand of inline
-    assembly.
+    are an argument that a macro writes, and an output operand of inline assembly.
+
+    Args:
+        stores: the macros that write arguments, and which.
     """
     while True:
         if _text(words, start - 1) == "*" and not ends_operand(words, start - 2):
             start -= 1
         elif _text(words, start - 1) == "(" and _text(words, end + 1) == ")" and _groups(words, start - 1):
             start, end = start - 1, end + 1
+        elif _text(words, end + 1) == "[":
+            end = closing(words, end + 1)
         else:
             break
     before = _text(words, start - 1)
+    if _text(words, end + 1) in (".", "->"):
+        return ""  # a member of it, which has a name of its own
     if _text(words, end + 1) in ASSIGN or before in ("++", "--"):
         return "store"
     if before == "&" and not ends_operand(words, start - 2):
         return "address"
     if before == "(" and _text(words, start - 2)[:1] == '"' and _text(words, end + 1) == ")":
         return "store" if _text(words, start - 2)[1:2] in ("=", "+") else ""
-    return "store" if _is_target(words, start, end) else ""
+    called, position = _argument(words, start, end)
+    return "store" if position in stores.get(called, ()) else ""
 
 
-def stored_by(words: list[Token], i: int) -> list[Token]:
-    """What the call of a macro of ``STORES`` at ``i`` may write: its first argument; of ``swap``, both."""
+def stored_by(words: list[Token], i: int, positions: Iterable[int]) -> list[Token]:
+    """The tokens of some arguments of the call at ``i``."""
     arguments = arguments_of(words, i + 1)
-    return [word for argument in arguments[: 2 if words[i].text == "swap" else 1] for word in argument]
+    return [word for position in positions for word in (arguments[position] if position < len(arguments) else ())]
 
 
-def _is_target(words: list[Token], start: int, end: int) -> bool:
-    """Whether the expression is a whole argument that a macro of ``STORES`` writes."""
-    before, following = _text(words, start - 1), _text(words, end + 1)
-    if before == "(" and following in (",", ")"):
-        return _text(words, start - 2) in STORES
-    if before == "," and following == ")":  # the second of swap(a, b)
-        opened = next((j for j in range(start - 2, -1, -1) if closing(words, j) == end + 1), 0)
-        return _text(words, opened - 1) == "swap"
-    return False
+def storing(texts: Iterable[str]) -> dict[str, frozenset[int]]:
+    """The macros that write arguments, or take their address, and which: the kernel's, and those of some C texts.
+
+    One that hands an argument on to another such macro writes it, too.
+    """
+    found = dict(STORES)
+    macros = [tokens(macro[0])[2:] for text in texts for macro in _MACRO.finditer(text)]
+    while True:
+        before = dict(found)
+        for macro in macros:
+            if which := _written(macro, found):
+                found[macro[0].text] = found.get(macro[0].text, frozenset()) | which
+        if found == before:
+            return found
+
+
+def _written(macro: list[Token], stores: Mapping[str, frozenset[int]]) -> frozenset[int]:
+    """Which parameters a macro writes: its name, its parameters, its body."""
+    names = [argument[0].text if len(argument) == 1 else "" for argument in arguments_of(macro, 1)]
+    found = set()
+    for i in range(closing(macro, 1) + 1, len(macro)):
+        if macro[i].text in names and not {".", "->", "##"} & {_text(macro, i - 1), _text(macro, i + 1)}:
+            end = chain_end(macro, i)
+            plain = not {".", "->"} & {word.text for word in macro[i : end + 1]}
+            if plain and use(macro, i, end, stores):
+                found.add(names.index(macro[i].text))
+    return frozenset(found)
+
+
+def _argument(words: list[Token], start: int, end: int) -> tuple[str, int]:
+    """What is called with the expression as a whole argument, and which argument that is; ``("", 0)`` if nothing is."""
+    if _text(words, start - 1) not in ("(", ",") or _text(words, end + 1) not in (",", ")"):
+        return "", 0
+    depth = commas = 0
+    for i in range(start - 1, -1, -1):
+        text = words[i].text
+        depth += (text in (")", "]", "}")) - (text in ("(", "[", "{"))
+        if depth < 0:
+            return (_text(words, i - 1), commas) if text == "(" else ("", 0)
+        if text == ";":
+            break
+        commas += text == "," and depth == 0
+    return "", 0
 
 
 def _groups(words: list[Token], i: int) -> bool:

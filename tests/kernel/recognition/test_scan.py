@@ -153,25 +153,36 @@ WAYS = (
     "for ({} = 0; c; x++) f();", "x = ({} = y);", "WRITE_ONCE({}, x);", "WRITE_ONCE(({}), x);",
     "get_user({}, p);", "swap({}, x);", "swap(x, {});", 'asm("" : "=m" ({}));', 'asm("" : [a] "+Q" ({}) : "r" (x));',
     "smp_store_release(&{}, x);", "xchg(&({}), x);", "return ({} = x);", "x = c ? ({} = y) : 0;",
+    "OWN({}, x);", "OWN(({}), x);", "HANDS(x, {});", "x = TAKES({});",
 )  # fmt: skip
+MACROS = """
+#define OWN(x, v)\t\t\\
+	do {\t\t\t\\
+		(x) = (v);\t\\
+	} while (0)
+#define HANDS(v, x) OWN(x, v)
+#define TAKES(x) ({ typeof(x) *at_ = &(x); give(at_); })
+#define READS(x, y) ((x) + (y) + (y)->member + f(&(y)->other))
+"""
 READING = (
     "x = {};", "x = ({}) + 1;", "if ({}) ++x;", "if ({} == 3) f();", "f({});", "x = f(y, {}, z);", "return {};",
     "x = y & {};", "x = (y) & ({});", "x = {} ? 1 : 2;", "switch ({}) {{ }}", "WRITE_ONCE(x, {});",
     'asm("" : : "r" ({}));', "x = y * ({});", "x[{}] = y;", "x = sizeof({});",
+    "OWN(x, {});", "x = READS({}, y);", "x = READS(y, {});",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("place", PLACES)
 def test_whatever_is_written_is_found_in_whatever_way(place: str, way: str) -> None:
-    found = scan_text("f.c", f"void f(struct kvm_vcpu *v)\n{{\n\t{way.format(place)}\n}}\n")
+    found = scan_text("f.c", f"{MACROS}void f(struct kvm_vcpu *v)\n{{\n\t{way.format(place)}\n}}\n")
     assert PLACES[place] in {store.lvalue.removeprefix("arch.") for store in found}
 
 
 @pytest.mark.parametrize("way", READING)
 @pytest.mark.parametrize("place", PLACES)
 def test_whatever_is_read_is_not_reported(place: str, way: str) -> None:
-    assert scan_text("f.c", f"void f(struct kvm_vcpu *v)\n{{\n\t{way.format(place)}\n}}\n") == []
+    assert scan_text("f.c", f"{MACROS}void f(struct kvm_vcpu *v)\n{{\n\t{way.format(place)}\n}}\n") == []
 
 
 @pytest.mark.parametrize("statement", STORES)
@@ -237,6 +248,8 @@ def test_no_word_is_passed_over() -> None:
     for module, function in ((scan, scan._at), (indirect, indirect.at)):
         for node in ast.walk(ast.parse(inspect.getsource(function))):
             if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "text":
+                if ast.unparse(node.comparators[0]) == "stores":
+                    continue  # the macros of the tree, which scan_tokens() looks for besides
                 words = eval(compile(ast.Expression(node.comparators[0]), "_at", "eval"), vars(module))
                 told |= {words} if isinstance(words, str) else set(words)
     assert len(told) > 40
