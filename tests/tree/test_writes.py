@@ -42,6 +42,8 @@ WRITES: dict[str, set[str]] = {
     "rest(&v->arch, &v->arch.ctxt.sys_regs[x]);": {"mdscr_el1", "oslsr_el1"},
     "(*vcpu_cpsr(v)) = x;": {"pstate.SS", "pstate.D"},
     "WRITE_ONCE(__vcpu_sys_reg(v, MDSCR_EL1), x);": {"mdscr_el1"},
+    "STORE(v->arch.mdcr_el2, x);": {"mdcr_el2"},
+    "STORE(__vcpu_sys_reg(v, x), x);": {"mdscr_el1", "oslsr_el1"},
     "++v->arch.iflags;": {"debug_dirty", "adjust_pc"},
     "MINE(v) = x;": {"mdcr_el2"},
     "PUT(w, x);\n\tv->arch.mdcr_el2 = x;": {"mdcr_el2"},
@@ -64,6 +66,7 @@ HELPERS = """
 struct other_state { u64 pstate, mdcr_el2; };
 #define MINE(v) ((v)->arch.mdcr_el2)
 #define OTHER(v) ((v)->mdcr_el2)
+#define STORE(at, x) ((at) = (x))
 #define PUT(v, x) ((v)->mdcr_el2 = (x))
 static noinline void poke(u64 *at) { *at = 1; }
 static noinline void rest(struct kvm_vcpu_arch *a, u64 *at) { at[0] = 1; }
