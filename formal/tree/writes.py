@@ -272,9 +272,10 @@ class Effects:
         if there and function.startswith("macro "):
             effects = self._expanded(function.removeprefix("macro "), effects)
         found = _written([*effects, *self._chosen_by(function)])
+        register = place.startswith("sys_regs[")
         if not there:
-            found |= frozenset().union(*map(self._addressed, keys))
-        if place.startswith("sys_regs["):
+            found |= frozenset().union(*(self._addressed(key, register) for key in keys))
+        if register:
             return found  # nothing of these is kept elsewhere
         return found | (self._by_name(place) & self._elsewhere)
 
@@ -347,8 +348,12 @@ class Effects:
                 if effect.how.endswith(f" by {function}()") and not _listed(effect, knows):
                     yield effect
 
-    def _addressed(self, key: str) -> frozenset[str]:
-        """The state variables of which a function takes the address, unless that does not leave its own variables."""
+    def _addressed(self, key: str, register: bool) -> frozenset[str]:
+        """The state variables of which a function takes the address, unless that does not leave its own variables.
+
+        Args:
+            register: whether the place is in sys_regs; the address of a record around it is then none of that.
+        """
         assert self.typed is not None
         facts = self.typed.functions[key]
         sources: list[Source] = [s for c in facts.calls for a in c.arguments for s in a]
@@ -362,6 +367,8 @@ class Effects:
         for a in (source for source in sources if isinstance(source, Address)):
             size = a.size if a.element is None else a.element.stride * a.element.length
             at = (0, 1 << 40) if a.blurred else (a.offset, max(size, 1))
+            if register and a.whole and not a.blurred:
+                continue
             for target, _ in overlapping(self.typed.ranges.get(a.record, ()), *at, ALL):
                 found |= variables(target)
         return found

@@ -38,6 +38,11 @@ WRITES: dict[str, set[str]] = {
     "poke(&v->arch.ctxt.sys_regs[x]);": {"mdscr_el1", "oslsr_el1"},
     "poke(&v->arch.ctxt.sys_regs[MDSCR_EL1]);": {"mdscr_el1"},
     "poke(v->arch.ctxt.sys_regs + x);": {"mdscr_el1", "oslsr_el1"},
+    "struct kvm_cpu_context *c = &v->arch.ctxt; poke(&c->sys_regs[x]);": {"mdscr_el1", "oslsr_el1"},
+    "struct kvm_cpu_context *c = &v->arch.ctxt; poke(c->sys_regs + x);": {"mdscr_el1", "oslsr_el1"},
+    "struct kvm_cpu_context *c = &v->arch.ctxt; u64 *r = c->sys_regs; r[x] = 1;": {"mdscr_el1", "oslsr_el1"},
+    "kept = &v->arch.ctxt; poke((u64 *)kept + x); SAVE(kept->sys_regs, APIA);": {"mdscr_el1", "oslsr_el1"},
+    "memset(v->arch.ctxt.sys_regs, 0, x);": {"mdscr_el1", "oslsr_el1"},
     "u64 *r = &v->arch.ctxt.sys_regs[x]; *r = x;": {"mdscr_el1", "oslsr_el1"},
     "rest(&v->arch, &v->arch.ctxt.sys_regs[x]);": {"mdscr_el1", "oslsr_el1"},
     "(*vcpu_cpsr(v)) = x;": {"pstate.SS", "pstate.D"},
@@ -57,6 +62,7 @@ ONLY: dict[str, set[str]] = {
     "w->pstate = x;": set(),
     "w->mdcr_el2 = x; poke(&w->mdcr_el2);": set(),
     "__vcpu_sys_reg(v, PMEVCNTR0_EL0 + (x & 31)) = x;": set(),
+    "SAVE(v->arch.ctxt.sys_regs, APIA); kept = &v->arch.ctxt;": set(),
     "OTHER(w) = x;": set(),
     "PUT(w, x);": set(),
     "if (is_protected_kvm_enabled()) v->arch.mdcr_el2 = x;": set(),
@@ -66,6 +72,8 @@ HELPERS = """
 struct other_state { u64 pstate, mdcr_el2; };
 #define MINE(v) ((v)->arch.mdcr_el2)
 #define OTHER(v) ((v)->mdcr_el2)
+#define SAVE(regs, key) (regs[key ## KEYLO_EL1] = 1)
+static struct kvm_cpu_context *kept;
 #define STORE(at, x) ((at) = (x))
 #define PUT(v, x) ((v)->mdcr_el2 = (x))
 static noinline void poke(u64 *at) { *at = 1; }

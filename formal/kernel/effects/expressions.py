@@ -215,7 +215,7 @@ class Expressions:
         elif kind == Kind.UNARY_OPERATOR:
             operator, inner = unary_operator(c), children(c)[0]
             if operator == "&":
-                self._address(self._place(inner), found)
+                self._address(self._place(inner), found, is_record(inner.type))
             elif operator == "*" and inner.kind in TRANSPARENT and self._unit.holds_pointer(c.type):
                 place = self._direct(inner)
                 if place is None:
@@ -262,13 +262,13 @@ class Expressions:
         self._gather(c, inner)
         found.update(dict.fromkeys(map(blurred, inner)))
 
-    def _address(self, place: Place | None, found: dict[Source, None]) -> None:
+    def _address(self, place: Place | None, found: dict[Source, None], whole: bool = False) -> None:
         if place is None or place.own:
             return
         if place.record:
             size = place.size
             if any(overlapping(self._unit.ranges[place.record], place.offset, max(place.span, 1), ALL)):
-                found[Address(place.record, place.offset, size, False, place.element)] = None
+                found[Address(place.record, place.offset, size, False, place.element, whole)] = None
         else:
             moved = place.offset != 0
             found.update(dict.fromkeys(blurred(s) if moved else s for s in place.through))

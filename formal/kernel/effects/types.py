@@ -64,6 +64,7 @@ class Address(NamedTuple):
     size: int
     blurred: bool = False
     element: Element | None = None
+    whole: bool = False  # of all of it, or of a record in it: not of a number or an array
 
 
 class Node(NamedTuple):
