@@ -21,6 +21,7 @@ from formal.kernel.belongs import (
     GUEST_DEBUG,
     HANDLING,
     MMIO,
+    REENTERS,
     REPAIRS,
     RESETS,
     SET_BANK,
@@ -38,7 +39,9 @@ from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
+from formal.kernel.recognition.regnames import modelled
 from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.text.forms import without_comments
 from formal.kernel.text.signs import Sign
 
 SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
@@ -47,6 +50,13 @@ _CLASSES = 64  # of ESR_EL2.EC
 # ESR_EL2.EC (Arm ARM D24): debug exceptions from a lower Exception level; trapped MSR, MRS and system instructions
 _DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
 _SYS64, _ERET = 0x18, 0x1A
+_MOPS, _COPIES = 0x27, "kvm_hyp_handle_mops"  # a copy of memory is begun anew, which ends a step
+_WATCHPOINT, _ABORT = 0x34, 0x20  # of both EL2 finds out the address, and leaves the rest to KVM
+_FINDS_ADDRESS = "kvm_hyp_handle_watchpt_low"
+_HYP_HANDLERS = "hyp_exit_handlers"  # from v5.16 on
+_REGISTER = r"(SYS_\w+(?:\s*\([^()]*\))?|sys_reg\s*\([^()]*\))"
+_ANSWERED = re.compile(rf"(?:\bcase\b|[!=]=)\s*\(?\s*{_REGISTER}|{_REGISTER}\s*\)?\s*[!=]=")
+_OS_LOCK = frozenset(("SYS_OSLSR_EL1",))
 _EVERY = (*TRAPS, *SETTING, *RESETS, EMULATES)
 Encoding = tuple[int, int, int, int, int]
 Cell = str | int | None  # a function's name, a number, NULL
@@ -175,20 +185,22 @@ def _cell(value: Cursor, enumerators: Mapping[str, int]) -> Cell:
     return None if inner.kind in (Kind.CSTYLE_CAST_EXPR, Kind.UNEXPOSED_EXPR, Kind.PAREN_EXPR) else "?"
 
 
-def exit_handlers(program: Program) -> dict[int, tuple[Cell, int]]:
+def exit_handlers(
+    program: Program, file: str = HANDLE_EXIT, name: str = "arm_exit_handlers"
+) -> dict[int, tuple[Cell, int]]:
     """Which function handles which exception class, and its line.
 
     Raises:
         NotUnderstoodError: at an element that has an unknown form.
     """
-    table, enumerators = table_of(program, HANDLE_EXIT, "arm_exit_handlers")
+    table, enumerators = table_of(program, file, name)
     found: dict[int, tuple[Cell, int]] = {}
     for item in elements(table):
         parts = children(item)
         bounds = [clang.constant(part) for part in parts[:-1]]
         numbers = [bound for bound in bounds if bound is not None]
         if item.kind != Kind.UNEXPOSED_EXPR or not 1 <= len(numbers) <= 2 or len(numbers) != len(bounds):
-            raise NotUnderstoodError(HANDLE_EXIT, int(item.location.line), "an element without a number")
+            raise NotUnderstoodError(file, int(item.location.line), "an element without a number")
         for number in range(numbers[0], numbers[-1] + 1):
             found[number] = _cell(parts[-1], enumerators), int(item.location.line)
     return found
@@ -208,6 +220,8 @@ def check(program: Program, k: Kernel, gaps: Gaps | None = None) -> list[Gap]:
         problems += [_gap(SYS_REGS, line, text, of) for line, text, of in _registers(program, k, entries)]
     with gaps.at(*HANDLING):
         problems += _handlers(program, k)
+    with gaps.at(REENTERS):
+        problems += _at_el2(program, k)
     return problems
 
 
@@ -296,3 +310,26 @@ def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Itera
             yield entry.line, f"{name} is handled as if it were a register of the model", _EVERY
     for encoding in expected.keys() - seen:
         yield 0, f"the register with encoding {encoding} has no entry", _about(expected[encoding])
+
+
+def _at_el2(program: Program, k: Kernel) -> Iterator[Gap]:
+    """What EL2 handles itself before KVM sees it: no debug exception, and no access of a debug register."""
+    other = "nvhe" if k.vhe else "vhe"
+    for path in sorted((program.tree.path / KVM / "hyp").rglob("*.[ch]")):
+        file = program.tree.relative(str(path))
+        if f"/{other}/" in file:
+            continue
+        text = without_comments(program.tree.read(file))
+        if f"{_HYP_HANDLERS}[]" in text:
+            handlers = exit_handlers(program, file, _HYP_HANDLERS)
+            aborts = {_FINDS_ADDRESS, handlers.get(_ABORT, (None, 0))[0]}
+            for number, (handler, line) in handlers.items():
+                debug = number in _DEBUG_CLASSES and not (number == _WATCHPOINT and handler in aborts)
+                if handler is not None and (debug or (handler == _COPIES) != (number == _MOPS)):
+                    name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
+                    yield _gap(file, line, f"{name} is handled by {handler} at EL2", (REENTERS, GUEST_DEBUG, EMULATES))
+        for found in _ANSWERED.finditer(text):
+            register = re.sub(r"\s", "", found[1] or found[2])
+            if modelled(register) or register in _OS_LOCK:
+                line = text[: found.start()].count("\n") + 1
+                yield _gap(file, line, f"an access of {register} is handled at EL2", (REENTERS, *TRAPS, EMULATES))

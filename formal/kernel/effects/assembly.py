@@ -69,7 +69,9 @@ def registers(text: str) -> Iterator[str]:
                 yield name
         elif found := _INST.search(line):
             value = _evaluate(found.group(1).split(",")[0])
-            if value is not None and value >> 20 == 0xD51 and (name := ENCODED.get(_fields(value))):
+            if value is None and "%" in found.group(1):
+                yield UNKNOWN  # an operand says which instruction it is
+            elif value is not None and value >> 20 == 0xD51 and (name := ENCODED.get(_fields(value))):
                 yield name
 
 

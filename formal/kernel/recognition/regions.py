@@ -180,6 +180,12 @@ def _spelled_out(words: list[str]) -> list[str]:
             ends.append((depth + 1, guard))
             at += 4
             continue
+        if guard is not None and word == "scoped_guard" and ";" in words[at + 4 :]:
+            end = words.index(";", at + 4) + 1
+            if "{" not in words[at + 4 : end]:  # of one statement
+                found += [guard[0], "(", ")", ";", *words[at + 4 : end], guard[1], "(", ")", ";"]
+                at = end
+                continue
         if word == "}":
             while ends and ends[-1][0] == depth:
                 found += [ends.pop()[1][1], "(", ")", ";"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from formal.kernel.lift.assembly import number
+
 _NAMED = re.compile(r"(?:sys_)?(?:mdcr_el2|mdscr_el1|oslar_el1|osdlr_el1|pmuserenr_el0|dbg[bw][cv]r\w*)(?:_el1)?", re.I)
 _GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
 _MSR_FIELDS = ((16, 7), (12, 15), (8, 15), (5, 7))  # op1, CRn, CRm, op2 of an instruction: lowest bit, mask
@@ -46,13 +48,19 @@ def _encoding(numbers: list[str] | tuple[str, ...]) -> tuple[int, ...]:
 
 def written(assembly: str) -> Iterator[str]:
     """The modelled registers that assembly writes: the text of a statement in C, or a line of an assembler file."""
-    text = re.sub(r"\\[tn]|\"|__stringify", " ", assembly)
+    joined = re.sub(r'"\s*"', "", assembly)  # C joins literals that stand side by side
+    text = re.sub(r"\\[tn]|\"|__stringify", " ", joined)
     for operand in re.findall(r"(?:\b|_)msr(?:_s)?\b[\s(]*(sys_reg\s*\([^)]*\)|[\w#]+)", text, re.I):
         if name := modelled(re.sub(r"\s", "", operand)):
             yield name.lower()
-    for number in re.findall(r"\.(?:inst|word|long|int|4byte)\s+(0x[0-9a-f]+|\d+)\b", text, re.I):
-        if (name := _moved_to(int(number, 0))) is not None:
-            yield name
+    for line in re.split(r"\\n|;|\n", joined):
+        for word in re.findall(r"(?:\.(?:inst|word|long|int|4byte)\b|__emit_inst\b)([^:]*)", line, re.I):
+            first = re.split(r"[\s|+]+", re.sub(r'[()"]|\\t', " ", word).strip())[0]
+            value = number(first)
+            if re.search(r"%(?!l\[)", word.partition(",")[0]) and (value is None or value >> 24 == 0xD5):
+                yield "any"  # an operand says which instruction it is
+            elif value is not None and (name := _moved_to(value)) is not None:
+                yield name
 
 
 def _moved_to(instruction: int) -> str | None:

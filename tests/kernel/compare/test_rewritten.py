@@ -42,6 +42,8 @@ _TAKES = (
 _ASKS = "\t\texit_handler = kvm_get_exit_handler(vcpu);\n\t\thandled = exit_handler(vcpu);\n"
 
 
+_MOPS = "\t[ESR_ELx_EC_MOPS]\t\t= kvm_hyp_handle_mops,\n"
+_ABORT = "\t[ESR_ELx_EC_DABT_LOW]\t\t= kvm_hyp_handle_dabt_low,\n"
 _IRQS_OFF = (
     "\tunsigned long flags;\n\n\tlocal_irq_save(flags);\n\t__activate_traps_common(vcpu);\n"
     "\tlocal_irq_restore(flags);\n"
@@ -88,6 +90,8 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
                                  _LOADS + "\tpreempt_enable();\n": _LOADS}),
     "a guard that keeps what it restores": (
         "7.3", Mode.VHE, VHE_SWITCH, {_IRQS_OFF: "\tguard(irqsave)();\n\n\t__activate_traps_common(vcpu);\n"}),
+    "a guard of one statement that keeps what it restores": (
+        "7.3", Mode.VHE, VHE_SWITCH, {_IRQS_OFF: "\tscoped_guard(irqsave)\n\t\t__activate_traps_common(vcpu);\n"}),
     "the owners of the debug registers in another order": (
         "7.3", Mode.NVHE, HOST, {
             "\t\tVCPU_DEBUG_HOST_OWNED,\n\t\tVCPU_DEBUG_GUEST_OWNED,\n":
@@ -124,6 +128,15 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "a scoped guard that lets go too early": (
         "7.3", Mode.VHE, DEBUG, {_RELOADS: "\tscoped_guard(preempt)\n\t\tkvm_arch_vcpu_put(vcpu);\n"
                                  "\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"}, "within one region"),
+    "a step of user space is handled at EL2": (
+        "7.3", Mode.VHE, VHE_SWITCH, {_MOPS: f"{_MOPS}\t[ESR_ELx_EC_SOFTSTP_LOW] = kvm_hyp_handle_mops,\n"},
+        "software step is handled by kvm_hyp_handle_mops at EL2"),
+    "a breakpoint instruction is handled at EL2": (
+        "6.12", Mode.NVHE, f"{KVM}/hyp/nvhe/switch.c",
+        {_ABORT: f"{_ABORT}\t[ESR_ELx_EC_BRK64] = kvm_hyp_handle_dabt_low,\n"}, "BRK is handled by"),
+    "an access of a breakpoint register is answered at EL2": (
+        "7.3", Mode.VHE, SWITCH, {"\tswitch (sysreg) {\n": "\tswitch (sysreg) {\n\tcase SYS_DBGBCRn_EL1(0):\n"},
+        "an access of SYS_DBGBCRn_EL1(0) is handled at EL2"),
     "a guard over nothing": (
         "7.3", Mode.VHE, VHE_SWITCH,
         {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),
