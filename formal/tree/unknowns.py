@@ -225,7 +225,8 @@ def _writing_all(op: Operation) -> Operation:
 
 def _doing_anything(op: Operation, names: frozenset[str], untimely: bool) -> Operation:
     def step(s: State, k: Kernel, i: Inputs) -> State:
-        after = op.step(s, k, i).values
+        never = op.enabled(s, k, i) is t.FALSE  # of another release, and maybe about state that this one has not
+        after = s.values if never else op.step(s, k, i).values
         free = _freed(after, names, lambda n, sort: i.free(f"not understood: {n}", sort))
         return State({**after, **free}, s.vcpu_id, s.cpu_id)
 

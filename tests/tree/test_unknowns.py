@@ -19,7 +19,7 @@ from formal.properties import CLAIMS
 from formal.scope.configuration import Configuration
 from formal.scope.manifest import Manifest
 from formal.system import System
-from formal.tree.unknowns import mattering, narrower, takes_part, unknowns
+from formal.tree.unknowns import Unknown, mattering, narrower, takes_part, unknowns, wider
 from formal.tree.verdicts import TreeReport
 from formal.tree.writes import EVERYTHING, Effects, places
 from tests.conftest import PROOFS
@@ -48,6 +48,19 @@ def test_a_tree_that_is_understood_has_no_gaps(copy: Copy) -> None:
     expected = Manifest.read(PROOFS / "manifest.toml").expected(Configuration("E8s", "vhe"))
     assert not whole.gaps and not whole.unknowns and not verdicts(whole, "UNKNOWN")
     assert {expected[name] for name in verdicts(whole, "PROVED") if name in expected} == {"PROVED"}
+
+
+@pytest.mark.parametrize("name", sorted(EPOCHS))
+def test_any_operation_may_do_anything_at_any_time(name: str) -> None:
+    """Those of other releases too: they may be about state that this one does not have."""
+    system = System(Configuration(name, EPOCHS[name].modes[0].value).kernel())
+    everything = {op.name: op.writes | EVERYTHING for op in system.operations}
+    gap = Gap("f.c", 1, "anything", frozenset(everything), broken=True, untimely=True)
+    found = wider(system, [Unknown(gap, everything, {}, None)])
+    has = EVERYTHING & set(system.state().values)
+    for step in found.applied:
+        own = {n for n, value in step.after.values.items() if value is not step.before.values[n]}
+        assert own >= has or step.operation.name not in everything
 
 
 @pytest.mark.parametrize("mode", [Mode.VHE, Mode.NVHE])
