@@ -53,7 +53,7 @@ _SYS64, _ERET = 0x18, 0x1A
 _MOPS, _COPIES = 0x27, "kvm_hyp_handle_mops"  # a copy of memory is begun anew, which ends a step
 _WATCHPOINT, _ABORT = 0x34, 0x20  # of both EL2 finds out the address, and leaves the rest to KVM
 _FINDS_ADDRESS = "kvm_hyp_handle_watchpt_low"
-_HYP_HANDLERS = "hyp_exit_handlers"  # from v5.16 on
+_AT_EL2 = re.compile(r"\bexit_handler_fn\s+(\w+)\s*\[[^\]]*\]\s*=")  # hyp_exit_handlers from v5.16 on, and its like
 _REGISTER = r"(SYS_\w+(?:\s*\([^()]*\))?|sys_reg\s*\([^()]*\))"
 _ANSWERED = re.compile(rf"(?:\bcase\b|[!=]=)\s*\(?\s*{_REGISTER}|{_REGISTER}\s*\)?\s*[!=]=")
 _OS_LOCK = frozenset(("SYS_OSLSR_EL1",))
@@ -320,8 +320,8 @@ def _at_el2(program: Program, k: Kernel) -> Iterator[Gap]:
         if f"/{other}/" in file:
             continue
         text = without_comments(program.tree.read(file))
-        if f"{_HYP_HANDLERS}[]" in text:
-            handlers = exit_handlers(program, file, _HYP_HANDLERS)
+        for table in _AT_EL2.finditer(text):
+            handlers = exit_handlers(program, file, table[1])
             aborts = {_FINDS_ADDRESS, handlers.get(_ABORT, (None, 0))[0]}
             for number, (handler, line) in handlers.items():
                 debug = number in _DEBUG_CLASSES and not (number == _WATCHPOINT and handler in aborts)

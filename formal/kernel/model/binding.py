@@ -198,20 +198,19 @@ def owners_of(program: Program, gaps: Gaps | None = None) -> dict[DebugOwner, in
     Raises:
         NotUnderstoodError: if they are not told, or a new vCPU, which is all zero, has an owner; and that is not noted.
     """
-    gaps, unit = gaps or Gaps(), program.resolver.unit(f"{KVM}/debug.c")
     found = {who: int(who) for who in DebugOwner}
-    record = unit.records.get("kvm_vcpu_arch")
-    members = [] if record is None else list(record.get_canonical().get_fields())
-    for member in (m for m in members if m.spelling == DEBUG_OWNER.rpartition(".")[2]):
-        own = member.type.get_canonical().get_declaration().get_children()
-        told = {c.spelling: c.enum_value for c in own if c.kind == Kind.ENUM_CONSTANT_DECL} or unit.enumerators
-        numbers = {who: told.get(name) for name, who in ENUMERATORS.items()}
-        if numbers[DebugOwner.FREE] != 0 or None in numbers.values() or len({*numbers.values()}) != len(numbers):
-            with gaps.at("", writes="debug_owner"):
+    with (gaps or Gaps()).at("", writes="debug_owner"):
+        unit = program.resolver.unit(f"{KVM}/debug.c")
+        record = unit.records.get("kvm_vcpu_arch")
+        members = [] if record is None else list(record.get_canonical().get_fields())
+        for member in (m for m in members if m.spelling == DEBUG_OWNER.rpartition(".")[2]):
+            own = member.type.get_canonical().get_declaration().get_children()
+            told = {c.spelling: c.enum_value for c in own if c.kind == Kind.ENUM_CONSTANT_DECL} or unit.enumerators
+            numbers = {who: told.get(name) for name, who in ENUMERATORS.items()}
+            if numbers[DebugOwner.FREE] != 0 or None in numbers.values() or len({*numbers.values()}) != len(numbers):
                 reason = f"debug_owner is one of {numbers}: not one number each, FREE 0"
                 raise NotUnderstoodError(KVM_HOST, member.location.line, reason)
-            return found
-        found = {who: value for who, value in numbers.items() if value is not None}
+            found = {who: value for who, value in numbers.items() if value is not None}
     return found
 
 

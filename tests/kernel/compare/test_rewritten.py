@@ -131,6 +131,12 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "a step of user space is handled at EL2": (
         "7.3", Mode.VHE, VHE_SWITCH, {_MOPS: f"{_MOPS}\t[ESR_ELx_EC_SOFTSTP_LOW] = kvm_hyp_handle_mops,\n"},
         "software step is handled by kvm_hyp_handle_mops at EL2"),
+    "a step of user space is handled at EL2, by way of another table": (
+        "7.3", Mode.VHE, VHE_SWITCH, {
+            "static const exit_handler_fn hyp_exit_handlers[] = {\n":
+            "static const exit_handler_fn other[ESR_ELx_EC_MAX + 1] = {\n",
+            _MOPS: f"{_MOPS}\t[ESR_ELx_EC_SOFTSTP_LOW] = kvm_hyp_handle_mops,\n",
+            "(vcpu, exit_code, hyp_exit_handlers)": "(vcpu, exit_code, other)"}, "software step is handled by"),
     "a breakpoint instruction is handled at EL2": (
         "6.12", Mode.NVHE, f"{KVM}/hyp/nvhe/switch.c",
         {_ABORT: f"{_ABORT}\t[ESR_ELx_EC_BRK64] = kvm_hyp_handle_dabt_low,\n"}, "BRK is handled by"),
