@@ -19,7 +19,7 @@ from formal.kernel.parse.clang import Cursor
 
 _OPERAND = re.compile(r"\bmsr(?:_s)?\s+(.*?)(?:\s*,\s*[^,]*)?$", re.I)
 _GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
-_INST = re.compile(r"\.(?:inst|long|word)\s+(.*)$", re.I)
+INSTRUCTION = re.compile(r"(?:\.(?:inst|long|word|int|4byte)|__emit_inst)\b\s*([^:]*)", re.I)
 _FIELDS = re.compile(r"sys_reg\(([^()]*)\)", re.I)
 _SUM = re.compile(r"[\s\d\w()<>|&+*~-]+")
 _NUMBER = re.compile(r"\b(0x[0-9a-f]+|\d+)[ul]*\b", re.I)
@@ -53,6 +53,7 @@ _BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Sub: operator.sub,
 }
 _NAMES = frozenset(ENCODED.values())
+_MSR = 0xD51  # bits 31 to 20 of MSR (register); of system instructions bit 20 is 0, of MRS bit 21 is 1
 UNKNOWN = "*"
 
 
@@ -67,12 +68,8 @@ def registers(text: str) -> Iterator[str]:
         if found := _OPERAND.search(line):
             if name := register(found.group(1)):
                 yield name
-        elif found := _INST.search(line):
-            value = _evaluate(found.group(1).split(",")[0])
-            if value is None and "%" in found.group(1):
-                yield UNKNOWN  # an operand says which instruction it is
-            elif value is not None and value >> 20 == 0xD51 and (name := ENCODED.get(_fields(value))):
-                yield name
+        elif (found := INSTRUCTION.search(line)) and (name := instruction(found.group(1))):
+            yield name
 
 
 def register(operand: str) -> str | None:
@@ -94,6 +91,21 @@ def register(operand: str) -> str | None:
     if value is not None:
         return ENCODED.get(_fields(value))
     return UNKNOWN if "%" in name else None  # of a parameter of a macro, the uses of the macro tell
+
+
+def instruction(expression: str) -> str | None:
+    """The modelled register that an instruction writes which is given as a number; ``*`` if it may be any.
+
+    Args:
+        expression: what follows ``.inst`` or its like; in data such as ``.long 1b - .`` no instruction is seen.
+    """
+    expression = re.sub(r"%l\[?\w+\]?", "", expression.split(",")[0])  # a label
+    if (value := _evaluate(expression)) is not None:
+        return ENCODED.get(_fields(value)) if value >> 20 == _MSR else None
+    opcodes = [int(n, 0) for n in _NUMBER.findall(expression) if int(n, 0) >> 24]
+    of_operand = "%" in expression and not opcodes
+    of_macro = "\\" in expression  # a parameter of an assembler macro: its uses tell
+    return UNKNOWN if not of_macro and (of_operand or any(code >> 21 == _MSR >> 1 for code in opcodes)) else None
 
 
 def may_store(text: str) -> bool:

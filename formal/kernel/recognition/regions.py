@@ -183,7 +183,7 @@ def _spelled_out(words: list[str]) -> list[str]:
         if guard is not None and word == "scoped_guard" and ";" in words[at + 4 :]:
             end = words.index(";", at + 4) + 1
             if "{" not in words[at + 4 : end]:  # of one statement
-                found += [guard[0], "(", ")", ";", *words[at + 4 : end], guard[1], "(", ")", ";"]
+                found += [guard[0], "(", ")", ";", *_spelled_out(words[at + 4 : end]), guard[1], "(", ")", ";"]
                 at = end
                 continue
         if word == "}":

@@ -8,22 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from formal.kernel.lift.assembly import number
+from formal.kernel.effects.assembly import ENCODED, INSTRUCTION, UNKNOWN, instruction
 
 _NAMED = re.compile(r"(?:sys_)?(?:mdcr_el2|mdscr_el1|oslar_el1|osdlr_el1|pmuserenr_el0|dbg[bw][cv]r\w*)(?:_el1)?", re.I)
 _GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
-_MSR_FIELDS = ((16, 7), (12, 15), (8, 15), (5, 7))  # op1, CRn, CRm, op2 of an instruction: lowest bit, mask
 _FIELDS = re.compile(r"sys_reg\((.*?)\)?", re.I)
-ENCODED: dict[tuple[int, ...], str] = {
-    (3, 4, 1, 1, 1): "mdcr_el2",
-    (2, 0, 0, 2, 2): "mdscr_el1",
-    (2, 0, 1, 0, 4): "oslar_el1",
-    (2, 0, 1, 3, 4): "osdlr_el1",
-    (3, 3, 9, 14, 0): "pmuserenr_el0",
-}
-ENCODED |= {
-    (2, 0, 0, n, 4 + i): f"dbg{bank}{n}_el1" for n in range(16) for i, bank in enumerate(("bvr", "bcr", "wvr", "wcr"))
-}
+_OF_MACRO = re.compile(r"\bmsr(?:_s)?\s*\"\s*([A-Za-z_]\w*)", re.I)  # a macro between literals is the register
+ANY = "any"  # a register that cannot be told
 
 
 def modelled(spelled: str) -> str | None:
@@ -49,23 +40,20 @@ def _encoding(numbers: list[str] | tuple[str, ...]) -> tuple[int, ...]:
 def written(assembly: str) -> Iterator[str]:
     """The modelled registers that assembly writes: the text of a statement in C, or a line of an assembler file."""
     joined = re.sub(r'"\s*"', "", assembly)  # C joins literals that stand side by side
-    text = re.sub(r"\\[tn]|\"|__stringify", " ", joined)
-    for operand in re.findall(r"(?:\b|_)msr(?:_s)?\b[\s(]*(sys_reg\s*\([^)]*\)|[\w#]+)", text, re.I):
-        if name := modelled(re.sub(r"\s", "", operand)):
-            yield name.lower()
     for line in re.split(r"\\n|;|\n", joined):
-        for word in re.findall(r"(?:\.(?:inst|word|long|int|4byte)\b|__emit_inst\b)([^:]*)", line, re.I):
-            first = re.split(r"[\s|+]+", re.sub(r'[()"]|\\t', " ", word).strip())[0]
-            value = number(first)
-            if re.search(r"%(?!l\[)", word.partition(",")[0]) and (value is None or value >> 24 == 0xD5):
-                yield "any"  # an operand says which instruction it is
-            elif value is not None and (name := _moved_to(value)) is not None:
-                yield name
+        if (found := _OF_MACRO.search(line)) and found[1] != "__stringify" and not modelled(found[1]):
+            yield ANY
+        text = re.sub(r"\\t|\"|__stringify", " ", line)
+        for operand in re.findall(r"(?:\b|_)msr(?:_s)?\b[\s(]*(sys_reg\s*\([^)]*\)|[\w#]+)", text, re.I):
+            if name := modelled(re.sub(r"\s", "", operand)):
+                yield name.lower()
+        if found := INSTRUCTION.search(text):
+            name = instruction(_balanced(found[1]))
+            yield from () if name is None else (ANY if name == UNKNOWN else name,)
 
 
-def _moved_to(instruction: int) -> str | None:
-    """The modelled register that an instruction writes, given as 32 bits (Arm ARM, "MSR (register)")."""
-    if instruction >> 20 != 0xD51:
-        return None
-    fields = (2 + (instruction >> 19 & 1), *(instruction >> low & mask for low, mask in _MSR_FIELDS))
-    return ENCODED.get(fields)
+def _balanced(expression: str) -> str:
+    """An expression without the parentheses behind it that were opened before it."""
+    while expression.count(")") > expression.count("("):
+        expression = expression[: expression.rindex(")")]
+    return expression

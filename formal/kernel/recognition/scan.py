@@ -76,7 +76,8 @@ class Store:
     how: str  # store, address, register, assembly
 
 
-Found = dict[str, tuple[str, list[Store], Bodies]]  # by file: its text, the places in it, its functions
+# by file: its text and the macros that were known, the places in it, its functions
+Found = dict[str, tuple[tuple[str, str], list[Store], Bodies]]
 Stores = Mapping[str, frozenset[int]]  # macros that write arguments: which
 
 
@@ -97,14 +98,12 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     paths = (path for folder in (KVM, *_ELSEWHERE) for path in _sources(tree.path / folder))
     texts = {name: tree.read(name) for name in dict.fromkeys(tree.relative(str(path)) for path in paths)}
     stores = storing(text for name, text in texts.items() if name.endswith((".c", ".h")) and not name.startswith(HOST))
-    if kept.get("", ("",))[0] != (macros := repr(stores)):
-        kept.clear()
-    kept[""] = macros, [], {}
+    macros = repr(sorted((name, sorted(which)) for name, which in stores.items()))
     for name, text in texts.items():
         known = kept.pop(name, None)
         before = len(gaps.found)
-        if known is None or known[0] != text:
-            known = text, *_searched(name, text, mentions, stores)
+        if known is None or known[0] != (text, macros):
+            known = (text, macros), *_searched(name, text, mentions, stores)
         if len(gaps.found) == before:
             kept[name] = known
         found += known[1]
@@ -157,6 +156,9 @@ def scan_tokens(file: str, words: list[Token], stores: Stores) -> list[Store]:
     for i, word in enumerate(words):
         if word.text in _TELLING or word.text in stores:
             for lvalue, how in _at(words, i, stores):
+                found[Store(file, word.line, word.function, lvalue, how)] = None
+        elif word.function.startswith("macro "):
+            for lvalue, how in _in_macro(words, i):
                 found[Store(file, word.line, word.function, lvalue, how)] = None
     for word, lvalue, how in whole.stores(words, MEMBERS - {"pstate"} | BANKS, _FILLERS, ASSIGN):
         found[Store(file, word.line, word.function, lvalue, how)] = None
@@ -244,8 +246,9 @@ def _container(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str
         own = how == "address" and words[i].function.removeprefix("macro ") in _ELEMENTS  # each use is looked at
         if how and not own and (register in GUEST_REGISTERS or not _plain(register)):
             yield _register(register), how
-    elif end == i and words[i].function and (following, words[min(i + 2, len(words) - 1)].text) != ("=", "&"):
-        yield from ((words[i].text, how) for how in (use(words, start, end, stores),) if how == "store")
+    elif end == i and words[i].function and use(words, start, end, stores) == "store":
+        pointer = following == "=" and words[i + 2].text == "&"  # mmu->arch = &kvm->arch
+        yield from [] if pointer else [(words[i].text, "store")]
 
 
 def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
@@ -299,6 +302,21 @@ def _accessor(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str,
             yield "pstate", how
     elif following != "->":
         yield "pstate", "address"
+
+
+def _in_macro(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+    """A literal that is put into assembly where the macro is used; a register under another name."""
+    word, alone = (
+        words[i],
+        i + 1 == len(words) or (words[i + 1].function, words[i + 1].text) != (words[i].function, "#"),
+    )
+    if word.text[:1] == '"' and words[i - 1].text[:1] != '"':
+        start = next(j for j in range(i, -1, -1) if words[j].text == "define")
+        end = next((j for j in range(i, len(words)) if words[j].function != word.function), len(words))
+        if not {"asm", "__asm__"} & {w.text for w in words[start:i]}:
+            yield from (("hw." + name, "assembly") for name in written(" ".join(w.text for w in words[i:end])))
+    elif words[i - 2].text == "define" and alone and modelled(word.text) and not modelled(words[i - 1].text):
+        yield f"hw.{word.text}", "renamed"
 
 
 def _assembly(words: list[Token], i: int) -> Iterator[str]:

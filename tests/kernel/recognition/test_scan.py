@@ -95,6 +95,8 @@ STORES = {
     'asm volatile(".inst 0xd51c1120 | 31");': ("hw.mdcr_el2", "assembly"),
     'asm volatile(".inst %c0" : : "i" (0xd51c1120 | 31));': ("hw.any", "assembly"),
     'asm volatile(".inst 0xd5000000 | (%c0 << 5)" : : "i" (REG));': ("hw.any", "assembly"),
+    "asm volatile(__emit_inst(0xd5000000 | REG | 31));": ("hw.any", "assembly"),
+    'asm volatile("msr " REG ", %0" : : "r" (x));': ("hw.any", "assembly"),
     "struct kvm_vcpu_arch *a = &vcpu->arch;\t*a = (struct kvm_vcpu_arch){ };": ("a", "store"),
     "struct kvm_cpu_context *const c = f();\tmemcpy(c, x, n);": ("c", "store"),
     "struct kvm_vcpu *v = f();\tv[0] = *w;": ("v", "store"),
@@ -218,6 +220,12 @@ def test_macros_and_continuation_lines() -> None:
         ("#define TRAPS mdcr_el2\n", "mdcr_el2", "renamed"),
         ("#define vcpu_mdcr(v) ((v)->arch.mdcr_el2)\n", "mdcr_el2", "renamed"),
         ("enum { STATE = MDSCR_EL1 };\n", "MDSCR_EL1", "renamed"),
+        ('#define POKE "nop\\n\\tmsr mdcr_el2, %0"\n', "hw.mdcr_el2", "assembly"),
+        ('#define POKE "msr mdcr_" \\\n\t"el2, %0"\n#define OTHER "msr tcr_el2, %0"\n', "hw.mdcr_el2", "assembly"),
+        ('#define POKE ".inst 0xd51c1120"\n', "hw.mdcr_el2", "assembly"),
+        ("#define REG mdscr_el1\n", "hw.mdscr_el1", "renamed"),
+        ("#define REG S3_4_C1_C1_1\nint x;\n", "hw.S3_4_C1_C1_1", "renamed"),
+        ("#define REG SYS_DBGBCRn_EL1(0)\n", "hw.SYS_DBGBCRn_EL1", "renamed"),
     ],
 )
 def test_other_names_for_what_is_modelled(text: str, lvalue: str, how: str) -> None:
