@@ -22,12 +22,32 @@ def known_bits(term: Term) -> Bits:
     Returns:
         a mask, and the value of the bits in it; no other bit is set in the value.
     """
+    return _all_known(term)[term]
+
+
+def decided(condition: Term) -> Term:
+    """A condition without those comparisons in it that have the same answer whatever the variables are."""
+    found = _all_known(condition)
+    done: dict[Term, Term] = {}
+    for node in nodes((condition,)):
+        if node.op == "=" and _is_vector(node.args[0]):
+            (m, a), (n, b) = (found[arg] for arg in node.args)
+            if (a ^ b) & m & n:
+                done[node] = t.FALSE
+            elif m & n == _ones(node.args[0]):
+                done[node] = t.TRUE
+        elif node.sort == t.BOOL and node.op in ("not", "and", "or") and any(a in done for a in node.args):
+            done[node] = rebuild(node, tuple(done.get(a, a) for a in node.args))
+    return done.get(condition, condition)
+
+
+def _all_known(term: Term) -> dict[Term, Bits]:
     found: dict[Term, Bits] = {}
     for node in nodes((term,)):
         if _is_vector(node):
             mask, value = _of(node, [found.get(a, (0, 0)) for a in node.args])
             found[node] = mask & _ones(node), value & mask & _ones(node)
-    return found[term]
+    return found
 
 
 def _is_vector(term: Term) -> bool:

@@ -48,5 +48,6 @@ TRUSTED: tuple[str, ...] = (
     "it does not look below drivers/, and sees pointers to whole structures by their declarations only (a void pointer "
     "that becomes one to a structure points to such a structure). The value that asm/el2_setup.h computes for HPMN, "
     "and what macros for per-CPU variables, BUG and static keys do, are not read. What a pointer of the host points to "
-    "is the same object at EL2: that its address is converted (kern_hyp_va) is not asked for.",
+    "is the same object at EL2: that its address is converted (kern_hyp_va) is not asked for. "
+    "No C reaches out of the object that an address was made from (a neighbour of a member, an element past the end).",
 )

@@ -11,7 +11,7 @@ from formal.engines.equality import Questions
 from formal.engines.verdict import FEW, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.kernel.belongs import GUEST_DEBUG
-from formal.kernel.compare import answers, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
+from formal.kernel.compare import answers, el2, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
@@ -323,7 +323,7 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     flags = {**binding.flags, **flags_of(program.tree, UNMODELLED, gaps)}
     around = [*runloop.rules(program, k, flags, gaps), *protected.rules(program, binding, k, gaps)]
-    around += lookup.rules(program, k, flags, gaps)
+    around += [*lookup.rules(program, k, flags, gaps), *el2.rules(program, k, gaps)]
     with gaps.at(GUEST_DEBUG):
         around += debugexit.rules(program, side_of(report.mode))
     for rule in (*around, *answers.rules(program, k, binding, gaps)):

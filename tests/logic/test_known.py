@@ -10,7 +10,7 @@ from hypothesis import given
 
 from formal.logic import terms as t
 from formal.logic.evaluation import evaluate, nodes
-from formal.logic.known import folded, known_bits
+from formal.logic.known import decided, folded, known_bits
 from formal.logic.terms import Term, Value
 from tests.logic.test_terms import Tree, assignments, expressions, ours
 
@@ -75,3 +75,29 @@ def test_what_no_bit_is_known_of_stays() -> None:
 
     assert folded(t.bvadd(X, Y)) is t.bvadd(X, Y)
     assert [evaluate(t.bvadd(X, Y), env(x)) for x in (1, 2)] == [1, 2]
+
+
+@given(expressions(), assignments())
+def test_a_decided_condition_is_what_every_assignment_gives(tree: Tree, env: dict[str, Value]) -> None:
+    for node in nodes((ours(tree),)):
+        if node.sort == t.BOOL:
+            assert evaluate(decided(node), env) == evaluate(node, env)
+
+
+TOP = t.bvor(X, C(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("condition", "answer"),
+    [
+        (t.Eq(TOP, t.bvand(Y, C(7, 4))), t.FALSE),
+        (t.Not(t.Eq(TOP, t.bvand(Y, C(7, 4)))), t.TRUE),
+        (t.Eq(t.bvlshr(TOP, C(3, 4)), C(1, 4)), t.TRUE),
+        (t.And(t.Eq(X, Y), t.Eq(TOP, C(1, 4))), t.FALSE),
+        (t.Or(t.Eq(X, Y), t.Eq(TOP, C(1, 4))), t.Eq(X, Y)),
+        (t.Eq(TOP, Y), t.Eq(TOP, Y)),
+    ],
+    ids=str,
+)
+def test_comparisons_with_one_answer_are_decided(condition: Term, answer: Term) -> None:
+    assert decided(condition) == answer

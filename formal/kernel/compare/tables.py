@@ -21,7 +21,6 @@ from formal.kernel.belongs import (
     GUEST_DEBUG,
     HANDLING,
     MMIO,
-    REENTERS,
     REPAIRS,
     RESETS,
     SET_BANK,
@@ -39,24 +38,15 @@ from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.program import Program
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
-from formal.kernel.recognition.regnames import modelled
 from formal.kernel.source.tree import KVM, KernelTree
-from formal.kernel.text.forms import without_comments
 from formal.kernel.text.signs import Sign
 
 SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
 _ENCODING = ("Op0", "Op1", "CRn", "CRm", "Op2")
 _CLASSES = 64  # of ESR_EL2.EC
 # ESR_EL2.EC (Arm ARM D24): debug exceptions from a lower Exception level; trapped MSR, MRS and system instructions
-_DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
-_SYS64, _ERET = 0x18, 0x1A
-_MOPS, _COPIES = 0x27, "kvm_hyp_handle_mops"  # a copy of memory is begun anew, which ends a step
-_WATCHPOINT, _ABORT = 0x34, 0x20  # of both EL2 finds out the address, and leaves the rest to KVM
-_FINDS_ADDRESS = "kvm_hyp_handle_watchpt_low"
-_AT_EL2 = re.compile(r"\bexit_handler_fn\s+(\w+)\s*\[[^\]]*\]\s*=")  # hyp_exit_handlers from v5.16 on, and its like
-_REGISTER = r"(SYS_\w+(?:\s*\([^()]*\))?|sys_reg\s*\([^()]*\))"
-_ANSWERED = re.compile(rf"(?:\bcase\b|[!=]=)\s*\(?\s*{_REGISTER}|{_REGISTER}\s*\)?\s*[!=]=")
-_OS_LOCK = frozenset(("SYS_OSLSR_EL1",))
+DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
+SYS64, _ERET = 0x18, 0x1A
 _EVERY = (*TRAPS, *SETTING, *RESETS, EMULATES)
 Encoding = tuple[int, int, int, int, int]
 Cell = str | int | None  # a function's name, a number, NULL
@@ -220,8 +210,6 @@ def check(program: Program, k: Kernel, gaps: Gaps | None = None) -> list[Gap]:
         problems += [_gap(SYS_REGS, line, text, of) for line, text, of in _registers(program, k, entries)]
     with gaps.at(*HANDLING):
         problems += _handlers(program, k)
-    with gaps.at(REENTERS):
-        problems += _at_el2(program, k)
     return problems
 
 
@@ -231,12 +219,12 @@ def _gap(file: str, line: int, text: str, of: Iterable[str]) -> Gap:
 
 def _handlers(program: Program, k: Kernel) -> Iterator[Gap]:
     handlers = exit_handlers(program)
-    wanted = dict.fromkeys(_DEBUG_CLASSES, "kvm_handle_guest_debug") | {_SYS64: "kvm_handle_sys_reg"}
+    wanted = dict.fromkeys(DEBUG_CLASSES, "kvm_handle_guest_debug") | {SYS64: "kvm_handle_sys_reg"}
     wanted |= {_ERET: "kvm_handle_eret"} if k.nests else {}
-    about = dict.fromkeys(_DEBUG_CLASSES, (GUEST_DEBUG,)) | {_SYS64: (*TRAPS, EMULATES), _ERET: (ERET,)}
+    about = dict.fromkeys(DEBUG_CLASSES, (GUEST_DEBUG,)) | {SYS64: (*TRAPS, EMULATES), _ERET: (ERET,)}
     for number in range(_CLASSES):
         handler, line = handlers.get(number, (None, 0))
-        name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
+        name = DEBUG_CLASSES.get(number, f"exception class {number:#x}")
         if number in wanted and handler != wanted[number]:
             text = f"{name} is handled by {handler}, expected {wanted[number]}"
             yield _gap(HANDLE_EXIT, line, text, about[number])
@@ -310,26 +298,3 @@ def _registers(program: Program, k: Kernel, entries: tuple[Entry, ...]) -> Itera
             yield entry.line, f"{name} is handled as if it were a register of the model", _EVERY
     for encoding in expected.keys() - seen:
         yield 0, f"the register with encoding {encoding} has no entry", _about(expected[encoding])
-
-
-def _at_el2(program: Program, k: Kernel) -> Iterator[Gap]:
-    """What EL2 handles itself before KVM sees it: no debug exception, and no access of a debug register."""
-    other = "nvhe" if k.vhe else "vhe"
-    for path in sorted((program.tree.path / KVM / "hyp").rglob("*.[ch]")):
-        file = program.tree.relative(str(path))
-        if f"/{other}/" in file:
-            continue
-        text = without_comments(program.tree.read(file))
-        for table in _AT_EL2.finditer(text):
-            handlers = exit_handlers(program, file, table[1])
-            aborts = {_FINDS_ADDRESS, handlers.get(_ABORT, (None, 0))[0]}
-            for number, (handler, line) in handlers.items():
-                debug = number in _DEBUG_CLASSES and not (number == _WATCHPOINT and handler in aborts)
-                if handler is not None and (debug or (handler == _COPIES) != (number == _MOPS)):
-                    name = _DEBUG_CLASSES.get(number, f"exception class {number:#x}")
-                    yield _gap(file, line, f"{name} is handled by {handler} at EL2", (REENTERS, GUEST_DEBUG, EMULATES))
-        for found in _ANSWERED.finditer(text):
-            register = re.sub(r"\s", "", found[1] or found[2])
-            if modelled(register) or register in _OS_LOCK:
-                line = text[: found.start()].count("\n") + 1
-                yield _gap(file, line, f"an access of {register} is handled at EL2", (REENTERS, *TRAPS, EMULATES))

@@ -25,7 +25,7 @@ from formal.kernel.lift.values import (
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, children
 from formal.logic import terms as t
-from formal.logic.known import folded
+from formal.logic.known import decided, folded
 from formal.logic.terms import FALSE, TRUE, And, Eq, Not, Term, is_const, value_of
 
 _EFFECTS = (Kind.CALL_EXPR, Kind.BINARY_OPERATOR, Kind.UNARY_OPERATOR, Kind.COMPOUND_ASSIGNMENT_OPERATOR, Kind.StmtExpr)
@@ -249,6 +249,7 @@ class Expressions(Machine):
 
     def either(self, condition: Term, yes: Callable[[], Value | None], no: Callable[[], Value | None]) -> Value | None:
         """Evaluates one of two, whichever the condition selects; both where it is not known."""
+        condition = decided(condition)
         if condition is TRUE or condition is FALSE:
             return yes() if condition is TRUE else no()
         start, escapes = self.state, self.escapes

@@ -10,6 +10,7 @@ from formal.kernel.lift.values import NULL, IntType, Object, Pointer, Value, mov
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.logic import terms as t
+from formal.logic.known import decided
 from formal.logic.terms import FALSE, TRUE, And, Eq, Not, Term
 
 _HARMLESS = (Kind.UNEXPOSED_ATTR, Kind.ALIGNED_ATTR)  # unused, and others that change no value
@@ -314,7 +315,7 @@ class Statements(Operators):
                 raise self.refusal(cursor, "a case that is no constant")
             at_most = t.sle if kind.signed else t.ule
             between = And(at_most(bounds[0], subject), at_most(subject, bounds[-1]))  # GNU: case low ... high
-            steps.append(("case", cursor, between if len(bounds) == 2 else Eq(subject, bounds[0])))
+            steps.append(("case", cursor, between if len(bounds) == 2 else decided(Eq(subject, bounds[0]))))
         else:
             steps.append(("default", cursor, FALSE))
         self._flatten(parts[-1], subject, kind, steps)

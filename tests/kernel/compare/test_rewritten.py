@@ -130,19 +130,30 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
                                  "\tkvm_arch_vcpu_load(vcpu, smp_processor_id());\n"}, "within one region"),
     "a step of user space is handled at EL2": (
         "7.3", Mode.VHE, VHE_SWITCH, {_MOPS: f"{_MOPS}\t[ESR_ELx_EC_SOFTSTP_LOW] = kvm_hyp_handle_mops,\n"},
-        "software step is handled by kvm_hyp_handle_mops at EL2"),
+        "software step is left to KVM"),
     "a step of user space is handled at EL2, by way of another table": (
         "7.3", Mode.VHE, VHE_SWITCH, {
             "static const exit_handler_fn hyp_exit_handlers[] = {\n":
             "static const exit_handler_fn other[ESR_ELx_EC_MAX + 1] = {\n",
             _MOPS: f"{_MOPS}\t[ESR_ELx_EC_SOFTSTP_LOW] = kvm_hyp_handle_mops,\n",
-            "(vcpu, exit_code, hyp_exit_handlers)": "(vcpu, exit_code, other)"}, "software step is handled by"),
+            "(vcpu, exit_code, hyp_exit_handlers)": "(vcpu, exit_code, other)"}, "software step is left to KVM"),
     "a breakpoint instruction is handled at EL2": (
         "6.12", Mode.NVHE, f"{KVM}/hyp/nvhe/switch.c",
-        {_ABORT: f"{_ABORT}\t[ESR_ELx_EC_BRK64] = kvm_hyp_handle_dabt_low,\n"}, "BRK is handled by"),
+        {_ABORT: f"{_ABORT}\t[ESR_ELx_EC_BRK64] = kvm_hyp_handle_dabt_low,\n"}, "BRK is left to KVM"),
     "an access of a breakpoint register is answered at EL2": (
         "7.3", Mode.VHE, SWITCH, {"\tswitch (sysreg) {\n": "\tswitch (sysreg) {\n\tcase SYS_DBGBCRn_EL1(0):\n"},
-        "an access of SYS_DBGBCRn_EL1(0) is handled at EL2"),
+        "leaves accesses of debug registers to KVM"),
+    "an access of a watchpoint register is answered at EL2, whatever it is called": (
+        "7.3", Mode.NVHE, SWITCH, {
+            "\tcase SYS_CNTPCT_EL0:\n\tcase SYS_CNTPCTSS_EL0:\n\t\tif (vcpu_has_nv":
+            "\tcase (2 << 19) + (3 << 8) + (7 << 5):\n\tcase SYS_CNTPCT_EL0:\n\tcase SYS_CNTPCTSS_EL0:\n"
+            "\t\tif (vcpu_has_nv"}, "leaves accesses of debug registers to KVM"),
+    "an access of a debug register is answered at EL2 before the emulation of a chip's erratum": (
+        "6.1", Mode.VHE, SWITCH, {
+            "\tif (cpus_have_final_cap(ARM64_WORKAROUND_CAVIUM_TX2_219_TVM) &&":
+            "\tif ((kvm_vcpu_get_esr(vcpu) >> 20 & 3) == 2 && (kvm_vcpu_get_esr(vcpu) & 1))\n\t\treturn true;\n\n"
+            "\tif (cpus_have_final_cap(ARM64_WORKAROUND_CAVIUM_TX2_219_TVM) &&"},
+        "leaves accesses of debug registers to KVM"),
     "a guard over nothing": (
         "7.3", Mode.VHE, VHE_SWITCH,
         {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),

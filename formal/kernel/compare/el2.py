@@ -1,0 +1,87 @@
+"""What EL2 handles itself, before KVM sees it: no debug exception of a guest, and no access of a debug register.
+
+Its handler of trapped accesses is executed on every access with op0 = 2 at once (all of these are of debug and trace
+registers), so that it does not matter how a register is spelled there, or in which function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from formal.epochs import Kernel
+from formal.kernel.belongs import EMULATES, GUEST_DEBUG, REENTERS, TRAPS
+from formal.kernel.compare.tables import DEBUG_CLASSES, SYS64, exit_handlers
+from formal.kernel.errors import Gaps
+from formal.kernel.lift.pointers import Mode
+from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.recognition.rules import MODELLED, PSTATE, Rule, belonging
+from formal.kernel.source.tree import KVM
+from formal.kernel.text.forms import without_comments
+from formal.logic import terms as t
+from formal.logic.terms import FALSE, And, Eq, Term
+
+_TABLE = re.compile(r"\bexit_handler_fn\s+(\w+)\s*\[[^\]]*\]\s*=")  # hyp_exit_handlers from v5.16 on, and its like
+_BEFORE = ("handle_tx2_tvm", "__vgic_v3_perform_cpuif_access")  # what fixup_guest_exit asks up to v5.15
+# ESR_EL2.EC (Arm ARM D24): a copy of memory, which is begun anew so that a step ends; a watchpoint and an instruction
+# abort, of both of which EL2 finds out the address, and leaves the rest to KVM
+_MOPS, _COPIES = 0x27, "kvm_hyp_handle_mops"
+_WATCHPOINT, _ABORT, _FINDS_ADDRESS = 0x34, 0x20, "kvm_hyp_handle_watchpt_low"
+_ESR, _SPSR = "vcpu->arch.fault.esr_el2", ("hw.spsr_el1", "hw.spsr_el2")
+_M4 = 1 << 4  # of PSTATE: AArch32 state, which is not modelled
+# op0, op1, CRn, CRm, op2; None is any (Arm ARM, "System register encoding")
+_DEBUG = (2, None, None, None, None)
+_PMUSERENR, _MDCR = (3, 3, 9, 14, 0), (3, 4, 1, 1, 1)
+_PLACES = ((20, 2), (14, 3), (10, 4), (1, 4), (17, 3))  # of these in ESR_EL2.ISS: lowest bit, width
+
+
+def rules(program: Program, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
+    """What must hold of the handlers at EL2."""
+    other, ask, tables = "nvhe" if k.vhe else "vhe", set[str](), False
+    for path in sorted((program.tree.path / KVM / "hyp").rglob("*.[ch]")):
+        file = program.tree.relative(str(path))
+        for table in () if f"/{other}/" in file else _TABLE.finditer(without_comments(program.tree.read(file))):
+            tables = True
+            with gaps.at(REENTERS, GUEST_DEBUG, EMULATES):
+                yield from belonging((REENTERS, GUEST_DEBUG, EMULATES), _classes(program, file, table[1], ask))
+    mode: Mode = "vhe" if k.vhe else "nvhe"
+    aarch64 = t.var("the guest's PSTATE", 64) & t.const(~_M4 & (1 << 64) - 1, 64)
+    ask |= set() if tables else {name for name in _BEFORE if program.defines(name, mode)}
+    registers = (_DEBUG, _PMUSERENR, *((_MDCR,) if k.nests else ()))
+    for name in sorted(ask):
+        for register in registers:
+            with gaps.at(REENTERS, *TRAPS, EMULATES):
+                memory = {_ESR: _access(*register), **dict.fromkeys((PSTATE, *_SPSR), aarch64)}
+                f = program.lift(name, mode, unknowns=True, memory=memory)
+                yield from belonging((REENTERS, *TRAPS, EMULATES), (_leaves(f, register),))
+
+
+def _classes(program: Program, file: str, table: str, ask: set[str]) -> Iterator[Rule]:
+    """Which exceptions a table has a handler for; that of trapped accesses is put into ``ask``."""
+    handlers = exit_handlers(program, file, table)
+    aborts = {_FINDS_ADDRESS, handlers.get(_ABORT, (None, 0))[0]}
+    for number, (handler, line) in handlers.items():
+        debug = number in DEBUG_CLASSES and not (number == _WATCHPOINT and handler in aborts)
+        if handler is not None and (debug or (handler == _COPIES) != (number == _MOPS)):
+            name = DEBUG_CLASSES.get(number, f"exception class {number:#x}")
+            yield Rule(f"{name} is left to KVM; EL2 has {handler}() for it in {table}", file, line, FALSE)
+        elif number == SYS64 and handler is not None:
+            ask.add(str(handler))
+
+
+def _leaves(f: Lifted, register: tuple[int | None, ...]) -> Rule:
+    """A handler says that KVM has to see the access, and changes nothing."""
+    kept = not any(MODELLED.search(lvalue) for lvalue in f.writes)
+    left = Eq(f.result, t.const(0, t.width(f.result))) if f.result is not None and f.result.sort != t.BOOL else FALSE
+    what = "debug registers" if register == _DEBUG else f"the register with encoding {register}"
+    return Rule(f"{f.name}() leaves accesses of {what} to KVM", f.file, f.line, And(f.returns, left, t.boolean(kept)))
+
+
+def _access(*parts: int | None) -> Term:
+    """ESR_EL2 of a trapped access in AArch64 state, of either direction, with any general register."""
+    fixed, free = 0, (1 << 0) | (0x1F << 5)  # the direction; Rt
+    for part, (low, bits) in zip(parts, _PLACES, strict=True):
+        fixed |= (part or 0) << low
+        free |= 0 if part is not None else ((1 << bits) - 1) << low
+    chosen = t.zero_extend(t.var("the access", 25), 64) & t.const(free, 64)
+    return chosen | t.const(SYS64 << 26 | 1 << 25 | fixed, 64)
