@@ -15,10 +15,12 @@ from formal.kernel.compare.tables import DEBUG_CLASSES, SYS64, exit_handlers
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.parse.clang import Kind, is_pointer, preorder
 from formal.kernel.recognition.rules import MODELLED, PSTATE, Rule, belonging
 from formal.kernel.source.tree import KVM
 from formal.kernel.text.forms import without_comments
 from formal.logic import terms as t
+from formal.logic.evaluation import substitute
 from formal.logic.terms import FALSE, And, Eq, Term
 
 _TABLE = re.compile(r"\bexit_handler_fn\s+(\w+)\s*\[[^\]]*\]\s*=")  # hyp_exit_handlers from v5.16 on, and its like
@@ -27,6 +29,7 @@ _BEFORE = ("handle_tx2_tvm", "__vgic_v3_perform_cpuif_access")  # what fixup_gue
 # abort, of both of which EL2 finds out the address, and leaves the rest to KVM
 _MOPS, _COPIES = 0x27, "kvm_hyp_handle_mops"
 _WATCHPOINT, _ABORT, _FINDS_ADDRESS = 0x34, 0x20, "kvm_hyp_handle_watchpt_low"
+_UNPROTECTED = {"cap.ARM64_KVM_PROTECTED_MODE": FALSE}
 _ESR, _SPSR = "vcpu->arch.fault.esr_el2", ("hw.spsr_el1", "hw.spsr_el2")
 _M4 = 1 << 4  # of PSTATE: AArch32 state, which is not modelled
 # op0, op1, CRn, CRm, op2; None is any (Arm ARM, "System register encoding")
@@ -37,14 +40,16 @@ _PLACES = ((20, 2), (14, 3), (10, 4), (1, 4), (17, 3))  # of these in ESR_EL2.IS
 
 def rules(program: Program, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
     """What must hold of the handlers at EL2."""
+    mode: Mode = "vhe" if k.vhe else "nvhe"
     other, ask, tables = "nvhe" if k.vhe else "vhe", set[str](), False
     for path in sorted((program.tree.path / KVM / "hyp").rglob("*.[ch]")):
         file = program.tree.relative(str(path))
         for table in () if f"/{other}/" in file else _TABLE.finditer(without_comments(program.tree.read(file))):
             tables = True
             with gaps.at(REENTERS, GUEST_DEBUG, EMULATES):
+                if _for_protected_only(program, mode, file, table[1]):
+                    continue
                 yield from belonging((REENTERS, GUEST_DEBUG, EMULATES), _classes(program, file, table[1], ask))
-    mode: Mode = "vhe" if k.vhe else "nvhe"
     aarch64 = t.var("the guest's PSTATE", 64) & t.const(~_M4 & (1 << 64) - 1, 64)
     ask |= set() if tables else {name for name in _BEFORE if program.defines(name, mode)}
     registers = (_DEBUG, _PMUSERENR, *((_MDCR,) if k.nests else ()))
@@ -54,6 +59,22 @@ def rules(program: Program, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
                 memory = {_ESR: _access(*register), **dict.fromkeys((PSTATE, *_SPSR), aarch64)}
                 f = program.lift(name, mode, unknowns=True, memory=memory)
                 yield from belonging((REENTERS, *TRAPS, EMULATES), (_leaves(f, register),))
+
+
+def _for_protected_only(program: Program, mode: Mode, file: str, table: str) -> bool:
+    """Whether the functions that name a table return it, and only where protected mode is on."""
+    named = False
+    for name in program.functions(file):
+        _, function = program.resolver.find(name, mode, file)
+        if any(part.kind == Kind.DECL_REF_EXPR and part.spelling == table for part in preorder(function)):
+            named = True
+            if not is_pointer(function.result_type):
+                return False
+            points = program.lift(name, mode, file, unknowns=True).points
+            given = t.Or(*(guard for guard, target in points if target.startswith(f"{table}[")))
+            if not points or substitute(given, _UNPROTECTED) is not FALSE:
+                return False
+    return named
 
 
 def _classes(program: Program, file: str, table: str, ask: set[str]) -> Iterator[Rule]:
