@@ -48,6 +48,7 @@ EVERYTHING = frozenset(name for name, variable in VARIABLES.items() if not varia
 # what ``scan`` calls a place: the first that is part of its name says which state variables it may be
 _PLACES: tuple[tuple[str, frozenset[str]], ...] = tuple((part, frozenset(names)) for part, names in (
     *((macro.lower(), [*FLAGS, "adjust_pc"]) for macros in FLAGS.values() for macro in macros),
+    ("increment_pc", ["adjust_pc"]),
     ("guest_debug_preserved", [n for n in EVERYTHING if n.startswith("preserved_")]),
     ("mdcr_el2", [n for n in EVERYTHING if "mdcr_el2" in n]),
     ("mdscr_el1", [n for n in EVERYTHING if "mdscr_el1" in n]),

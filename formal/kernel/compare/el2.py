@@ -17,7 +17,7 @@ from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.parse.clang import Kind, is_pointer, preorder
 from formal.kernel.recognition.rules import MODELLED, PSTATE, Rule, belonging
-from formal.kernel.source.tree import KVM
+from formal.kernel.source.tree import KVM, sources
 from formal.kernel.text.forms import without_comments
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
@@ -42,7 +42,7 @@ def rules(program: Program, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
     """What must hold of the handlers at EL2."""
     mode: Mode = "vhe" if k.vhe else "nvhe"
     other, ask, tables = "nvhe" if k.vhe else "vhe", set[str](), False
-    for path in sorted((program.tree.path / KVM / "hyp").rglob("*.[ch]")):
+    for path in sources(program.tree.path / KVM / "hyp", (".c", ".h")):
         file = program.tree.relative(str(path))
         for table in () if f"/{other}/" in file else _TABLE.finditer(without_comments(program.tree.read(file))):
             tables = True

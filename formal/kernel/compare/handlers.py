@@ -18,7 +18,7 @@ from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import INJECTED, USER_COPY_FAILS
 from formal.kernel.lift.pointers import Mode as FrontMode
 from formal.kernel.lift.program import Lifted, Program
-from formal.kernel.model.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, flags_of
+from formal.kernel.model.binding import DEBUG_OWNER, KINDS, LOADED, ON_CPU, SYSREGS, UNMODELLED, Binding, understood
 from formal.kernel.model.counterparts import Counterpart, Forwarding, Given, nothing
 from formal.kernel.recognition import debugexit
 from formal.kernel.source.tree import KVM
@@ -287,7 +287,7 @@ def _unnumbered(given: Given) -> Given:
 
 def _while_loaded(program: Program, binding: Binding, given: Given, vhe: bool) -> Given:
     """What a handler finds besides: flags that VHE sets at vcpu_load and clears at vcpu_put, and nVHE never here."""
-    flags = flags_of(program.tree, {**UNMODELLED, **SYSREGS})
+    flags = understood(program.tree, {**UNMODELLED, **SYSREGS})
     here = [flags[name] for name in (LOADED, ON_CPU) if name in flags]
 
     def found(lifted: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:

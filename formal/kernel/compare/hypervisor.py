@@ -15,7 +15,7 @@ from formal.epochs import Kernel
 from formal.kernel.errors import Gaps, NotUnderstoodError
 from formal.kernel.lift.pointers import Mode as FrontMode
 from formal.kernel.lift.program import Argument, Lifted, Program
-from formal.kernel.model.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, flags_of
+from formal.kernel.model.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, understood
 from formal.kernel.model.counterparts import equalities
 from formal.kernel.model.substitution import Given, Part
 from formal.logic import terms as t
@@ -171,7 +171,7 @@ _SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 saves PSTATE; before, fi
 
 def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     """The components of a kernel, those that only later releases have included where they are."""
-    flag = flags_of(program.tree, UNMODELLED).get(ON_CPU)
+    flag = understood(program.tree, UNMODELLED).get(ON_CPU)
     synchronized = Component(lambda s, k: s.but(pstate=s.hw_pstate), lambda k: (_SYNCHRONIZES,), given=_exit_state)
     early = (synchronized,) if program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe") else ()
     skips = SKIPS if k.defers_pc_adjustment else SKIPS[:1]  # before, the other is read (dispatch.py)

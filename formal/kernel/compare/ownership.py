@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from formal.epochs import Kernel
 from formal.kernel.lift.program import Lifted
-from formal.kernel.model.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, flags_of
+from formal.kernel.model.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, understood
 from formal.kernel.model.counterparts import Counterpart, equalities
 from formal.kernel.model.substitution import Part, Step
 from formal.kernel.source.tree import Sources
@@ -54,7 +54,7 @@ class Debug:
 
     def __init__(self, tree: Sources, lifted: Mapping[str, Lifted], binding: Binding) -> None:
         self.lifted, self.binding = lifted, binding
-        self._flag = flags_of(tree, SYSREGS).get(LOADED)
+        self._flag = understood(tree, SYSREGS).get(LOADED)
 
     def part(self, name: str) -> Part:
         """One of ``COMPONENTS`` with its C function."""

@@ -7,7 +7,6 @@ calls. All of the text, and what the compiler reads, has the known name then (``
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -16,7 +15,7 @@ from difflib import SequenceMatcher
 from formal.kernel.compare.behaviours import OF_DIRTY, OF_OWNER
 from formal.kernel.recognition.callers import CALLERS, READ, TABLE, Mentions
 from formal.kernel.recognition.writers import OPERATIONS
-from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.source.tree import KVM, KernelTree, sources
 from formal.kernel.text import signs
 from formal.kernel.text.forms import without_comments
 
@@ -169,13 +168,10 @@ def _free(tree: KernelTree, found: Mapping[str, str]) -> dict[str, str]:
     left = dict(found)
     words = re.compile(rf"\b(?:{'|'.join(map(re.escape, found.values()))})\b|#\s*define\s+(?:{'|'.join(found)})\b")
     for folder in (*_HEADERS, KVM, "virt/kvm"):
-        for place, _, files in os.walk(tree.path / folder, followlinks=True):
-            for file in files:
-                if file.endswith((".h", ".c", ".S")):
-                    with open(os.path.join(place, file), encoding="utf-8", errors="replace") as opened:
-                        text = opened.read()
-                    text = _EVENT.sub("", without_comments(text)) if words.search(text) else ""
-                    for word in words.findall(text):
-                        name = _NAME.findall(word)[-1]
-                        left = {here: known for here, known in left.items() if name not in (here, known)}
+        for path in sources(tree.path / folder, (".h", ".c", ".S")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            text = _EVENT.sub("", without_comments(text)) if words.search(text) else ""
+            for word in words.findall(text):
+                name = _NAME.findall(word)[-1]
+                left = {here: known for here, known in left.items() if name not in (here, known)}
     return left

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.source.tree import KVM, KernelTree, sources
 
 REST = ("arch/arm64/kernel", "arch/arm64/mm", "drivers/perf", "drivers/hwtracing/coresight")
 ASM = "arch/arm64/include/asm"
@@ -22,18 +20,6 @@ _REACHES = re.compile(
 _OUTSIDE = re.compile(r"(?m)^(\w+[ \t]*\([^;{}]*\)[ \t]*;?[ \t]*$|(?:asm|__asm__)\b[^;]*)")
 _INLINE = re.compile(r"^(?:static[^\n;]*\b)(\w+)\([^;{}]*\)\s*(\{.*?^\})", re.S | re.M)
 _DEFINES = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+(\w+)((?:[^\n\\]|\\.|\\\n)*)")
-
-
-def sources(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files below a folder, also by way of links to other folders, each once."""
-    found, seen = [folder] if folder.is_file() else [], set[str]()
-    for place, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name) for name in names if name.endswith(suffixes)]
-    return sorted(path for path in found if path.is_file())
 
 
 def programs(tree: KernelTree) -> dict[str, list[str]]:

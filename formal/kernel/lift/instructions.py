@@ -9,12 +9,13 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
-from formal.kernel.lift.assembly import Assembly, KeyBranch, Patched, Step, number, parse, unquoted
+from formal.kernel.lift.assembly import Assembly, KeyBranch, Patched, Step, parse, unquoted
 from formal.kernel.lift.unknowns import Unknowns
 from formal.kernel.lift.values import IntType, Object, Pointer, Value, choose, pointer_to, resized, truth
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, Type, children
 from formal.kernel.parse.encodings import Registers
+from formal.kernel.text.numbers import number
 from formal.logic import terms as t
 from formal.logic.terms import BOOL, FALSE, TRUE, Not, Term
 

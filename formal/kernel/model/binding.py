@@ -8,18 +8,18 @@ stay free: they are read as anything, and stores to them are listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from formal.arch.registers import PSTATE
 from formal.kernel.effects.places import Lvalue
 from formal.kernel.effects.types import ALL
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.lift.assembly import number
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.parse.clang import Kind
 from formal.kernel.source.tree import KVM, Sources
+from formal.kernel.text.flags import place
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
 from formal.logic.terms import BOOL, Eq, If, Ne, Not, Or, Term
@@ -178,18 +178,19 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps:
             if not define:
                 continue
             line = text[: define.start()].count("\n") + 1
-            lvalue, mask = _flag(define[1])
+            lvalue, mask = place(define[1])
             if mask is None or mask.bit_count() != 1:
                 with gaps.at("", writes=name):
                     raise NotUnderstoodError(KVM_HOST, line, f"{name} is defined in an unknown form: {define[1]}")
                 break
             found[variable] = Flag(lvalue, mask.bit_length() - 1)
-            written = "adjust_pc" if variable in PENDING else variable
-            for other in _sharing(text, name, lvalue, mask):
-                with gaps.at("", writes=written):
-                    raise NotUnderstoodError(KVM_HOST, line, f"{name} and {other} may be the same bit of {lvalue}")
             break
     return found
+
+
+def understood(tree: Sources, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Flag]:
+    """The same, without those that are defined in a form that is not known: of these nothing is taken for granted."""
+    return flags_of(tree, wanted, Gaps(noted=True))
 
 
 def owners_of(program: Program, gaps: Gaps | None = None) -> dict[DebugOwner, int]:
@@ -218,28 +219,6 @@ def _owner(who: Mapping[DebugOwner, Term]) -> Term:
     """The owner in the state, of which it is known for each whether it is that."""
     free, host, guest = (t.const(o, 2) for o in (DebugOwner.FREE, DebugOwner.HOST, DebugOwner.GUEST))
     return If(who[DebugOwner.HOST], host, If(who[DebugOwner.GUEST], guest, free))
-
-
-_FLAG = re.compile(r"(?m)^#define[ \t]+(\w+)[ \t]+(__vcpu_single_flag\(.*?\)|\(\d+ << \d+\))[ \t]*(?:/\*.*)?$")
-
-
-def _flag(definition: str) -> tuple[str, int | None]:
-    """The word that a flag's macro is about, and its bits; None if these are not told."""
-    single = re.fullmatch(r"__vcpu_single_flag\(\s*(\w+)\s*,\s*(.*)\)", definition)
-    lvalue, value = (f"vcpu->arch.{single[1]}", single[2]) if single else ("vcpu->arch.flags", definition)
-    plain = re.sub(r"\bBIT(?:_ULL)?\((\d+)\)", r"(1 << \1)", value)
-    plain = re.sub(r"\bGENMASK(?:_ULL)?\((\d+), *(\d+)\)", r"(((2 << \1) - 1) ^ ((1 << \2) - 1))", plain)
-    return lvalue, number(re.sub(r"(?<=\d)[uUlL]+\b", "", plain))
-
-
-def _sharing(text: str, name: str, lvalue: str, mask: int) -> Iterator[str]:
-    """Other flags of a word that have one of these bits; the kind of an exception may lie over the PC's increment."""
-    for define in _FLAG.finditer(text.replace("\\\n", "")):
-        of_word = "__vcpu_single_flag" in define[2] or define[1].startswith("KVM_ARM64_")
-        exempt = define[1] == name or not of_word or ("INCREMENT_PC" in name and "EXCEPT" in define[1])
-        other, bits = _flag(define[2])
-        if not exempt and other == lvalue and (bits is None or bits & mask):
-            yield define[1]
 
 
 @dataclass(frozen=True)

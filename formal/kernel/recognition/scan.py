@@ -7,18 +7,17 @@ system registers chosen at run time. ``unknown`` are the places outside the func
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.recognition import indirect
 from formal.kernel.recognition.callers import Bodies, Mentions
 from formal.kernel.recognition.regnames import modelled, written
-from formal.kernel.source.tree import KVM, Sources
+from formal.kernel.source.tree import KVM, Sources, sources
 from formal.kernel.text import whole
+from formal.kernel.text.flags import covered
 from formal.kernel.text.tokens import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
 from formal.kernel.text.uses import ASSIGN, storing, use
 
@@ -31,8 +30,10 @@ BANKS = frozenset(("dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr"))
 GUEST_REGISTERS = frozenset(("MDSCR_EL1", "OSLSR_EL1", "MDCR_EL2", "HCR_EL2"))
 FLAGS = frozenset((
     "DEBUG_DIRTY", "DBG_SS_ACTIVE_PENDING", "KVM_ARM64_DEBUG_DIRTY", "HOST_SS_ACTIVE_PENDING",
-    "GUEST_SS_ACTIVE_PENDING", "PMUSERENR_ON_CPU",
+    "GUEST_SS_ACTIVE_PENDING", "PMUSERENR_ON_CPU", "INCREMENT_PC", "KVM_ARM64_INCREMENT_PC",
 ))  # fmt: skip
+_PENDING = "KVM_ARM64_PENDING_EXCEPTION"
+_FLAG_WRITERS = {"vcpu_set_flag": 1, "vcpu_clear_flag": 1, "vcpu_test_and_clear_flag": 1, "vcpu_copy_flag": 2}
 _FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
 _REGISTER_WRITERS = {  # and which argument is the register
     **dict.fromkeys((f"write_sysreg{how}" for how in ("", "_s", "_el0", "_el1", "_el2", "_hcr")), 1),
@@ -52,8 +53,7 @@ _FILLERS = frozenset(
 _TELLING = (  # the words at which ``_at`` looks
     indirect.TELLING | GUEST_REGISTERS | MEMBERS | BANKS | _WHOLE | _FLAG_WORDS | _REGISTER_WRITERS.keys() | _FILLERS
     | _ELEMENTS | _ELEMENT_WRITERS.keys()
-    | {"sys_regs", "asm", "__asm__", "offsetof", "host_data_ptr", "vcpu_set_flag", "vcpu_clear_flag", "vcpu_cpsr",
-       "vcpu_gp_regs"}
+    | _FLAG_WRITERS.keys() | {"sys_regs", "asm", "__asm__", "offsetof", "host_data_ptr", "vcpu_cpsr", "vcpu_gp_regs"}
 )  # fmt: skip
 _ASM, HOST = "arch/arm64/include/asm", ("arch/arm64/kernel", "arch/arm64/mm")
 _ELSEWHERE = ("virt/kvm", _ASM, "include/kvm", "include/linux/kvm_host.h", *HOST)
@@ -79,6 +79,7 @@ class Store:
 # by file: its text and the macros that were known, the places in it, its functions
 Found = dict[str, tuple[tuple[str, str], list[Store], Bodies]]
 Stores = Mapping[str, frozenset[int]]  # macros that write arguments: which
+Flags = Mapping[str, frozenset[str]]  # what of FLAGS each flag of a vCPU is, or shares a bit with
 
 
 def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = None) -> list[Store]:
@@ -95,15 +96,16 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     found: list[Store] = []
     kept = {} if kept is None else kept
     gaps = mentions.gaps if mentions else Gaps()
-    paths = (path for folder in (KVM, *_ELSEWHERE) for path in _sources(tree.path / folder))
+    paths = (path for folder in (KVM, *_ELSEWHERE) for path in sources(tree.path / folder, (".c", ".h", ".S")))
     texts = {name: tree.read(name) for name in dict.fromkeys(tree.relative(str(path)) for path in paths)}
     stores = storing(text for name, text in texts.items() if name.endswith((".c", ".h")) and not name.startswith(HOST))
-    macros = repr(sorted((name, sorted(which)) for name, which in stores.items()))
+    flags = covered(texts.get(f"{_ASM}/kvm_host.h", ""), FLAGS)
+    macros = repr([sorted((name, sorted(which)) for name, which in known.items()) for known in (stores, flags)])
     for name, text in texts.items():
         known = kept.pop(name, None)
         before = len(gaps.found)
         if known is None or known[0] != (text, macros):
-            known = (text, macros), *_searched(name, text, mentions, stores)
+            known = (text, macros), *_searched(name, text, mentions, stores, flags)
         if len(gaps.found) == before:
             kept[name] = known
         found += known[1]
@@ -112,19 +114,9 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     return found
 
 
-def _sources(folder: Path) -> list[Path]:
-    """A file, or the C and assembler files below a folder, also by way of links to other folders."""
-    found, seen = [folder] if folder.is_file() else [], set[str]()
-    for place, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name) for name in names if name.endswith((".c", ".h", ".S"))]
-    return sorted(path for path in found if path.is_file())
-
-
-def _searched(name: str, text: str, mentions: Mentions | None, macros: Stores) -> tuple[list[Store], Bodies]:
+def _searched(
+    name: str, text: str, mentions: Mentions | None, macros: Stores, flags: Flags
+) -> tuple[list[Store], Bodies]:
     """What a file writes, and its functions; of the host's own code, which has no vCPUs, what concerns KVM."""
     if name.endswith(".S"):
         return scan_assembly(name, text), {}
@@ -133,7 +125,7 @@ def _searched(name: str, text: str, mentions: Mentions | None, macros: Stores) -
     assembly = scan_assembly(name, "\n".join(_assembler(text))) if name.endswith(".h") else []
     words = tokens(text)
     bodies = mentions.of(name, words) if mentions and not name.startswith(HOST) else {}
-    stores = scan_tokens(name, words, macros)
+    stores = scan_tokens(name, words, macros, flags)
     if name.startswith((*HOST, _ASM)) and "kvm" not in name:
         stores = [store for store in stores if store.lvalue not in _OF_TASKS]
     return assembly + stores, bodies
@@ -147,15 +139,15 @@ def _assembler(text: str) -> Iterator[str]:
 
 def scan_text(file: str, text: str) -> list[Store]:
     """The places in the text of one C file."""
-    return scan_tokens(file, tokens(text), storing((text,)))
+    return scan_tokens(file, tokens(text), storing((text,)), covered(text, FLAGS))
 
 
-def scan_tokens(file: str, words: list[Token], stores: Stores) -> list[Store]:
+def scan_tokens(file: str, words: list[Token], stores: Stores, flags: Flags) -> list[Store]:
     """The places in one C file."""
     found: dict[Store, None] = {}
     for i, word in enumerate(words):
         if word.text in _TELLING or word.text in stores:
-            for lvalue, how in _at(words, i, stores):
+            for lvalue, how in _at(words, i, stores, flags):
                 found[Store(file, word.line, word.function, lvalue, how)] = None
         elif word.function.startswith("macro "):
             for lvalue, how in _in_macro(words, i):
@@ -165,7 +157,7 @@ def scan_tokens(file: str, words: list[Token], stores: Stores) -> list[Store]:
     return list(found)
 
 
-def _at(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
+def _at(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tuple[str, str]]:
     text = words[i].text
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
@@ -195,8 +187,8 @@ def _at(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]
             register = _spelled(arguments[_ELEMENT_WRITERS[text]])
             if words[i].function and (register in GUEST_REGISTERS or not _plain(register)):
                 yield _register(register), "store"
-        elif text in ("vcpu_set_flag", "vcpu_clear_flag") and len(arguments) == 2 and _spelled(arguments[1]) in FLAGS:
-            yield _spelled(arguments[1]), "store"
+        elif text in _FLAG_WRITERS and len(arguments) > _FLAG_WRITERS[text] and words[i].function:
+            yield from ((lvalue, "store") for lvalue in _flag(_spelled(arguments[_FLAG_WRITERS[text]]), flags))
         elif text in ("vcpu_cpsr", "vcpu_gp_regs"):
             yield from _accessor(words, i, stores)
     elif (
@@ -204,22 +196,24 @@ def _at(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]
         and before in (".", "->")
         and (text != "flags" or (before == "." and words[i - 2].text == "arch" and words[i - 4].text != "kvm"))
     ):
-        yield from _flags(words, i, stores)
+        yield from _flags(words, i, stores, flags)
 
 
-def _flags(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
+def _flags(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tuple[str, str]]:
     """A word of flags written; ``|=`` and ``&=`` only if they name a modelled flag, or none by name."""
     following = words[i + 1].text if i + 1 < len(words) else ""
     end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
     value = [w.text for w in words[i + 2 : end] if w.text.isidentifier() and w.text not in ("BIT", "GENMASK")]
-    others = following in ("|=", "&=") and _are_flags(value) and not FLAGS.intersection(value)
+    if _PENDING in value:  # the bits of an exception's kind lie over the PC's increment
+        value = [name for name in value if "EXCEPT" not in name] or [_PENDING]
+    others = following in ("|=", "&=") and value and not any(_flag(name, flags) for name in value)
     if (how := use(words, chain_start(words, i), i, stores)) and not others:
         yield f"arch.{words[i].text}", how
 
 
-def _are_flags(names: list[str]) -> bool:
-    """Whether flags are named, and nothing but flags."""
-    return bool(names) and all(map(str.isupper, names))
+def _flag(name: str, flags: Flags) -> frozenset[str]:
+    """The modelled flags that a name means, or any of a word where it is defined in no form that is known."""
+    return flags.get(name, frozenset((name,)) & FLAGS or frozenset(("arch.iflags",)))
 
 
 def _member(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:

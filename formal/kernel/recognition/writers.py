@@ -60,6 +60,8 @@ _UNCOMPARED: dict[str, frozenset[str]] = {
 # the others: why, what they may write, which they are
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     (PRIMITIVE, "sys_regs[*]", "vcpu_write_sys_reg __vcpu_write_sys_reg"),
+    (PRIMITIVE, "INCREMENT_PC arch.flags", "kvm_incr_pc"),
+    (PART, "INCREMENT_PC arch.flags", "__kvm_adjust_pc"),
     (PART, "pc pstate", "core_reg_addr"),
     (PART, "sys_regs[*]", "kvm_arm_sys_reg_set_reg kvm_sys_reg_set_user kvm_reset_sys_regs"),
     (PART, "nr_pmu_counters sys_regs[MDCR_EL2]", "kvm_arm_set_nr_counters"),
@@ -93,7 +95,8 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (NESTED, "sys_regs[*]", "reset_mdcr"),
     (NESTED, "sys_regs[*] nr_pmu_counters", "set_pmcr"),
     (NESTED, "hw.elr_el2 hw.spsr_el2", "kvm_hyp_handle_eret __sysreg_restore_vel2_state"),
-    (MOVES, "pc", "set_core_reg handle_exit kvm_psci_vcpu_on kvm_reset_vcpu_psci"),
+    (MOVES, "pc", "set_core_reg handle_exit kvm_psci_vcpu_on"),
+    (MOVES, "pc INCREMENT_PC", "kvm_reset_vcpu_psci"),
     (MOVES, "hw.elr_el2", "__fixup_guest_exit"),
     (MOVES, "hw.elr_el2 hw.spsr_el2", "__sysreg_restore_el1_state __sysreg_restore_el2_return_state"),
     (MOVES, "hw.elr_el2 hw.spsr_el2 pc pstate", "kvm_hyp_handle_mops"),
@@ -127,20 +130,16 @@ _OUTSIDE: tuple[tuple[str, str, str], ...] = (
     (f"{_ASM}/kvm_emulate.h", "kvm_reset_vcpu_core", "pstate"),
     (f"{_ASM}/kvm_emulate.h", "kvm_vcpu_set_be", "pstate sys_regs[*]"),
     (f"{_ASM}/kvm_emulate.h", "macro vcpu_write_sys_reg", "sys_regs[*]"),
+    (f"{_ASM}/kvm_emulate.h", "macro kvm_pend_exception", "arch.iflags"),
     (f"{_ASM}/kvm_emulate.h", "vcpu_set_thumb", "pstate"),
     (f"{_ASM}/kvm_host.h", "macro __vcpu_assign_sys_reg", "sys_regs[*]"),
     (f"{_ASM}/kvm_host.h", "macro __vcpu_rmw_sys_reg", "sys_regs[*]"),
     (f"{_ASM}/kvm_host.h", "macro cp14_DBGDSCRext", "MDSCR_EL1"),
     (f"{_ASM}/kvm_host.h", "macro kvm_vcpu_os_lock_enabled", "OSLSR_EL1"),
     *(
-        (f"{_ASM}/kvm_host.h", f"macro {name}", "flags")
-        for name in (
-            "__vcpu_set_flag",
-            "__vcpu_clear_flag",
-            "__vcpu_test_and_clear_flag",
-            "vcpu_set_flag",
-            "vcpu_clear_flag",
-        )
+        (f"{_ASM}/kvm_host.h", f"macro {under}vcpu_{name}_flag", "flags arch.iflags")
+        for name in ("set", "clear", "test_and_clear", "copy")
+        for under in ("", "__")
     ),
     (f"{_ASM}/kvm_host.h", "macro kvm_has_mte", "arch.flags"),
     (f"{_ASM}/kvm_host.h", "macro kvm_has_sve", "arch.flags"),

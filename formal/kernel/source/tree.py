@@ -194,3 +194,15 @@ class KernelTree:
             return (self.path / name).read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise NotUnderstoodError(name, 0, error.strerror or str(error)) from error
+
+
+def sources(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files below a folder, also by way of links to other folders, each once."""
+    found, seen = [folder] if folder.is_file() else [], set[str]()
+    for place, below, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in names if name.endswith(suffixes)]
+    return sorted(path for path in found if path.is_file())

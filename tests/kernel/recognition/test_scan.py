@@ -115,7 +115,6 @@ READS = [
     "x = __vcpu_sys_reg(vcpu, OSLSR_EL1) == 2;",
     "x = *vcpu_cpsr(vcpu) & 1;",
     "x = read_sysreg(mdcr_el2);",
-    "vcpu->arch.flags |= KVM_ARM64_FP_ENABLED;",
     "/* vcpu->arch.mdcr_el2 = 0; */",
     'puts("vcpu->arch.mdcr_el2 = 0;");',
     "x = dbg->dbg_bcr[3];",
