@@ -10,19 +10,18 @@ from pathlib import Path
 from formal.engines.equality import Questions
 from formal.engines.verdict import FEW, Result, Verdict
 from formal.epochs import Kernel, Mode
-from formal.kernel.belongs import GUEST_DEBUG
-from formal.kernel.compare import answers, el2, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
+from formal.kernel.compare import around, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import HYP_CALL
 from formal.kernel.lift.program import Lifted, Program, side_of
-from formal.kernel.model.binding import UNMODELLED, Binding, allowed, flags_of
+from formal.kernel.model.binding import Binding, allowed
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, handling_too, keeping, operations
-from formal.kernel.recognition import debugexit, lifecycle, regions, runloop, scan
+from formal.kernel.recognition import lifecycle, regions, scan
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
 from formal.logic.terms import And, Term
@@ -321,12 +320,8 @@ def _check_frames(
 
 def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions, gaps: Gaps) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
-    flags = {**binding.flags, **flags_of(program.tree, UNMODELLED, gaps)}
-    around = [*runloop.rules(program, k, flags, gaps), *protected.rules(program, binding, k, gaps)]
-    around += [*lookup.rules(program, k, flags, gaps), *el2.rules(program, k, gaps)]
-    with gaps.at(GUEST_DEBUG):
-        around += debugexit.rules(program, side_of(report.mode))
-    for rule in (*around, *answers.rules(program, k, binding, gaps)):
+    functions = [(name, c.lifted) for name, c in report.counterparts.items()]
+    for rule in list(around.rules(program, binding, k, functions, gaps)):
         report.rules += 1
         report.whole |= rule.whole
         if ask.differing([(rule.says, rule.holds)]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from formal.epochs import Kernel
+from formal.kernel.compare.counts import FIELDS
 from formal.kernel.lift.program import Lifted
 from formal.kernel.model.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, understood
 from formal.kernel.model.counterparts import Counterpart, equalities
@@ -26,7 +27,6 @@ from formal.transitions import OPERATIONS
 INIT = "kvm_init_host_debug_data"
 PMCR_EL0 = "hw.pmcr_el0"
 _N = (15, 11)  # PMCR_EL0.N
-_FIELDS = ((15, 12), (23, 20))  # ID_AA64DFR0_EL1.BRPs and WRPs, in the order of COUNTED
 
 
 def _setup_external_mdscr(s: State, k: Kernel) -> State:
@@ -107,7 +107,7 @@ def _registers(f: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
 def _counts(f: Lifted) -> Iterator[tuple[str, Term]]:
     """How many break- and watchpoint registers there are is kept as the CPU says it: asked of every value."""
     register = f.reads.get(ID_REGISTER)
-    for lvalue, (high, low) in zip(COUNTED, _FIELDS, strict=True):
+    for lvalue, (high, low) in zip(COUNTED, FIELDS, strict=True):
         kept = f.writes.get(lvalue)
         right = t.FALSE
         if register is not None and kept is not None:

@@ -154,6 +154,15 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
             "\tif ((kvm_vcpu_get_esr(vcpu) >> 20 & 3) == 2 && (kvm_vcpu_get_esr(vcpu) & 1))\n\t\treturn true;\n\n"
             "\tif (cpus_have_final_cap(ARM64_WORKAROUND_CAVIUM_TX2_219_TVM) &&"},
         "leaves accesses of debug registers to KVM"),
+    "only a CPU with 16 breakpoints has its registers saved": (
+        "6.1", Mode.NVHE, f"{KVM}/hyp/include/hyp/debug-sr.h",
+        {"\tsave_debug(dbg->dbg_bcr, dbgbcr, brps);\n":
+         "\tif (brps < 15)\n\t\treturn;\n\tsave_debug(dbg->dbg_bcr, dbgbcr, brps);\n"},
+        "does the same with fewer breakpoints"),
+    "the watchpoints are loaded as many as there are breakpoints": (
+        "7.3", Mode.VHE, f"{KVM}/hyp/include/hyp/debug-sr.h",
+        {"\trestore_debug(dbg->dbg_wcr, dbgwcr, wrps);\n": "\trestore_debug(dbg->dbg_wcr, dbgwcr, brps);\n"},
+        "does the same with fewer breakpoints"),
     "a guard over nothing": (
         "7.3", Mode.VHE, VHE_SWITCH,
         {_IRQS_OFF: "\t{\n\t\tguard(irqsave)();\n\t}\n\t__activate_traps_common(vcpu);\n"}, "within one region"),

@@ -1,0 +1,35 @@
+"""The rules on the C around debug.c: what is called, when and in which order, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from formal.epochs import Kernel
+from formal.kernel.belongs import GUEST_DEBUG
+from formal.kernel.compare import answers, counts, el2, hypervisor, lookup, protected
+from formal.kernel.errors import Gaps
+from formal.kernel.lift.program import Lifted, Program, side_of
+from formal.kernel.model.binding import UNMODELLED, Binding, flags_of
+from formal.kernel.recognition import debugexit, runloop
+from formal.kernel.recognition.rules import Rule
+
+
+def rules(
+    program: Program, binding: Binding, k: Kernel, handlers: Iterable[tuple[str, Lifted]], gaps: Gaps
+) -> Iterator[Rule]:
+    """What must hold of a tree besides that its functions are equal to their descriptions.
+
+    Args:
+        handlers: the C functions that are compared with operations, by the operation.
+        gaps: takes what is not understood.
+    """
+    flags = {**binding.flags, **flags_of(program.tree, UNMODELLED, gaps)}
+    yield from runloop.rules(program, k, flags, gaps)
+    yield from protected.rules(program, binding, k, gaps)
+    yield from lookup.rules(program, k, flags, gaps)
+    yield from el2.rules(program, k, gaps)
+    parts = [(f, component.of(k)) for component, f in hypervisor.lifted(program, k, Gaps(noted=True))]
+    yield from counts.rules([*parts, *((f, (name,)) for name, f in handlers)])
+    with gaps.at(GUEST_DEBUG):
+        yield from debugexit.rules(program, side_of(k.mode))
+    yield from answers.rules(program, k, binding, gaps)
