@@ -55,6 +55,7 @@ ROOMS = {  # rooms with rooms inside, from the bottom up
         "model",
         "recognition",
         "compare",
+        "around",
         "compiled",
     ),
     "formal.conform": ("machine", "boot", "cpu", "trace", "findings", "monitor", "commands"),

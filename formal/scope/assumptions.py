@@ -11,7 +11,8 @@ ASSUMED: tuple[str, ...] = (
     "too: no instruction of the host hits what the guest, or a debugger of it, has set.",
     "A register holds what was last written: no side effects, no RES0 bits, context synchronised where KVM does it.",
     "A guest instruction is also counted when it takes an exception to EL1; a virtual interrupt counts as one.",
-    "All CPUs implement the same number of break- and watchpoints, 16 of each; unimplemented ones are not looked at.",
+    "All CPUs implement the same number of break- and watchpoints, 16 of each; unimplemented ones are not looked at. "
+    "(C that asks for the numbers is held to do the same to those that there are with fewer.)",
     "Fine-grained traps are off (the worst case), but for a guest hypervisor's writes of MDSCR_EL1; CPTR_EL2.TTA, "
     "which traps TRC*, is not part of the state.",
 )

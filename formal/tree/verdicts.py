@@ -10,7 +10,8 @@ from pathlib import Path
 from formal.engines.equality import Questions
 from formal.engines.verdict import FEW, Result, Verdict
 from formal.epochs import Kernel, Mode
-from formal.kernel.compare import around, forwarding, handlers, hypervisor, lookup, ownership, protected, tables
+from formal.kernel.around import every, lookup
+from formal.kernel.compare import forwarding, handlers, hypervisor, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
@@ -321,7 +322,7 @@ def _check_frames(
 def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions, gaps: Gaps) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     functions = [(name, c.lifted) for name, c in report.counterparts.items()]
-    for rule in list(around.rules(program, binding, k, functions, gaps)):
+    for rule in list(every.rules(program, binding, k, functions, gaps)):
         report.rules += 1
         report.whole |= rule.whole
         if ask.differing([(rule.says, rule.holds)]):

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from formal.epochs import Kernel
-from formal.kernel.compare.counts import FIELDS
 from formal.kernel.lift.program import Lifted
-from formal.kernel.model.binding import COUNTED, ID_REGISTER, LOADED, SYSREGS, Binding, understood
+from formal.kernel.model.binding import COUNTED, COUNTS, ID_REGISTER, LOADED, SYSREGS, Binding, understood
 from formal.kernel.model.counterparts import Counterpart, equalities
 from formal.kernel.model.substitution import Part, Step
 from formal.kernel.source.tree import Sources
@@ -107,7 +106,7 @@ def _registers(f: Lifted, s: State, i: Inputs) -> Mapping[str, Term]:
 def _counts(f: Lifted) -> Iterator[tuple[str, Term]]:
     """How many break- and watchpoint registers there are is kept as the CPU says it: asked of every value."""
     register = f.reads.get(ID_REGISTER)
-    for lvalue, (high, low) in zip(COUNTED, FIELDS, strict=True):
+    for lvalue, (high, low) in zip(COUNTED, COUNTS, strict=True):
         kept = f.writes.get(lvalue)
         right = t.FALSE
         if register is not None and kept is not None:

@@ -277,6 +277,13 @@ def _loop_parts(cursor: Cursor) -> tuple[Cursor | None, Cursor | None, Cursor | 
     raise NotUnderstoodError(clang.file_of(cursor), cursor.location.line, "a loop of this form")
 
 
+def leaves_after_one(cursor: Cursor) -> bool:
+    """Whether the step of a ``for`` jumps out of it, as that of scoped_guard() does."""
+    parts = children(cursor) if cursor.kind == Kind.FOR_STMT else []
+    jumps = [c for c in clang.preorder(parts[2]) if c.kind == Kind.GOTO_STMT] if len(parts) == 4 else []
+    return bool(jumps) and all(clang.children(j)[0].spelling in _ends(parts[3]) for j in jumps)
+
+
 def _ends(body: Cursor) -> set[str]:
     """The labels of a loop's body that stand before a ``break`` of this loop."""
     found: set[str] = set()

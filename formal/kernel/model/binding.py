@@ -60,6 +60,7 @@ KINDS = ("bcr", "bvr", "wcr", "wvr")  # as formal/state.py numbers the registers
 _ELEMENT = re.compile(r"(.+)\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
 _HARDWARE = re.compile(r"hw\.dbg(bcr|bvr|wcr|wvr)(\d+)_el1")
 ID_REGISTER = "hw.id_aa64dfr0_el1"  # its fields BRPs and WRPs: how many there are, less one
+COUNTS = ((15, 12), (23, 20))  # these fields (Arm ARM D24.2)
 _ALL_BREAKPOINTS = 0xF << 12 | 0xF << 20
 _PMUVER = (11, 8)  # its field PMUVer: 0b0000 no PMUv3, 0b1111 another one (Arm ARM D24.2)
 COUNTED = (f"{_HOST}.debug_brps", f"{_HOST}.debug_wrps")  # the same, kept when the CPU comes up, from v6.14

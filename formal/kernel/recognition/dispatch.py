@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from formal.kernel.belongs import ACCESS_MDCR, EMULATES, REENTERS, RESETS, TRAP_OSLAR, TRAPS
 from formal.kernel.lift.program import Lifted
-from formal.kernel.recognition.rules import MODELLED, PSTATE, Reader, Rule, nonzero
+from formal.kernel.recognition.rules import MODELLED, PSTATE, Reader, Rule, nonzero, truth
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
@@ -52,7 +52,12 @@ class Dispatch(Reader):
                 write, name = asked[0], str(asked[0].data)
                 both = (t.FALSE, t.TRUE) if write.sort == BOOL else (t.const(n, t.width(write)) for n in (0, 1))
                 read, written = (substitute(call.guard, {name: value}) for value in both)
-                right = And(Not(written), t.boolean(read is not FALSE))
+                performed = done[0].guard if once and done[0].result is None else truth(done[0]) if once else FALSE
+                for_read = substitute(performed, {name: t.FALSE if write.sort == BOOL else t.const(0, t.width(write))})
+                # of MRS, not of SYS
+                op0 = [v for v in nodes((call.guard,)) if v.op == "var" and ".Op0" in str(v.data)]
+                of = [substitute(read, {str(v.data): t.const(n, t.width(v)) for v in op0}) for n in (2, 3)]
+                right = And(Not(written), Or(Not(for_read), And(*of)), t.boolean(read is not FALSE))
             yield Rule(f"{f.function}() gives an answer to reads, and to nothing else", call.file, call.line, right)
         if f.named("emulate_sys_reg"):
             f = self.read("emulate_sys_reg", SYS_REGS, ("perform_access",))

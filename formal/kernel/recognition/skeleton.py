@@ -21,6 +21,7 @@ from formal.kernel.lift.calls import COPIES
 from formal.kernel.lift.machine import Cell, State
 from formal.kernel.lift.pointers import POINTERS, Mode
 from formal.kernel.lift.program import Program, _Lifter, _parameter, _preset
+from formal.kernel.lift.unknowns import leaves_after_one
 from formal.kernel.lift.values import Address, Object, Pointer, Value, from_truth, guarded, pointer_to
 from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.parse import clang
@@ -304,7 +305,7 @@ class _Walker(_Lifter):
     # ---- statements
 
     def execute(self, cursor: Cursor) -> None:
-        once = cursor.kind == Kind.DO_STMT and clang.constant(children(cursor)[1]) == 0
+        once = (cursor.kind == Kind.DO_STMT and clang.constant(children(cursor)[1]) == 0) or leaves_after_one(cursor)
         if cursor.kind in _LOOPS and not once and self.state.live is not FALSE:
             self._loop(cursor)
             return

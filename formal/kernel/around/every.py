@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from formal.epochs import Kernel
+from formal.kernel.around import answers, counts, el2, lookup, meanings
 from formal.kernel.belongs import GUEST_DEBUG
-from formal.kernel.compare import answers, counts, el2, hypervisor, lookup, protected
+from formal.kernel.compare import hypervisor, protected
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Lifted, Program, side_of
 from formal.kernel.model.binding import UNMODELLED, Binding, flags_of
@@ -28,6 +29,7 @@ def rules(
     yield from protected.rules(program, binding, k, gaps)
     yield from lookup.rules(program, k, flags, gaps)
     yield from el2.rules(program, k, gaps)
+    yield from meanings.rules(program, k, flags, gaps)
     parts = [(f, component.of(k)) for component, f in hypervisor.lifted(program, k, Gaps(noted=True))]
     yield from counts.rules([*parts, *((f, (name,)) for name, f in handlers)])
     with gaps.at(GUEST_DEBUG):

@@ -10,7 +10,7 @@ import pytest
 
 from formal.engines.equality import Questions
 from formal.epochs import Kernel
-from formal.kernel.compare.lookup import Lookup
+from formal.kernel.around.lookup import Lookup
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.program import Program
 from formal.kernel.recognition.dispatch import Dispatch

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from formal.kernel.lift.program import Lifted
-from formal.kernel.model.binding import COUNTED, ID_REGISTER, element_of
+from formal.kernel.model.binding import COUNTED, COUNTS, ID_REGISTER, element_of
 from formal.kernel.recognition.rules import Rule
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
 from formal.logic.terms import And, Eq, Term
-
-# ID_AA64DFR0_EL1.BRPs and WRPs: how many there are, less one, as COUNTED has them (Arm ARM D24.2)
-FIELDS = ((15, 12), (23, 20))
 
 
 def rules(functions: Iterable[tuple[Lifted, tuple[str, ...]]]) -> Iterator[Rule]:
@@ -50,7 +47,7 @@ def _with(f: Lifted, numbers: tuple[Term, Term]) -> dict[str, Term]:
             found[lvalue] = t.zero_extend(numbers[COUNTED.index(lvalue)], t.width(variable))
         elif lvalue == ID_REGISTER:
             value = variable
-            for number, (high, low) in zip(numbers, FIELDS, strict=True):
+            for number, (high, low) in zip(numbers, COUNTS, strict=True):
                 mask = t.const(((1 << (high - low + 1)) - 1) << low, 64)
                 value = value & ~mask | t.bvshl(t.zero_extend(number, 64), t.const(low, 64))
             found[lvalue] = value

@@ -1,0 +1,224 @@
+"""Small functions, macros and labels that rules take by their names: each does what its name says.
+
+A rule that reads ``kvm_handle_sys_reg`` by its calls takes ``vcpu_get_reg(vcpu, 5)`` for the guest's X5. That it is so
+is asked here, of the C wherever it is lifted; else of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from formal.epochs import Kernel
+from formal.kernel.around.lookup import TRAPPED
+from formal.kernel.belongs import (
+    EMULATES,
+    ENTERS,
+    EXITS,
+    GUEST_DEBUG,
+    HANDLING,
+    INIT,
+    LOADING,
+    MMIO,
+    RESET_BY_USER,
+    TRAPS,
+)
+from formal.kernel.errors import Gaps
+from formal.kernel.lift.calls import INJECTED
+from formal.kernel.lift.pointers import Mode
+from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.model.binding import Flag
+from formal.kernel.parse import clang
+from formal.kernel.parse.clang import Kind
+from formal.kernel.recognition.rules import ARM_C, PSTATE, WATCHED, Rule, belonging, nonzero, succeeds, word
+from formal.kernel.recognition.skeleton import skeleton
+from formal.kernel.source.tree import KVM, sources
+from formal.kernel.text.forms import without_comments
+from formal.logic import terms as t
+from formal.logic.evaluation import nodes, substitute
+from formal.logic.terms import FALSE, And, Eq, Not, Or, Term
+
+_M4 = 1 << 4  # of PSTATE: AArch32 state, which is not modelled
+_ZERO = 31  # the register that reads as zero
+_ENTRIES, _KVM_HOST = f"{KVM}/hyp/hyp-entry.S", "arch/arm64/include/asm/kvm_host.h"
+# what arrives at EL2 from a guest, by the label at which the code that __guest_enter returns is chosen
+_CODES = {"el1_trap": "ARM_EXCEPTION_TRAP", "el1_irq": "ARM_EXCEPTION_IRQ", "el1_error": "ARM_EXCEPTION_EL1_SERROR"}
+_CODE = re.compile(r"(?m)^(el1_\w+):((?:\n(?!\w+:).*)*)")
+_MOVES = re.compile(r"\bmov\s+x0\s*,\s*#\s*(\w+)")
+_CALLS_EL2 = re.compile(r"(?m)^#define[ \t]+kvm_call_hyp_nvhe\((?:.*\\\n)*.*")
+_ANSWER = re.compile(r"(\w+)\.a(\d)\s*;\s*\}\s*\)\s*$")  # what a statement expression gives
+_CREATES = re.compile(r"\b(k\w*alloc\w*)\s*\(\s*(?:kvm_vcpu_cache\b|[^;()]*sizeof\s*\(\s*struct\s+kvm_vcpu\s*\))[^;]*;")
+_TELLS = re.compile(r"\bexit_reason\s*=\s*KVM_EXIT_DEBUG\b")
+_HEAD = re.compile(r"(?m)^[A-Za-z_][^\n;{}]*?\b(\w+)\([^;{}]*\)[^;{}]*\{")
+_ESR, _NOTHING = re.compile(r"hw\.esr_el[12]"), re.compile(r"(?!)")
+_TELLERS = ("kvm_handle_guest_debug", "kvm_arm_handle_step_debug")  # the latter from v4.16 to v4.19
+
+
+def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) -> Iterator[Rule]:
+    """What these must do, each rule with the operations that it is about; what is not understood is noted."""
+    mode: Mode = "vhe" if k.vhe else "nvhe"
+    groups: list[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]] = [
+        ((*TRAPS, EMULATES), lambda: _general_registers(program, mode)),
+        (HANDLING, lambda: _condition(program, mode)),
+        ((EMULATES,), lambda: _undefined(program, mode, flags)),
+        ((MMIO,), lambda: _pending(program, mode, flags)),
+        ((ENTERS, EXITS), lambda: _exit_codes(program)),
+        (HANDLING, lambda: _syndrome(program, mode)),
+        ((RESET_BY_USER,), lambda: _reset_by_user(program, mode)),
+        ((INIT,), lambda: iter(()) if k.vhe else _answer(program)),
+        ((INIT, LOADING), lambda: _created(program)),
+        ((GUEST_DEBUG,), lambda: _told(program)),
+    ]
+    for of, make in groups:
+        with gaps.at(*of, untimely=True):
+            yield from belonging(of, make())
+
+
+def _parameters(program: Program, mode: Mode, name: str) -> list[str]:
+    return [str(p.spelling) for p in program.resolver.find(name, mode)[1].get_arguments()]
+
+
+def _general_registers(program: Program, mode: Mode) -> Iterator[Rule]:
+    """vcpu_get_reg and vcpu_set_reg are about the guest's X0 to X30; the zero register reads as zero."""
+    for name in ("vcpu_get_reg", "vcpu_set_reg"):
+        number, *value = _parameters(program, mode, name)[1:]
+        right = True
+        for n in range(_ZERO + 1):
+            f = program.lift(name, mode, arguments={number: n})
+            right = right and f.returns is t.TRUE and (_sets(f, n, value[0]) if value else _gets(f, n))
+        says = f"{name}() {'sets' if value else 'gives'} the guest's general register, for each number"
+        yield Rule(says, f.file, f.line, t.boolean(right), whole=f.bodies)
+
+
+def _gets(f: Lifted, number: int) -> bool:
+    if number == _ZERO:
+        return f.result is not None and f.result is t.const(0, t.width(f.result)) and not f.writes
+    register = [v for lvalue, v in f.reads.items() if lvalue.endswith(f"regs.regs[{number}]")]
+    return len(register) == 1 and f.result is register[0] and not f.writes
+
+
+def _sets(f: Lifted, number: int, value: str) -> bool:
+    if number == _ZERO:
+        return not f.writes
+    return [(str(k).endswith(f"regs.regs[{number}]"), str(v)) for k, v in f.writes.items()] == [(True, value)]
+
+
+def _condition(program: Program, mode: Mode) -> Iterator[Rule]:
+    """An instruction in AArch64 state has no condition that fails."""
+    aarch64 = t.var("the guest's PSTATE", 64) & t.const(~_M4 & (1 << 64) - 1, 64)
+    f = program.lift("kvm_condition_valid", mode, memory={PSTATE: aarch64})
+    right = nonzero(f.result) if f.result is not None else FALSE
+    yield Rule(f"{f.name}() is so in AArch64 state", f.file, f.line, And(f.returns, right))
+
+
+def _undefined(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Iterator[Rule]:
+    """A register that KVM does not give the guest is UNDEFINED to it, and the instruction is not skipped then."""
+    file, name = f"{KVM}/sys_regs.c", "undef_access"
+    if program.defines(name, mode, file):
+        _, function = program.resolver.find(name, mode, file)
+        given = [c for c in clang.preorder(function) if c.kind == Kind.RETURN_STMT]
+        right = bool(given) and all(clang.constant(clang.children(c)[0]) == 0 for c in given)
+        yield Rule(f"{name}() refuses the access", file, int(function.location.line), t.boolean(right))
+    flag = flags.get("PENDING_EXCEPTION")
+    if flag is not None:
+        f = program.lift("inject_undef64", mode, f"{KVM}/inject_fault.c", unknowns=True)
+        after, forwarded = f.writes.get(flag.lvalue), f.writes.get(INJECTED)
+        pending = FALSE if after is None else Eq(t.extract(after, flag.bit, flag.bit), t.const(1, 1))
+        gone = FALSE if forwarded is None else Not(Eq(forwarded, t.const(0, t.width(forwarded))))
+        yield Rule(f"{f.name}() makes an exception pending", f.file, f.line, Or(Not(f.returns), gone, pending))
+
+
+def _pending(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Iterator[Rule]:
+    """Whether the exception that waits is one of the instruction itself: a synchronous one to EL1 is."""
+    name, flag = "kvm_pending_sync_exception", flags.get("PENDING_EXCEPTION")
+    if flag is None or not program.defines(name, mode):
+        return
+    f = program.lift(name, mode)
+    word = f.reads.get(flag.lvalue)
+    asked: Mapping[str, Term] = {}
+    if word is not None:  # EXCEPT_AA64_EL1_SYNC is 0
+        asked = {flag.lvalue: t.const(1 << flag.bit, t.width(word)), PSTATE: t.const(0, 64)}
+    features = {v: t.const(0, t.width(term)) for v, term in f.reads.items() if v.endswith("arch.flags")}
+    right = FALSE if f.result is None or not asked else nonzero(substitute(f.result, {**asked, **features}))
+    yield Rule(f"{name}() knows a synchronous exception to EL1", f.file, f.line, right)
+
+
+def _exit_codes(program: Program) -> Iterator[Rule]:
+    """What __guest_enter returns says what has arrived at EL2."""
+    if not (program.tree.path / _ENTRIES).is_file():
+        return
+    text = program.tree.read(_ENTRIES)
+    plain = without_comments(text)
+    for found in _CODE.finditer(plain):
+        label, code = found[1], _MOVES.search(found[2])
+        if label in _CODES and code is not None:
+            line = plain[: found.start(2) + code.start()].count("\n") + 1
+            yield Rule(f"{label} returns {_CODES[label]}", _ENTRIES, line, t.boolean(code[1] == _CODES[label]))
+
+
+def _syndrome(program: Program, mode: Mode) -> Iterator[Rule]:
+    """What KVM is told of a trap is the ESR_EL2 of that trap."""
+    name, lvalue = "__fixup_guest_exit", "vcpu->arch.fault.esr_el2"
+    name = name if program.defines(name, mode) else "fixup_guest_exit"
+    f = skeleton(program, name, mode, WATCHED, None, re.compile(f"^{re.escape(lvalue)}$"))
+    right: Term = FALSE
+    for store in f.named(f"= {lvalue}"):
+        code = [v for v in nodes((store.guard,)) if v.op == "var"]
+        trapped = {str(v.data): t.const(TRAPPED, t.width(v)) for v in code if isinstance(v.sort, int)}
+        register = word(store.result) if store.result is not None else None
+        if len(code) == len(trapped) == 1 and register is not None and _ESR.fullmatch(str(register.data)):
+            value = store.result
+            assert value is not None
+            whole = Eq(value, t.extract(register, t.width(value) - 1, 0))
+            right = And(substitute(store.guard, trapped), whole)
+    yield Rule(f"{f.function}() keeps ESR_EL2 of a trap", f.file, f.line, right)
+
+
+def _reset_by_user(program: Program, mode: Mode) -> Iterator[Rule]:
+    """KVM_ARM_VCPU_INIT that succeeds has reset the vCPU, whether it has run or not."""
+    resets = ("kvm_reset_vcpu", "__kvm_vcpu_set_target")  # the latter from v6.4 on
+    for name in ("kvm_vcpu_set_target", "__kvm_vcpu_set_target"):
+        if program.defines(name, mode, ARM_C):
+            f = skeleton(program, name, mode, {*WATCHED, *resets}, ARM_C, _NOTHING)
+            done = Or(*(call.guard for call in f.named(*resets)))
+            yield Rule(f"{name}() resets the vCPU", f.file, f.line, Or(Not(succeeds(f)), done))
+
+
+def _answer(program: Program) -> Iterator[Rule]:
+    """The host finds what a function at EL2 returns in x1 (SMCCC has whether it was called in x0): from v5.9 on."""
+    text = without_comments(program.tree.read(_KVM_HOST))
+    for macro in _CALLS_EL2.finditer(text):
+        given = _ANSWER.search(macro[0].replace("\\\n", " "))
+        if given is not None:
+            line = text[: macro.start()].count("\n") + 1
+            yield Rule("kvm_call_hyp_nvhe() gives x1", _KVM_HOST, line, t.boolean(given[2] == "1"))
+
+
+def _created(program: Program) -> Iterator[Rule]:
+    """A new vCPU is all zero."""
+    made = False
+    for file, text in _files(program, ".c"):
+        for call in _CREATES.finditer(text):
+            line, made = text[: call.start()].count("\n") + 1, True
+            zero = "zalloc" in call[1] or "__GFP_ZERO" in call[0]
+            yield Rule("a new vCPU is all zero", file, line, t.boolean(zero))
+    if not made:
+        yield Rule("a new vCPU is all zero", f"{KVM}/arm.c", 1, FALSE)
+
+
+def _told(program: Program) -> Iterator[Rule]:
+    """User space is told of a debug exception by its handler alone."""
+    for file, text in _files(program, ".c"):
+        for store in _TELLS.finditer(text):
+            heads = [head[1] for head in _HEAD.finditer(text, 0, store.start())]
+            line, where = text[: store.start()].count("\n") + 1, heads[-1] if heads else ""
+            says = f"{where}() does not tell user space of a debug exception"
+            if where not in _TELLERS:
+                yield Rule(says, file, line, FALSE, of=None)
+
+
+def _files(program: Program, suffix: str) -> Iterator[tuple[str, str]]:
+    for folder in (KVM, "virt/kvm"):
+        for path in sources(program.tree.path / folder, (suffix,)):
+            file = program.tree.relative(str(path))
+            yield file, without_comments(program.tree.read(file))
