@@ -164,9 +164,9 @@ def _syndrome(program: Program, mode: Mode) -> Iterator[Rule]:
     right: Term = FALSE
     for store in f.named(f"= {lvalue}"):
         code = [v for v in nodes((store.guard,)) if v.op == "var"]
-        trapped = {str(v.data): t.const(TRAPPED, t.width(v)) for v in code if isinstance(v.sort, int)}
+        trapped = {str(v.data): t.const(TRAPPED, t.width(v)) for v in code if v.sort != t.BOOL}
         register = word(store.result) if store.result is not None else None
-        if len(code) == len(trapped) == 1 and register is not None and _ESR.fullmatch(str(register.data)):
+        if len(trapped) == 1 and register is not None and _ESR.fullmatch(str(register.data)):
             value = store.result
             assert value is not None
             whole = Eq(value, t.extract(register, t.width(value) - 1, 0))

@@ -22,6 +22,7 @@ class Helpers:
     def __init__(self, tree: KernelTree, mentions: Mentions) -> None:
         self._tree, self._bodies, self._leading = tree, mentions.bodies, mentions.leading()
         self._of_file: dict[str, frozenset[str]] = {}
+        self._read = set[str]()  # helpers whose stores are read in the functions that call them
 
     def through(self, gaps: Iterable[Gap]) -> tuple[frozenset[str], tuple[Gap, ...]]:
         """The helpers through which known functions call what they may, and the gaps that are left then."""
@@ -32,6 +33,9 @@ class Helpers:
                 calls.setdefault(next(iter(gap.of), ""), []).append((gap.file, called))
         found = {name for name, made in calls.items() if all(self._may_call(name, *call) for call in made)}
         found |= {helper for name in found for file, _ in calls[name] for helper in self._nest(file, name)[0]}
+        stores = {(name, gap.file) for gap in gaps if self._only_stores(gap) for name in gap.of}
+        self._read = {helper for name, file in stores for helper in self._nest(file, name)[0]}
+        found |= self._read
         return frozenset(found), tuple(g for gap in gaps if not self._is_read(gap, found) for g in self._stores(gap))
 
     def _may_call(self, name: str, file: str, called: str) -> bool:
@@ -40,6 +44,14 @@ class Helpers:
             return False
         callers = self._nest(file, name)[1]
         return bool(callers) and callers <= CALLERS[called]
+
+    def _only_stores(self, gap: Gap) -> bool:
+        """Whether a gap is about a store of a helper, and all that call it are read by their calls and stores."""
+        (name,) = gap.of if len(gap.of) == 1 else ("",)
+        if _called(gap) or not gap.writes or name not in self._of(gap.file) or _has_rules(name):
+            return False
+        callers = self._nest(gap.file, name)[1]
+        return bool(callers) and callers <= READ.keys()
 
     def _nest(self, file: str, name: str) -> tuple[set[str], set[str]]:
         """A helper with the helpers that call it, directly or through others; and the other functions that do."""
@@ -69,9 +81,10 @@ class Helpers:
         elif name in self._of(gap.file):
             helpers, others = self._nest(gap.file, name)
             callers = frozenset((other, gap.file) for other in others)
+            read = name in self._read
             for function in sorted(helpers | others):
-                more = callers if function in helpers else frozenset[tuple[str, str]]()
-                yield replace(gap, unless=(function, gap.file), lifted=True, callers=more)
+                more = callers if function in helpers and not read else frozenset[tuple[str, str]]()
+                yield replace(gap, unless=(function, gap.file), lifted=not read, callers=more)
         else:
             yield gap
 

@@ -87,7 +87,8 @@ class Rule:
 
 def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
     """The functions, and their files, of which every store to what is modelled is read."""
-    return {(f.function, f.file) for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, MODELLED)}
+    read = [f for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, MODELLED)]
+    return {body for f in read for body in ((f.function, f.file), *f.bodies)}
 
 
 def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:
