@@ -18,7 +18,7 @@ from formal.kernel.compare.constants import wrong
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import HYP_CALL
 from formal.kernel.lift.program import Lifted, Program, side_of
-from formal.kernel.model.binding import Binding, allowed
+from formal.kernel.model.binding import Binding, allowed, misplaced
 from formal.kernel.model.counterparts import COMPONENTS, Counterpart, counterparts, equalities, unmoved
 from formal.kernel.model.obligations import obligation_claims
 from formal.kernel.model.substitution import Assembly, Part, assembled, assemblies, handling_too, keeping, operations
@@ -194,6 +194,10 @@ def compare(
     parts = [part.lifted for part in report.parts.values()]
     gaps.found += unaccounted(here, program, side, compared, parts, report.whole)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
+    if moved := list(misplaced(program, sorted(mattering(by_hand, CLAIMS)))):  # what differs may be no difference
+        apart = [*report.replaced, *differs]
+        gaps.found += [*moved, *(Gap(DEBUG_C, 0, f"{n}: {moved[0].reason}", frozenset((n,))) for n in apart)]
+        report.replaced, report.counterparts, differs = {}, {}, {}
     report.differing = differs
     omitted = [name for name in report.omitted if name in report.parts]
     report.system = assembled(by_hand, report.parts, differs, omitted).replacing(report.replaced)

@@ -46,9 +46,12 @@ class Helpers:
         return bool(callers) and callers <= CALLERS[called]
 
     def _only_stores(self, gap: Gap) -> bool:
-        """Whether a gap is about a store of a helper, and all that call it are read by their calls and stores."""
+        """Whether a gap is about a store of PSTATE in a helper that only functions call whose stores are read.
+
+        Of other places some are read by no rule (the PC), or more is written than their name says (whole records).
+        """
         (name,) = gap.of if len(gap.of) == 1 else ("",)
-        if _called(gap) or not gap.writes or name not in self._of(gap.file) or _has_rules(name):
+        if gap.writes != frozenset(("pstate",)) or name not in self._of(gap.file) or _has_rules(name):
             return False
         callers = self._nest(gap.file, name)[1]
         return bool(callers) and callers <= READ.keys()

@@ -8,15 +8,17 @@ stay free: they are read as anything, and stores to them are listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from formal.arch.registers import PSTATE
 from formal.kernel.effects.places import Lvalue
 from formal.kernel.effects.types import ALL
-from formal.kernel.errors import Gaps, NotUnderstoodError
+from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import HAS_EL2, INJECTED, NESTED
 from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.lift.values import Object
 from formal.kernel.parse.clang import Kind
 from formal.kernel.source.tree import KVM, Sources
 from formal.kernel.text.flags import place
@@ -214,6 +216,31 @@ def owners_of(program: Program, gaps: Gaps | None = None) -> dict[DebugOwner, in
                 raise NotUnderstoodError(KVM_HOST, member.location.line, reason)
             found = {who: value for who, value in numbers.items() if value is not None}
     return found
+
+
+def misplaced(program: Program, variables: Iterable[str]) -> Iterator[Gap]:
+    """Those of some state variables that this tree keeps at none of the places where they are known to be."""
+    unit = program.resolver.unit(f"{KVM}/debug.c")
+    layout, text = program.layout(unit), program.tree.read(f"{KVM}/debug.c")
+    records = {"vcpu->": "kvm_vcpu", f"{_HOST}.": "kvm_host_data"}
+
+    def there(lvalue: str) -> bool:
+        place = lvalue.partition("[")[0]
+        for start, record in records.items():
+            if place.startswith(start):
+                with suppress(KeyError):
+                    layout.locate(Object("it", "pointee", unit.records[record]), f".{place.removeprefix(start)}")
+                    return True
+                return False
+        found = re.search(rf"DEFINE_PER_CPU\w*\([^;]*\b{place.removeprefix('percpu.')}\)", text)
+        return found is not None or not place.startswith("percpu.")
+
+    known = {**REGISTERS, **BANKS, "debug_ptr_external": (DEBUG_PTR,), "debug_owner": (DEBUG_OWNER,)}
+    for name in variables:
+        places = [p for lvalue in known.get(name, ()) for p in (lvalue, *_MOVED.get(lvalue, ()))]
+        if places and not any(map(there, places)):
+            reason = f"{name} is not kept where it is known to be ({places[0]})"
+            yield Gap(KVM_HOST, 0, reason, frozenset(("",)), frozenset((name,)))
 
 
 def _owner(who: Mapping[DebugOwner, Term]) -> Term:
