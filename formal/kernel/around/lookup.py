@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 
 from formal.epochs import Kernel
 from formal.kernel.belongs import (
     EMULATES,
-    ENTERS,
     EXITS,
     HANDLING,
     NESTING,
@@ -24,13 +22,12 @@ from formal.kernel.belongs import (
     TRAPS,
 )
 from formal.kernel.compare import forwarding
-from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.lift.expressions import stands_for_assembly
+from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import Flag
 from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.parse import clang
-from formal.kernel.parse.clang import Cursor, Kind, children
+from formal.kernel.parse.clang import Kind
 from formal.kernel.recognition.rules import PSTATE, WATCHED, Reader, Rule, belonging, differ, succeeds
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
@@ -50,9 +47,6 @@ _WIDE = 22  # bits of the number that the kernel makes of an encoding, at most
 _PSTATE_INDEX, _CORE, _U64 = 0x42, 0x10, 3
 _RESETS_ALL, _TABLE = "reset_sys_reg_descs", "sys_reg_descs"  # up to v5.8
 _SEARCHES = ("__inline_bsearch", "bsearch")
-_MASKS = re.compile(r"\bmsr\s+daifset\s*,\s*#(0x[0-9a-f]+|\d+)", re.I)
-_UNMASKS = re.compile(r"\bmsr\s+(daifclr|daif)\b", re.I)
-_DEBUG = 8  # PSTATE.D in DAIFSet
 
 
 def assumed(program: Program) -> str:
@@ -88,8 +82,6 @@ class Lookup(Reader):
         yield RESETS, self._all_reset
         if self.k.nests:
             yield (*NESTING, *TRAPS, REENTERS, EXITS), lambda: forwarding.rules(self.program, self.k)
-        if self.k.vhe:
-            yield (ENTERS, EXITS), self._masked
 
     def _exit(self) -> Iterator[Rule]:
         """A trap, and nothing else, goes to its class's handler, whose answer says whether the guest runs on."""
@@ -213,7 +205,8 @@ class Lookup(Reader):
                 t.boolean(own[0].arguments[:2] == ("vcpu", f"{finds}()")),
                 FALSE if value is None or result is None else Or(Not(reached), Eq(value, result)),
                 And(Or(Not(own[0].guard), has[0]), Or(Not(stored[0].guard), Not(has[0]))) if len(has) == 1 else FALSE,
-                Or(Not(And(stored[0].guard, own[0].guard))),
+                Not(And(stored[0].guard, own[0].guard)),
+                Or(Not(succeeds(g)), reached, *_ignored(g)),
                 t.boolean(found[0].arguments[2] == "table"),
             )
         yield Rule(f"{g.function}() gives the value to the entry's function, or to its register", g.file, g.line, right)
@@ -286,60 +279,17 @@ class Lookup(Reader):
                 )  # fmt: skip
             yield Rule(f"{name}() resets entry {turn} of {number}", f.file, f.line, right)
 
-    def _masked(self) -> Iterator[Rule]:
-        """Under VHE all exceptions are masked around the guest's run, debug exceptions too (a hypervisor's own are)."""
-        run, inner = self.outer, "__kvm_vcpu_run_vhe"
-        if not self.program.defines(run, self.mode):
-            return
-        if self.enters_itself:  # as before v5.8
-            run = "kvm_arch_vcpu_ioctl_run"
-        unit, function = self.program.resolver.find(run, self.mode)
-        called = [c for c in clang.preorder(function) if c.kind == Kind.CALL_EXPR and c.referenced is not None]
-        names = {c.referenced.spelling: c for c in called}
-        f = skeleton(self.program, run, self.mode, {*WATCHED, *names})
-        entered = next((c for c in f.calls if c.name == inner), None)
-        before = f.calls[: f.calls.index(entered)] if entered is not None else ()
-        masks = [n for n, c in enumerate(before) if entered is not None and c.loops == entered.loops
-                 and self._masks(names.get(c.name))]  # fmt: skip
-        opens = [c for c in before[masks[-1] if masks else 0 :] if self._unmasks(names.get(c.name), unit.file)]
-        masked: Term = FALSE
-        if masks and entered is not None and not opens:
-            masked = Or(Not(entered.guard), before[masks[-1]].guard)
-        yield Rule(f"{f.function}() masks exceptions with PSTATE.DAIF before the guest runs", f.file, f.line, masked)
-
-    def _masks(self, call: Cursor | None) -> bool:
-        """Whether a function that is called masks debug exceptions."""
-        return any(int(number, 0) & _DEBUG for number in self._assembly(call, _MASKS))
-
-    def _unmasks(self, call: Cursor | None, file: str) -> bool:
-        """Whether a function that is called may clear bits of PSTATE.DAIF."""
-        if self._assembly(call, _UNMASKS) or call is None:
-            return call is not None
-        with suppress(NotUnderstoodError):  # its assembly is looked at, whatever else is in it
-            return "hw.daif" in self.program.lift(str(call.referenced.spelling), self.mode, file).writes
-        return False
-
-    def _assembly(self, call: Cursor | None, wanted: re.Pattern[str], depth: int = 3) -> list[str]:
-        """What is found in the assembly of a function that is called, and of those that it calls."""
-        if call is None or call.referenced is None or call.referenced.kind != Kind.FUNCTION_DECL or depth == 0:
-            return []
-        body = self.program.resolver.definition(call.referenced, call, self.mode)
-        found: list[str] = []
-        for c in clang.preorder(body) if body is not None else ():
-            if c.kind == Kind.ASM_STMT:
-                found += wanted.findall(self.program.resolver.spelled(c))
-            elif c.kind == Kind.ARRAY_SUBSCRIPT_EXPR and stands_for_assembly(children(c)[0]):
-                texts = (str(inner.spelling) for inner in clang.preorder(c) if inner.kind == Kind.STRING_LITERAL)
-                found += (word for text in texts for word in wanted.findall(text.replace("\\t", " ")))
-            elif c.kind == Kind.CALL_EXPR:
-                found += self._assembly(c, wanted, depth - 1)
-        return found
-
     def _variable(self, f: Skeleton, name: str) -> Term:
         """A variable that arguments are made of, as wide as it is; one that nothing is made of if there is none."""
         terms = [v for c in f.calls for v in (*c.values, *(m for held in c.memory for m in held.values()))]
         found = [v for term in terms if term is not None for v in nodes((term,)) if str(v.data) == name]
         return found[0] if found else t.var(f"{name}, which is not read", 64)
+
+
+def _ignored(f: Skeleton) -> list[Term]:
+    """That a write is ignored for what the entry's visibility says."""
+    found = {v for v in nodes((succeeds(f),)) if v.op == "var" and str(v.data).startswith("sysreg_user_write_ignore")}
+    return [v if v.sort == t.BOOL else Ne(v, t.const(0, t.width(v))) for v in found]
 
 
 def _only(f: Skeleton, name: str) -> Term | None:

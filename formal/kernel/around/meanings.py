@@ -158,20 +158,21 @@ def _exit_codes(program: Program) -> Iterator[Rule]:
 
 def _syndrome(program: Program, mode: Mode) -> Iterator[Rule]:
     """What KVM is told of a trap is the ESR_EL2 of that trap."""
-    name, lvalue = "__fixup_guest_exit", "vcpu->arch.fault.esr_el2"
-    name = name if program.defines(name, mode) else "fixup_guest_exit"
-    f = skeleton(program, name, mode, WATCHED, None, re.compile(f"^{re.escape(lvalue)}$"))
+    lvalue, names = "vcpu->arch.fault.esr_el2", ("__fixup_guest_exit", "fixup_guest_exit")
+    read = [skeleton(program, name, mode, WATCHED, None, re.compile(f"^{re.escape(lvalue)}$"))
+            for name in names if program.defines(name, mode)]  # fmt: skip
+    stores = [store for f in read for store in f.named(f"= {lvalue}")]
     right: Term = FALSE
-    for store in f.named(f"= {lvalue}"):
-        code = [v for v in nodes((store.guard,)) if v.op == "var"]
-        trapped = {str(v.data): t.const(TRAPPED, t.width(v)) for v in code if v.sort != t.BOOL}
+    for store in stores if len(stores) == 1 else ():
+        codes = [v for v in nodes((store.guard,)) if v.op == "var" and v.sort != t.BOOL]
         register = word(store.result) if store.result is not None else None
-        if len(trapped) == 1 and register is not None and _ESR.fullmatch(str(register.data)):
+        if len(codes) == 1 and register is not None and _ESR.fullmatch(str(register.data)):
             value = store.result
             assert value is not None
-            whole = Eq(value, t.extract(register, t.width(value) - 1, 0))
-            right = And(substitute(store.guard, trapped), whole)
-    yield Rule(f"{f.function}() keeps ESR_EL2 of a trap", f.file, f.line, right)
+            trapped = substitute(store.guard, {str(codes[0].data): t.const(TRAPPED, t.width(codes[0]))})
+            right = And(trapped, Eq(value, t.extract(register, t.width(value) - 1, 0)))
+    place = stores[0] if stores else read[-1]
+    yield Rule("fixup_guest_exit() keeps ESR_EL2 of a trap", place.file, place.line, right)
 
 
 def _reset_by_user(program: Program, mode: Mode) -> Iterator[Rule]:

@@ -15,6 +15,8 @@ from formal.kernel.recognition import scan
 from formal.kernel.recognition.callers import CALLERS, READ, Mentions
 from formal.kernel.source.tree import KVM, KernelTree
 
+_STORE_PSTATE = frozenset(("kvm_reset_vcpu",))  # lifecycle.py
+
 
 class Helpers:
     """Those of one tree."""
@@ -46,15 +48,15 @@ class Helpers:
         return bool(callers) and callers <= CALLERS[called]
 
     def _only_stores(self, gap: Gap) -> bool:
-        """Whether a gap is about a store of PSTATE in a helper that only functions call whose stores are read.
+        """Whether a gap is about a store of PSTATE in a helper of functions of which a rule says what they store there.
 
-        Of other places some are read by no rule (the PC), or more is written than their name says (whole records).
+        Elsewhere it is told by its types, which bits of it; and of other places some are read by no rule (the PC).
         """
         (name,) = gap.of if len(gap.of) == 1 else ("",)
         if gap.writes != frozenset(("pstate",)) or name not in self._of(gap.file) or _has_rules(name):
             return False
         callers = self._nest(gap.file, name)[1]
-        return bool(callers) and callers <= READ.keys()
+        return bool(callers) and callers <= _STORE_PSTATE
 
     def _nest(self, file: str, name: str) -> tuple[set[str], set[str]]:
         """A helper with the helpers that call it, directly or through others; and the other functions that do."""

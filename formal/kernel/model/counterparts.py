@@ -127,11 +127,11 @@ class Counterpart:
 
     def _step(self, s: State, k: Kernel, i: Inputs) -> State:
         effect = self._effect(s, i)
-        gone, by_hand = self._gone(effect), self.operation.step(s, k, i)
+        opened = {name: i.free(f"C: {name}", sort) for name, sort in self._open(effect, s, i)}
+        gone, by_hand = substitute(self._gone(effect), opened), self.operation.step(s, k, i)
         if self.forwarding is not None:
             by_hand = self.forwarding.step(s, k, i, gone)
         kept = {name: s.values[name] for name in by_hand.values if self._decides(name)}
-        opened = {name: i.free(f"C: {name}", sort) for name, sort in self._open(effect, s, i)}
         values = {name: substitute(term, opened) for name, term in effect.values.items()}
         for (bank, number), term in effect.elements.items():
             before = values.get(bank, s.values[bank])
@@ -155,7 +155,7 @@ class Counterpart:
         """C variables without a state variable, on which the effect depends: they may be anything."""
         known = (*s.values.values(), *i.terms.values())
         ours = {str(v.data) for v in nodes(known) if v.op == "var"}
-        for node in nodes((*effect.values.values(), *effect.elements.values())):
+        for node in nodes((*effect.values.values(), *effect.elements.values(), self._gone(effect))):
             if node.op == "var" and str(node.data) not in ours:
                 yield str(node.data), node.sort
 

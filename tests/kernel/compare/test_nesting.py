@@ -9,6 +9,7 @@ import pytest
 from formal.engines.equality import Questions
 from formal.epochs import Mode
 from formal.kernel.source.tree import KVM, KernelTree
+from formal.logic.evaluation import support
 from formal.tree import reading
 from formal.tree.verdicts import DEBUG_C, compare
 from tests.kernel.compare.test_newest import ARM, EXIT, REGS
@@ -247,3 +248,17 @@ def test_what_means_the_same_is_equal(nesting: Copy, name: str) -> None:
     file, edits = HARMLESS[name]
     report = nesting.report(file, edits, Mode.VHE)
     assert all(c.equal for c in report.compared) and not report.misdescribed and not report.problems
+
+
+def test_what_decides_a_forwarding_besides_the_state_may_be_anything() -> None:
+    """A condition on a bit that is not modelled is an input of the operation: a run can be replayed."""
+    asks = "\tif (is_nested_ctxt(vcpu) &&\n\t    (__vcpu_sys_reg(vcpu, reg) & control_bit)) {\n"
+    more = asks.replace("is_nested_ctxt(vcpu) &&", "is_nested_ctxt(vcpu) && vcpu_el2_amo_is_set(vcpu) &&")
+    found = copy_of("7.3").whole(f"{KVM}/emulate-nested.c", {asks: more}, Mode.VHE)
+    assert found.replaced and found.system is not None
+    for step in found.system.applied:
+        known = {str(v.data) for v in (*step.before.values.values(), *step.inputs.values())}
+        terms = (step.guard, *step.after.values.values())
+        assert {str(name) for term in terms for name in support(term)} <= known | {
+            str(v.data) for v in step.inputs.values()
+        }
