@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from formal.epochs import Kernel
 from formal.kernel.around import answers, counts, el2, lookup, meanings
 from formal.kernel.around.masked import Masked
-from formal.kernel.belongs import ENTERS, EXITS, GUEST_DEBUG
+from formal.kernel.belongs import GUEST_DEBUG
 from formal.kernel.compare import hypervisor, protected
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.program import Lifted, Program, side_of
@@ -29,8 +29,9 @@ def rules(
     yield from runloop.rules(program, k, flags, gaps)
     yield from protected.rules(program, binding, k, gaps)
     yield from lookup.rules(program, k, flags, gaps)
-    with gaps.at(ENTERS, EXITS, untimely=True):
-        yield from belonging((ENTERS, EXITS), Masked(program, k, flags).rules() if k.vhe else ())
+    for of, make in Masked(program, k, flags).groups():
+        with gaps.at(*of, untimely=True):
+            yield from belonging(of, make())
     yield from el2.rules(program, k, gaps)
     yield from meanings.rules(program, k, flags, gaps)
     parts = [(f, component.of(k)) for component, f in hypervisor.lifted(program, k, Gaps(noted=True))]

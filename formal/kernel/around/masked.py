@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from formal.kernel.belongs import ENTERS, EXITS
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.expressions import stands_for_assembly
 from formal.kernel.parse import clang
@@ -22,7 +23,12 @@ _DEBUG = 8  # PSTATE.D in DAIFSet
 class Masked(Reader):
     """Rules of the function that runs the guest under VHE."""
 
-    def rules(self) -> Iterator[Rule]:
+    def groups(self) -> Iterator[tuple[tuple[str, ...], Callable[[], Iterator[Rule]]]]:
+        """All rules, with the operations that they are about."""
+        if self.k.vhe:
+            yield (ENTERS, EXITS), self._masked
+
+    def _masked(self) -> Iterator[Rule]:
         """Under VHE all exceptions are masked around the guest's run, debug exceptions too (a hypervisor's own are)."""
         run, inner = self.outer, "__kvm_vcpu_run_vhe"
         if not self.program.defines(run, self.mode):

@@ -11,6 +11,7 @@ import pytest
 from formal.engines.equality import Questions
 from formal.epochs import Kernel
 from formal.kernel.around.lookup import Lookup
+from formal.kernel.around.masked import Masked
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.program import Program
 from formal.kernel.recognition.dispatch import Dispatch
@@ -91,7 +92,7 @@ class Edited:
         }
         k = cast(Kernel, SimpleNamespace(**known))
         program: Program = self.copy.program
-        reader = {"_context": Nesting, **dict.fromkeys(DISPATCHED, Dispatch)}.get(group, Lookup)
+        reader = {"_context": Nesting, "_masked": Masked, **dict.fromkeys(DISPATCHED, Dispatch)}.get(group, Lookup)
         (rules,) = (make for _, make in reader(program, k, {}).groups() if make.__name__ == group)
         try:
             return [rule.says for rule in rules() if self.ask.differing([(rule.says, rule.holds)])]

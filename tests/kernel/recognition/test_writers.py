@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from formal.epochs import Mode
-from formal.kernel.recognition.scan import _sources
 from formal.kernel.recognition.writers import OPERATIONS
-from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.source.tree import KVM, KernelTree, sources
 from formal.kernel.text import signs
 from tests.kernel.conftest import tree_path
 from tests.kernel.edited import copy_of
@@ -25,7 +24,7 @@ WRITTEN_AGAIN = {
 def definitions(tree: KernelTree) -> Iterator[tuple[str, str, str]]:
     """The file, the name and the head (as far as its brace) of each of these functions, but for nVHE's."""
     for folder in (KVM, "arch/arm64/include/asm"):
-        for path in _sources(tree.path / folder):
+        for path in sources(tree.path / folder, (".c", ".h", ".S")):
             if path.suffix == ".S" or "/nvhe/" in str(path):
                 continue
             file = tree.relative(str(path))
