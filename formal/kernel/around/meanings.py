@@ -42,8 +42,9 @@ _M4 = 1 << 4  # of PSTATE: AArch32 state, which is not modelled
 _ZERO = 31  # the register that reads as zero
 _ENTRIES, _KVM_HOST = f"{KVM}/hyp/hyp-entry.S", "arch/arm64/include/asm/kvm_host.h"
 # what arrives at EL2 from a guest, by the label at which the code that __guest_enter returns is chosen
-_CODES = {"el1_trap": "ARM_EXCEPTION_TRAP", "el1_irq": "ARM_EXCEPTION_IRQ", "el1_error": "ARM_EXCEPTION_EL1_SERROR"}
-_CODE = re.compile(r"(?m)^(el1_\w+):((?:\n(?!\w+:).*)*)")
+_CODES = {"el1_trap": "ARM_EXCEPTION_TRAP", "el1_irq": "ARM_EXCEPTION_IRQ", "el1_fiq": "ARM_EXCEPTION_IRQ",
+          "el1_error": "ARM_EXCEPTION_EL1_SERROR"}  # fmt: skip
+_CODE = re.compile(r"(?m)^((?:el1_\w+:\s*\n)+)((?:(?!\w+:).*\n)*)")  # labels that stand together, and what follows
 _MOVES = re.compile(r"\bmov\s+x0\s*,\s*#\s*(\w+)")
 _CALLS_EL2 = re.compile(r"(?m)^#define[ \t]+kvm_call_hyp_nvhe\((?:.*\\\n)*.*")
 _ANSWER = re.compile(r"(\w+)\.a(\d)\s*;\s*\}\s*\)\s*$")  # what a statement expression gives
@@ -74,14 +75,10 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) ->
             yield from belonging(of, make())
 
 
-def _parameters(program: Program, mode: Mode, name: str) -> list[str]:
-    return [str(p.spelling) for p in program.resolver.find(name, mode)[1].get_arguments()]
-
-
 def _general_registers(program: Program, mode: Mode) -> Iterator[Rule]:
     """vcpu_get_reg and vcpu_set_reg are about the guest's X0 to X30; the zero register reads as zero."""
     for name in ("vcpu_get_reg", "vcpu_set_reg"):
-        number, *value = _parameters(program, mode, name)[1:]
+        _, number, *value = [str(p.spelling) for p in program.resolver.find(name, mode)[1].get_arguments()]
         right = True
         for n in range(_ZERO + 1):
             f = program.lift(name, mode, arguments={number: n})
@@ -117,7 +114,7 @@ def _undefined(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Itera
     if program.defines(name, mode, file):
         _, function = program.resolver.find(name, mode, file)
         given = [c for c in clang.preorder(function) if c.kind == Kind.RETURN_STMT]
-        right = bool(given) and all(clang.constant(clang.children(c)[0]) == 0 for c in given)
+        right = bool(given) and all([clang.constant(v) for v in clang.children(c)] == [0] for c in given)
         yield Rule(f"{name}() refuses the access", file, int(function.location.line), t.boolean(right))
     flag = flags.get("PENDING_EXCEPTION")
     if flag is not None:
@@ -150,17 +147,19 @@ def _exit_codes(program: Program) -> Iterator[Rule]:
     text = program.tree.read(_ENTRIES)
     plain = without_comments(text)
     for found in _CODE.finditer(plain):
-        label, code = found[1], _MOVES.search(found[2])
-        if label in _CODES and code is not None:
-            line = plain[: found.start(2) + code.start()].count("\n") + 1
-            yield Rule(f"{label} returns {_CODES[label]}", _ENTRIES, line, t.boolean(code[1] == _CODES[label]))
+        code = _MOVES.search(found[2])
+        line = plain[: found.start(2) + (code.start() if code is not None else 0)].count("\n") + 1
+        for label in found[1].replace(":", " ").split():
+            if label in _CODES:
+                right = code is not None and code[1] == _CODES[label]
+                yield Rule(f"{label} returns {_CODES[label]}", _ENTRIES, line, t.boolean(right))
 
 
 def _syndrome(program: Program, mode: Mode) -> Iterator[Rule]:
     """What KVM is told of a trap is the ESR_EL2 of that trap."""
     lvalue, names = "vcpu->arch.fault.esr_el2", ("__fixup_guest_exit", "fixup_guest_exit")
     read = [skeleton(program, name, mode, WATCHED, None, re.compile(f"^{re.escape(lvalue)}$"))
-            for name in names if program.defines(name, mode)]  # fmt: skip
+            for name in names if name == names[-1] or program.defines(name, mode)]  # fmt: skip
     stores = [store for f in read for store in f.named(f"= {lvalue}")]
     right: Term = FALSE
     for store in stores if len(stores) == 1 else ():
@@ -219,7 +218,7 @@ def _told(program: Program) -> Iterator[Rule]:
 
 
 def _files(program: Program, suffix: str) -> Iterator[tuple[str, str]]:
-    for folder in (KVM, "virt/kvm"):
+    for folder in (KVM, "virt/kvm", "arch/arm/kvm"):  # the last before v4.12
         for path in sources(program.tree.path / folder, (suffix,)):
             file = program.tree.relative(str(path))
             yield file, without_comments(program.tree.read(file))

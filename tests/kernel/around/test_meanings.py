@@ -39,6 +39,10 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
         "7.3", Mode.VHE, ENTRY, {"#ARM_EXCEPTION_TRAP": "#ARM_EXCEPTION_EL1_SERROR"}, "el1_trap returns"),
     "an interrupt counts as a trap": (
         "5.10", Mode.NVHE, ENTRY, {"#ARM_EXCEPTION_IRQ": "#ARM_EXCEPTION_TRAP"}, "el1_irq returns"),
+    "a fast interrupt counts as a trap": (
+        "7.3", Mode.NVHE, ENTRY, {"#ARM_EXCEPTION_IRQ": "#ARM_EXCEPTION_TRAP"}, "el1_fiq returns"),
+    "a trap counts as whatever is in the register": (
+        "6.1", Mode.VHE, ENTRY, {"\tmov\tx0, #ARM_EXCEPTION_TRAP\n": ""}, "el1_trap returns"),
     "the syndrome is that of the trap before": (
         "6.1", Mode.VHE, SWITCH, {"(*exit_code) != ARM_EXCEPTION_IRQ)": "(*exit_code) == ARM_EXCEPTION_EL1_SERROR)"},
         "keeps ESR_EL2 of a trap"),
