@@ -246,13 +246,15 @@ class Sweep:
         names |= {store.lvalue for store in stores if touched.first <= store.line <= touched.last}
         names |= {store.lvalue for store in {*stores} ^ {*now}}
         names = {name for name in names if unmodelled.why(f"{function}: {name}") is None}
-        names -= {"pc", "hw.elr_el2"}  # searched for since it ends a step; its value has no state variable
+        names -= _ENDS_STEP
         names = {name for name in names if not any(pattern.search(f"->{name}") for pattern in stored_to)}
         if names:
             return Outcome("unexplained", f"not lifted, and reaches {', '.join(sorted(names))}")
         return Outcome("unmodelled", "not lifted: the rules about its calls hold, and it reaches nothing else modelled")
 
 
+# searched for since they end a step; of their values there are no state variables, but rules (emulation.py)
+_ENDS_STEP = {"pc", "hw.elr_el2", "INCREMENT_PC", "KVM_ARM64_INCREMENT_PC"}
 _RETURNS, _RESULT, _TARGETS = _WHOLE = ("when it returns", "its result", "what its pointers point to")
 
 
