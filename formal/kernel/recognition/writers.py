@@ -60,7 +60,6 @@ _UNCOMPARED: dict[str, frozenset[str]] = {
 # the others: why, what they may write, which they are
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     (PRIMITIVE, "sys_regs[*]", "vcpu_write_sys_reg __vcpu_write_sys_reg"),
-    (PRIMITIVE, "INCREMENT_PC arch.flags", "kvm_incr_pc"),
     (PART, "INCREMENT_PC arch.flags", "__kvm_adjust_pc"),
     (PART, "pc pstate", "core_reg_addr"),
     (PART, "sys_regs[*]", "kvm_arm_sys_reg_set_reg kvm_sys_reg_set_user kvm_reset_sys_regs"),
@@ -192,12 +191,19 @@ def knows(file: str, function: str, lvalue: str) -> bool:
     Of a part of an operation that is so whatever it writes: there the C is compared, or read.
     """
     part = (file, function) not in _LIMITED_OUTSIDE and function in OPERATIONS | _READ
-    return part or limited(file, function, lvalue)
+    return part or _increments(function, lvalue) or limited(file, function, lvalue)
+
+
+def _increments(function: str, lvalue: str) -> bool:
+    """Whether a place is the increment of the PC, which each call makes anew: no caller goes without it."""
+    return function == "kvm_incr_pc" and lvalue in ("INCREMENT_PC", "arch.flags")
 
 
 def hinges(file: str, function: str, lvalue: str) -> bool:
     """Whether that is known of a place only where its function is compared."""
-    return not limited(file, function, lvalue) and lvalue not in _UNCOMPARED.get(function, ())
+    return not (_increments(function, lvalue) or limited(file, function, lvalue)) and lvalue not in _UNCOMPARED.get(
+        function, ()
+    )
 
 
 def limited(file: str, function: str, lvalue: str) -> bool:
