@@ -194,7 +194,8 @@ def compare(
     parts = [part.lifted for part in report.parts.values()]
     gaps.found += unaccounted(here, program, side, compared, parts, report.whole)
     report.replaced |= {n: report.counterparts[n].left_out() for n in report.omitted if n in report.counterparts}
-    if moved := list(misplaced(program, sorted({v for c in report.compared for v in c.differs_in}))):
+    differing = sorted({v for c in report.compared for v in c.differs_in})
+    if moved := list(misplaced(program, differing)) if differing else []:
         apart = [*report.replaced, *differs]
         gaps.found += [*moved, *(Gap(DEBUG_C, 0, f"{n}: {moved[0].reason}", frozenset((n,))) for n in apart)]
         report.replaced, report.counterparts, differs = {}, {}, {}

@@ -220,9 +220,6 @@ def owners_of(program: Program, gaps: Gaps | None = None) -> dict[DebugOwner, in
 
 def misplaced(program: Program, variables: Iterable[str]) -> Iterator[Gap]:
     """Those of some state variables that this tree keeps at none of the places where they are known to be."""
-    variables = [*variables]
-    if not variables:
-        return
     unit = program.resolver.unit(f"{KVM}/debug.c")
     layout, text = program.layout(unit), program.tree.read(f"{KVM}/debug.c")
     records = {"vcpu->": "kvm_vcpu", f"{_HOST}.": "kvm_host_data"}
