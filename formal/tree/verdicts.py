@@ -10,7 +10,7 @@ from pathlib import Path
 from formal.engines.equality import Questions
 from formal.engines.verdict import FEW, Result, Verdict
 from formal.epochs import Kernel, Mode
-from formal.kernel.around import every, lookup
+from formal.kernel.around import every
 from formal.kernel.compare import forwarding, handlers, hypervisor, ownership, protected, tables
 from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
@@ -170,7 +170,7 @@ def compare(
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     names = [f"{here}() is read as {known}(), for which it stands" for here, known in tree.renamed.items()]
     reset = lifecycle.assumed(program, side)
-    told = tuple(dict.fromkeys([HYP_CALL, lookup.assumed(program), *reset, *names, *tree.notes, *notes]))
+    told = tuple(dict.fromkeys([HYP_CALL, *every.assumed(program), *reset, *names, *tree.notes, *notes]))
     report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None
@@ -327,6 +327,7 @@ def _check_frames(
 def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kernel, ask: Questions, gaps: Gaps) -> None:
     """The functions around debug.c call what the specification says, when and in the order in which it says so."""
     functions = [(name, c.lifted) for name, c in report.counterparts.items()]
+    functions += [(c.function, c.lifted) for c in report.compared if c.lifted is not None]
     for rule in list(every.rules(program, binding, k, functions, gaps)):
         report.rules += 1
         report.whole |= rule.whole

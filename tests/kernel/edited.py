@@ -108,6 +108,12 @@ class Copy:
         return report
 
 
+def said(report: TreeReport) -> list[str]:
+    """All that a comparison tells of a tree."""
+    differing = (f"{c.function} differs in {', '.join(c.differs_in)}" for c in report.compared if not c.equal)
+    return [*map(str, report.gaps), *report.omitted.values(), *report.problems, *differing]
+
+
 @lru_cache(maxsize=2)  # each takes a gigabyte
 def copy_of(version: str) -> Copy:
     """The copy of a release that all tests of a process share: what is read of it is read once."""

@@ -18,8 +18,10 @@ from formal.logic.terms import And, Eq, Term
 
 def rules(functions: Iterable[tuple[Lifted, tuple[str, ...]]]) -> Iterator[Rule]:
     """What must hold of functions that ask for the numbers; each comes with the operations and parts that it is of."""
+    asked: list[Lifted] = []
     for f, of in functions:
-        if not f.reads.keys().isdisjoint((ID_REGISTER, *COUNTED)):
+        if not any(f is other for other in asked) and not f.reads.keys().isdisjoint((ID_REGISTER, *COUNTED)):
+            asked.append(f)
             yield Rule(f"{f.name}() does the same with fewer breakpoints", f.file, f.line, _same(f), of=of)
 
 

@@ -7,16 +7,17 @@ registers), so that it does not matter how a register is spelled there, or in wh
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from formal.epochs import Kernel
+from formal.kernel.around.lookup import EC, IS_READ, RT, SYNDROME
 from formal.kernel.belongs import EMULATES, GUEST_DEBUG, REENTERS, TRAPS
 from formal.kernel.compare.tables import DEBUG_CLASSES, SYS64, exit_handlers
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.parse.clang import Kind, is_pointer, preorder
-from formal.kernel.recognition.rules import MODELLED, PSTATE, Rule, belonging
+from formal.kernel.recognition.rules import AARCH64, MODELLED, PSTATE, Rule, belonging
 from formal.kernel.source.tree import KVM, sources
 from formal.kernel.text.forms import without_comments
 from formal.logic import terms as t
@@ -31,11 +32,10 @@ _MOPS, _COPIES = 0x27, "kvm_hyp_handle_mops"
 _WATCHPOINT, _ABORT, _FINDS_ADDRESS = 0x34, 0x20, "kvm_hyp_handle_watchpt_low"
 _UNPROTECTED = {"cap.ARM64_KVM_PROTECTED_MODE": FALSE}
 _ESR, _SPSR = "vcpu->arch.fault.esr_el2", ("hw.spsr_el1", "hw.spsr_el2")
-_M4 = 1 << 4  # of PSTATE: AArch32 state, which is not modelled
-# op0, op1, CRn, CRm, op2; None is any (Arm ARM, "System register encoding")
-_DEBUG = (2, None, None, None, None)
-_PMUSERENR, _MDCR = (3, 3, 9, 14, 0), (3, 4, 1, 1, 1)
-_PLACES = ((20, 2), (14, 3), (10, 4), (1, 4), (17, 3))  # of these in ESR_EL2.ISS: lowest bit, width
+# registers by their encoding, parts that are left out are any (Arm ARM, "System register encoding")
+_DEBUG = "debug registers", {"Op0": 2}
+_PMUSERENR = "PMUSERENR_EL0", {"Op0": 3, "Op1": 3, "CRn": 9, "CRm": 14, "Op2": 0}
+_MDCR = "MDCR_EL2", {"Op0": 3, "Op1": 4, "CRn": 1, "CRm": 1, "Op2": 1}
 
 
 def rules(program: Program, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
@@ -50,15 +50,16 @@ def rules(program: Program, k: Kernel, gaps: Gaps) -> Iterator[Rule]:
                 if _for_protected_only(program, mode, file, table[1]):
                     continue
                 yield from belonging((REENTERS, GUEST_DEBUG, EMULATES), _classes(program, file, table[1], ask))
-    aarch64 = t.var("the guest's PSTATE", 64) & t.const(~_M4 & (1 << 64) - 1, 64)
     ask |= set() if tables else {name for name in _BEFORE if program.defines(name, mode)}
+    if not tables and not ask:
+        yield Rule("what EL2 handles itself is found", f"{KVM}/hyp", 0, FALSE, of=(REENTERS, GUEST_DEBUG, EMULATES))
     registers = (_DEBUG, _PMUSERENR, *((_MDCR,) if k.nests else ()))
     for name in sorted(ask):
-        for register in registers:
+        for what, register in registers:
             with gaps.at(REENTERS, *TRAPS, EMULATES):
-                memory = {_ESR: _access(*register), **dict.fromkeys((PSTATE, *_SPSR), aarch64)}
+                memory = {_ESR: _access(register), **dict.fromkeys((PSTATE, *_SPSR), AARCH64)}
                 f = program.lift(name, mode, unknowns=True, memory=memory)
-                yield from belonging((REENTERS, *TRAPS, EMULATES), (_leaves(f, register),))
+                yield from belonging((REENTERS, *TRAPS, EMULATES), (_leaves(f, what),))
 
 
 def _for_protected_only(program: Program, mode: Mode, file: str, table: str) -> bool:
@@ -90,19 +91,17 @@ def _classes(program: Program, file: str, table: str, ask: set[str]) -> Iterator
             ask.add(str(handler))
 
 
-def _leaves(f: Lifted, register: tuple[int | None, ...]) -> Rule:
+def _leaves(f: Lifted, what: str) -> Rule:
     """A handler says that KVM has to see the access, and changes nothing."""
     kept = not any(MODELLED.search(lvalue) for lvalue in f.writes)
     left = Eq(f.result, t.const(0, t.width(f.result))) if f.result is not None and f.result.sort != t.BOOL else FALSE
-    what = "debug registers" if register == _DEBUG else f"the register with encoding {register}"
     return Rule(f"{f.name}() leaves accesses of {what} to KVM", f.file, f.line, And(f.returns, left, t.boolean(kept)))
 
 
-def _access(*parts: int | None) -> Term:
+def _access(register: Mapping[str, int]) -> Term:
     """ESR_EL2 of a trapped access in AArch64 state, of either direction, with any general register."""
-    fixed, free = 0, (1 << 0) | (0x1F << 5)  # the direction; Rt
-    for part, (low, bits) in zip(parts, _PLACES, strict=True):
-        fixed |= (part or 0) << low
-        free |= 0 if part is not None else ((1 << bits) - 1) << low
-    chosen = t.zero_extend(t.var("the access", 25), 64) & t.const(free, 64)
-    return chosen | t.const(SYS64 << 26 | 1 << 25 | fixed, 64)
+    fixed, free = SYS64 << EC[1] | 1 << 25, 1 << IS_READ | 0x1F << RT[1]  # IL is 1
+    for part, (high, low) in SYNDROME.items():
+        fixed |= register.get(part, 0) << low
+        free |= 0 if part in register else ((2 << (high - low)) - 1) << low
+    return t.var("the access", 64) & t.const(free, 64) | t.const(fixed, 64)

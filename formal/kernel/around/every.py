@@ -16,6 +16,11 @@ from formal.kernel.recognition import debugexit, runloop
 from formal.kernel.recognition.rules import Rule, belonging
 
 
+def assumed(program: Program) -> tuple[str, ...]:
+    """What of this is taken for granted of a tree."""
+    return lookup.assumed(program), *meanings.assumed(program)
+
+
 def rules(
     program: Program, binding: Binding, k: Kernel, handlers: Iterable[tuple[str, Lifted]], gaps: Gaps
 ) -> Iterator[Rule]:

@@ -40,7 +40,7 @@ SYS_REGS, HANDLE_EXIT, GUEST = (f"{KVM}/{name}.c" for name in ("sys_regs", "hand
 TRAPPED = 2  # ARM_EXCEPTION_TRAP in arch/arm64/include/asm/kvm_asm.h: a synchronous exception from a lower level
 EC = (31, 26)  # of ESR_ELx (Arm ARM D24.2.40), and of a trapped MSR or MRS (ISS encoding, EC 0x18):
 SYNDROME = {"Op0": (21, 20), "Op2": (19, 17), "Op1": (16, 14), "CRn": (13, 10), "CRm": (4, 1)}
-_RT, _IS_READ = (9, 5), 0
+RT, IS_READ = (9, 5), 0
 _INDEX = {"Op0": (15, 14), "Op1": (13, 11), "CRn": (10, 7), "CRm": (6, 3), "Op2": (2, 0)}  # KVM_SET_ONE_REG's
 _WIDE = 22  # bits of the number that the kernel makes of an encoding, at most
 # KVM_REG_ARM_CORE_REG(regs.pstate), KVM_REG_ARM_CORE, and the size of 64 bits in an index (include/uapi)
@@ -121,7 +121,7 @@ class Lookup(Reader):
             held = call.memory[1] if len(call.memory) > 1 else {}
             parts = [_equal(held.get(name), t.extract(esr, *bits)) for name, bits in SYNDROME.items()]
             writes = held.get("is_write")
-            read = Eq(t.extract(esr, _IS_READ, _IS_READ), t.const(1, 1))
+            read = Eq(t.extract(esr, IS_READ, IS_READ), t.const(1, 1))
             parts.append(FALSE if writes is None else differ(writes, read))
             asked = f.named("vcpu_get_reg")
             value = asked[0].result if len(asked) == 1 else None
@@ -129,7 +129,7 @@ class Lookup(Reader):
             says = f"{call.name}() gets the parts of the syndrome and the register's value"
             yield Rule(says, call.file, call.line, Or(Not(call.guard), And(*parts)))
         for call in f.named("vcpu_get_reg", "vcpu_set_reg"):
-            named = _equal(call.values[1] if len(call.values) > 1 else None, t.extract(esr, *_RT))
+            named = _equal(call.values[1] if len(call.values) > 1 else None, t.extract(esr, *RT))
             yield Rule(f"{call.name}() is called with the register that the instruction names", call.file, call.line,
                        Or(Not(call.guard), named))  # fmt: skip
         if f.named("emulate_sys_reg"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 from formal.epochs import Kernel
 from formal.kernel.around.lookup import TRAPPED
@@ -21,6 +22,7 @@ from formal.kernel.belongs import (
     LOADING,
     MMIO,
     RESET_BY_USER,
+    SETTING,
     TRAPS,
 )
 from formal.kernel.errors import Gaps
@@ -30,15 +32,16 @@ from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.model.binding import Flag
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Kind
-from formal.kernel.recognition.rules import ARM_C, PSTATE, WATCHED, Rule, belonging, nonzero, succeeds, word
+from formal.kernel.recognition import debugexit, scan
+from formal.kernel.recognition.rules import AARCH64, ARM_C, PSTATE, WATCHED, Rule, belonging, nonzero, succeeds, word
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM, sources
 from formal.kernel.text.forms import without_comments
+from formal.kernel.text.tokens import tokens
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import FALSE, And, Eq, Not, Or, Term
 
-_M4 = 1 << 4  # of PSTATE: AArch32 state, which is not modelled
 _ZERO = 31  # the register that reads as zero
 _ENTRIES, _KVM_HOST = f"{KVM}/hyp/hyp-entry.S", "arch/arm64/include/asm/kvm_host.h"
 # what arrives at EL2 from a guest, by the label at which the code that __guest_enter returns is chosen
@@ -49,10 +52,8 @@ _MOVES = re.compile(r"\bmov\s+x0\s*,\s*#\s*(\w+)")
 _CALLS_EL2 = re.compile(r"(?m)^#define[ \t]+kvm_call_hyp_nvhe\((?:.*\\\n)*.*")
 _ANSWER = re.compile(r"(\w+)\.a(\d)\s*;\s*\}\s*\)\s*$")  # what a statement expression gives
 _CREATES = re.compile(r"\b(k\w*alloc\w*)\s*\(\s*(?:kvm_vcpu_cache\b|[^;()]*sizeof\s*\(\s*struct\s+kvm_vcpu\s*\))[^;]*;")
-_TELLS = re.compile(r"\bexit_reason\s*=\s*KVM_EXIT_DEBUG\b")
-_HEAD = re.compile(r"(?m)^[A-Za-z_][^\n;{}]*?\b(\w+)\([^;{}]*\)[^;{}]*\{")
 _ESR, _NOTHING = re.compile(r"hw\.esr_el[12]"), re.compile(r"(?!)")
-_TELLERS = ("kvm_handle_guest_debug", "kvm_arm_handle_step_debug")  # the latter from v4.16 to v4.19
+_TOLD, _TELLERS = "KVM_EXIT_DEBUG", (debugexit.FUNCTION, "kvm_arm_handle_step_debug")  # the latter from v4.16 to v4.19
 
 
 def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) -> Iterator[Rule]:
@@ -62,13 +63,14 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) ->
         ((*TRAPS, EMULATES), lambda: _general_registers(program, mode)),
         (HANDLING, lambda: _condition(program, mode)),
         ((EMULATES,), lambda: _undefined(program, mode, flags)),
+        ((*TRAPS, *SETTING, EMULATES), lambda: _visible(program, mode)),
         ((MMIO,), lambda: _pending(program, mode, flags)),
         ((ENTERS, EXITS), lambda: _exit_codes(program)),
         (HANDLING, lambda: _syndrome(program, mode)),
         ((RESET_BY_USER,), lambda: _reset_by_user(program, mode)),
         ((INIT,), lambda: iter(()) if k.vhe else _answer(program)),
         ((INIT, LOADING), lambda: _created(program)),
-        ((GUEST_DEBUG,), lambda: _told(program)),
+        ((GUEST_DEBUG,), lambda: _told(program, mode)),
     ]
     for of, make in groups:
         with gaps.at(*of, untimely=True):
@@ -102,8 +104,7 @@ def _sets(f: Lifted, number: int, value: str) -> bool:
 
 def _condition(program: Program, mode: Mode) -> Iterator[Rule]:
     """An instruction in AArch64 state has no condition that fails."""
-    aarch64 = t.var("the guest's PSTATE", 64) & t.const(~_M4 & (1 << 64) - 1, 64)
-    f = program.lift("kvm_condition_valid", mode, memory={PSTATE: aarch64})
+    f = program.lift("kvm_condition_valid", mode, memory={PSTATE: AARCH64})
     right = nonzero(f.result) if f.result is not None else FALSE
     yield Rule(f"{f.name}() is so in AArch64 state", f.file, f.line, And(f.returns, right))
 
@@ -118,11 +119,22 @@ def _undefined(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Itera
         yield Rule(f"{name}() refuses the access", file, int(function.location.line), t.boolean(right))
     flag = flags.get("PENDING_EXCEPTION")
     if flag is not None:
-        f = program.lift("inject_undef64", mode, f"{KVM}/inject_fault.c", unknowns=True)
+        f = program.lift("kvm_inject_undefined", mode, unknowns=True)
         after, forwarded = f.writes.get(flag.lvalue), f.writes.get(INJECTED)
         pending = FALSE if after is None else Eq(t.extract(after, flag.bit, flag.bit), t.const(1, 1))
         gone = FALSE if forwarded is None else Not(Eq(forwarded, t.const(0, t.width(forwarded))))
         yield Rule(f"{f.name}() makes an exception pending", f.file, f.line, Or(Not(f.returns), gone, pending))
+
+
+def _visible(program: Program, mode: Mode) -> Iterator[Rule]:
+    """A register is hidden, or not writable by user space, only if its entry says so: those of debug say nothing."""
+    file = f"{KVM}/sys_regs.c"
+    for name in ("sysreg_hidden", "sysreg_user_write_ignore"):
+        if program.defines(name, mode, file):
+            f = skeleton(program, name, mode, {"*visibility"}, file, _NOTHING, inside=("sysreg_visibility",))
+            so = nonzero(f.result) if f.result is not None else t.TRUE
+            said = Or(*(call.guard for call in f.named("*visibility")))
+            yield Rule(f"{name}() asks the entry", f.file, f.line, And(f.returns, Or(Not(so), said)))
 
 
 def _pending(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Iterator[Rule]:
@@ -142,17 +154,23 @@ def _pending(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Iterato
 
 def _exit_codes(program: Program) -> Iterator[Rule]:
     """What __guest_enter returns says what has arrived at EL2."""
-    if not (program.tree.path / _ENTRIES).is_file():
+    if assumed(program):
         return
-    text = program.tree.read(_ENTRIES)
-    plain = without_comments(text)
+    plain, asked = without_comments(program.tree.read(_ENTRIES)), set[str]()
     for found in _CODE.finditer(plain):
         code = _MOVES.search(found[2])
         line = plain[: found.start(2) + (code.start() if code is not None else 0)].count("\n") + 1
         for label in found[1].replace(":", " ").split():
+            asked.add(label)
             if label in _CODES:
                 right = code is not None and code[1] == _CODES[label]
                 yield Rule(f"{label} returns {_CODES[label]}", _ENTRIES, line, t.boolean(right))
+    yield Rule("traps and interrupts of a guest have labels", _ENTRIES, 1, t.boolean({"el1_trap", "el1_irq"} <= asked))
+
+
+def assumed(program: Program) -> tuple[str, ...]:
+    """What of this is taken for granted of a tree that is not whole."""
+    return () if (program.tree.path / _ENTRIES).is_file() else (f"{_ENTRIES} is missing: what it returns is not read",)
 
 
 def _syndrome(program: Program, mode: Mode) -> Iterator[Rule]:
@@ -178,7 +196,7 @@ def _reset_by_user(program: Program, mode: Mode) -> Iterator[Rule]:
     """KVM_ARM_VCPU_INIT that succeeds has reset the vCPU, whether it has run or not."""
     resets = ("kvm_reset_vcpu", "__kvm_vcpu_set_target")  # the latter from v6.4 on
     for name in ("kvm_vcpu_set_target", "__kvm_vcpu_set_target"):
-        if program.defines(name, mode, ARM_C):
+        if name == "kvm_vcpu_set_target" or program.defines(name, mode, ARM_C):
             f = skeleton(program, name, mode, {*WATCHED, *resets}, ARM_C, _NOTHING)
             done = Or(*(call.guard for call in f.named(*resets)))
             yield Rule(f"{name}() resets the vCPU", f.file, f.line, Or(Not(succeeds(f)), done))
@@ -188,16 +206,16 @@ def _answer(program: Program) -> Iterator[Rule]:
     """The host finds what a function at EL2 returns in x1 (SMCCC has whether it was called in x0): from v5.9 on."""
     text = without_comments(program.tree.read(_KVM_HOST))
     for macro in _CALLS_EL2.finditer(text):
-        given = _ANSWER.search(macro[0].replace("\\\n", " "))
-        if given is not None:
-            line = text[: macro.start()].count("\n") + 1
-            yield Rule("kvm_call_hyp_nvhe() gives x1", _KVM_HOST, line, t.boolean(given[2] == "1"))
+        given, line = _ANSWER.search(macro[0].replace("\\\n", " ")), text[: macro.start()].count("\n") + 1
+        if "arm_smccc" in macro[0]:  # in v5.8 it is an assembler function that calls
+            right = given is not None and given[2] == "1"
+            yield Rule("kvm_call_hyp_nvhe() gives x1", _KVM_HOST, line, t.boolean(right))
 
 
 def _created(program: Program) -> Iterator[Rule]:
     """A new vCPU is all zero."""
     made = False
-    for file, text in _files(program, ".c"):
+    for file, text in _files(program):
         for call in _CREATES.finditer(text):
             line, made = text[: call.start()].count("\n") + 1, True
             zero = "zalloc" in call[1] or "__GFP_ZERO" in call[0]
@@ -206,19 +224,24 @@ def _created(program: Program) -> Iterator[Rule]:
         yield Rule("a new vCPU is all zero", f"{KVM}/arm.c", 1, FALSE)
 
 
-def _told(program: Program) -> Iterator[Rule]:
-    """User space is told of a debug exception by its handler alone."""
-    for file, text in _files(program, ".c"):
-        for store in _TELLS.finditer(text):
-            heads = [head[1] for head in _HEAD.finditer(text, 0, store.start())]
-            line, where = text[: store.start()].count("\n") + 1, heads[-1] if heads else ""
-            says = f"{where}() does not tell user space of a debug exception"
-            if where not in _TELLERS:
-                yield Rule(says, file, line, FALSE, of=None)
+def _told(program: Program, mode: Mode) -> Iterator[Rule]:
+    """User space is told of a debug exception by its handler alone, or a helper that only this executes."""
+    own = {name for name, _ in program.lift(debugexit.FUNCTION, mode, debugexit.FILE, memory={}).bodies}
+    for file, text in _files(program):
+        words = tokens(text) if _TOLD in text else []
+        private = scan.helpers(text) if words else frozenset[str]()
+        for before, here in pairwise(words):
+            if here.text == _TOLD and here.function and before.text not in ("==", "!=", "case"):
+                callers = {word.function for word in words if word.text == here.function and word.function}
+                helper = here.function in private & own and callers <= own
+                if here.function not in _TELLERS and not helper:
+                    says = f"{here.function}() does not tell user space of a debug exception"
+                    yield Rule(says, file, here.line, FALSE, of=None)
 
 
-def _files(program: Program, suffix: str) -> Iterator[tuple[str, str]]:
-    for folder in (KVM, "virt/kvm", "arch/arm/kvm"):  # the last before v4.12
-        for path in sources(program.tree.path / folder, (suffix,)):
+def _files(program: Program) -> Iterator[tuple[str, str]]:
+    """The C files of KVM, without comments; the last folder has some before v4.12."""
+    for folder in (KVM, "virt/kvm", "arch/arm/kvm"):
+        for path in sources(program.tree.path / folder, (".c",)):
             file = program.tree.relative(str(path))
             yield file, without_comments(program.tree.read(file))

@@ -5,23 +5,21 @@ The operand of ``msr`` may be a name, a generic name (S3_4_C1_C1_1) or the kerne
 
 from __future__ import annotations
 
-import ast
 import ctypes
-import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import clang.cindex as ci
 
 from formal.kernel.parse.clang import Cursor
+from formal.kernel.text.numbers import number
 
 _OPERAND = re.compile(r"\bmsr(?:_s)?\s+(.*?)(?:\s*,\s*[^,]*)?$", re.I)
 _GENERIC = re.compile(r"s(\d)_(\d)_c(\d+)_c(\d+)_(\d)", re.I)
 INSTRUCTION = re.compile(r"(?:\.(?:inst|long|word|int|4byte)|__emit_inst)\b\s*([^:]*)", re.I)
 _FIELDS = re.compile(r"sys_reg\(([^()]*)\)", re.I)
-_SUM = re.compile(r"[\s\d\w()<>|&+*~-]+")
 _NUMBER = re.compile(r"\b(0x[0-9a-f]+|\d+)[ul]*\b", re.I)
 _STORES = re.compile(r"\b(?:st\w+|swp\w*|cas\w*|ld(?:add|clr|set|eor)\w*|dc\s+zva)\b", re.I)
 _START = re.compile(r"\basm (?:volatile |goto |inline )*\(")
@@ -43,14 +41,6 @@ ENCODED: dict[tuple[int, ...], str] = {
         for n in range(16)
         for i, bank in enumerate(("bvr", "bcr", "wvr", "wcr"))
     },
-}
-_BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.LShift: lambda a, b: a << (b & 63),
-    ast.RShift: lambda a, b: a >> (b & 63),
-    ast.BitOr: operator.or_,
-    ast.BitAnd: operator.and_,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
 }
 _NAMES = frozenset(ENCODED.values())
 _MSR = 0xD51  # bits 31 to 20 of MSR (register); of system instructions bit 20 is 0, of MRS bit 21 is 1
@@ -83,11 +73,11 @@ def register(operand: str) -> str | None:
     if generic := _GENERIC.fullmatch(name):
         return ENCODED.get(tuple(map(int, generic.groups())))
     if fields := _FIELDS.fullmatch(name):
-        numbers = [_evaluate(n) for n in fields.group(1).split(",")]
+        numbers = [number(n) for n in fields.group(1).split(",")]
         return ENCODED.get(tuple(n for n in numbers if n is not None)) if None not in numbers else UNKNOWN
     if re.fullmatch(r"[a-z_]\w*", name):
         return None  # another register, by its name
-    value = _evaluate(name)
+    value = number(name)
     if value is not None:
         return ENCODED.get(_fields(value))
     return UNKNOWN if "%" in name else None  # of a parameter of a macro, the uses of the macro tell
@@ -100,7 +90,7 @@ def instruction(expression: str) -> str | None:
         expression: what follows ``.inst`` or its like; in data such as ``.long 1b - .`` no instruction is seen.
     """
     expression = re.sub(r"%l\[?\w+\]?", "", expression.split(",")[0])  # a label
-    if (value := _evaluate(expression)) is not None:
+    if (value := number(expression)) is not None:
         return ENCODED.get(_fields(value)) if value >> 20 == _MSR else None
     opcodes = [int(n, 0) for n in _NUMBER.findall(expression) if int(n, 0) >> 24]
     of_operand = "%" in expression and not opcodes
@@ -116,28 +106,6 @@ def may_store(text: str) -> bool:
 def _fields(packed: int) -> tuple[int, ...]:
     """op0 to op2 of an encoding as sys_reg() packs it, which is where MSR has them too (op0 is 2 or 3)."""
     return (packed >> 19 & 3, packed >> 16 & 7, packed >> 12 & 15, packed >> 8 & 15, packed >> 5 & 7)
-
-
-def _evaluate(text: str) -> int | None:
-    """The value of a constant expression of numbers, shifts and masks."""
-    text = _NUMBER.sub(r"\1", text.replace("UL", "").replace("ul", ""))
-    if not _SUM.fullmatch(text) or re.search(r"[a-wyz_]", re.sub(r"0x[0-9a-f]+", "0", text, flags=re.I), re.I):
-        return None
-    try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, KeyError, RecursionError):
-        return None
-
-
-def _value(node: ast.expr) -> int:
-    """The value of an expression of numbers and the operators in ``_BINARY``; ``KeyError`` at anything else."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.BinOp):
-        return _BINARY[type(node.op)](_value(node.left), _value(node.right))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return ~_value(node.operand)
-    raise KeyError(type(node))
 
 
 def macros(text: str) -> dict[str, int]:

@@ -25,6 +25,7 @@ from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or, Term
 ARM_C = f"{KVM}/arm.c"
 HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"
+AARCH64 = t.var("the guest's PSTATE", 64) & t.const(~(1 << 4) & (1 << 64) - 1, 64)  # PSTATE.M[4] is 0 (Arm ARM C5.2)
 MODELLED = re.compile(
     r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|[isc]?flags|(external_)?mdscr_el1"
     r"|sys_regs\[(MDSCR_EL1|OSLSR_EL1|MDCR_EL2)\]|nr_event_counters|mmio_needed)$"
@@ -88,7 +89,8 @@ class Rule:
 def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
     """The functions, and their files, of which every store to what is modelled is read."""
     read = [f for key, f in program.kept("skeleton").items() if (key[2], key[5]) == (mode, MODELLED)]
-    return {body for f in read for body in ((f.function, f.file), *f.bodies)}
+    helpers = {body for f in read for body in f.bodies if body[0] in program.helpers}
+    return {(f.function, f.file) for f in read} | helpers
 
 
 def belonging(of: Iterable[str], rules: Iterable[Rule]) -> Iterator[Rule]:
@@ -148,7 +150,8 @@ class Reader:
         for one, other in combinations(calls, 2):
             if names.index(one.name) > names.index(other.name):
                 says = f"{f.function}() calls {shown[0]}; it calls {shown[1]}"
-                yield Rule(says, other.file, other.line, Not(And(one.guard, other.guard)))
+                once = t.boolean(not one.loops and not other.loops)
+                yield Rule(says, other.file, other.line, And(once, Not(And(one.guard, other.guard))))
 
     def _keeps_flags(self, f: Skeleton, c: Call) -> Rule:
         """A store to a word of flags leaves those that are modelled alone."""

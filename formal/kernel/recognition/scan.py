@@ -204,7 +204,7 @@ def _flags(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator
     following = words[i + 1].text if i + 1 < len(words) else ""
     end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
     value = [w.text for w in words[i + 2 : end] if w.text.isidentifier() and w.text not in ("BIT", "GENMASK")]
-    if _PENDING in value:  # the bits of an exception's kind lie over the PC's increment
+    if following == "|=" and _PENDING in value:  # the bits of an exception's kind lie over the PC's increment
         value = [name for name in value if "EXCEPT" not in name] or [_PENDING]
     others = following in ("|=", "&=") and value and not any(_flag(name, flags) for name in value)
     if (how := use(words, chain_start(words, i), i, stores)) and not others:

@@ -8,14 +8,15 @@ import re
 from collections.abc import Callable, Mapping
 
 _BINARY: Mapping[type, Callable[[int, int], int]] = {
-    ast.BitOr: operator.or_, ast.BitAnd: operator.and_, ast.BitXor: operator.xor, ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift, ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.BitOr: operator.or_, ast.BitAnd: operator.and_, ast.BitXor: operator.xor,
+    ast.LShift: lambda a, b: a << (b & 63), ast.RShift: lambda a, b: a >> (b & 63),
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.Gt: operator.gt,
 }  # fmt: skip
 
 
 def number(text: str, operand: Callable[[str], int | None] = lambda reference: None) -> int | None:
-    """The value of an integer expression as the assembler has it; ``None`` if it is not one.
+    """The value of an integer expression as the assembler has it, shifts by 64 bits; ``None`` if it is not one.
 
     Args:
         operand: the value of an operand such as ``%0`` or ``%[cap]``.
@@ -34,7 +35,7 @@ def number(text: str, operand: Callable[[str], int | None] = lambda reference: N
     text = text.replace("&&", " and ").replace("||", " or ")
     try:
         return _value(ast.parse(re.sub(r"!(?!=)", " not ", text).strip(), mode="eval").body)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError):
         return None
 
 

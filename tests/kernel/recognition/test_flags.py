@@ -84,4 +84,8 @@ def test_flags_of_one_word_for_all() -> None:
     assert written(text, "vcpu->arch.flags |= KVM_ARM64_INCREMENT_PC;") == {"arch.flags"}
     assert written(text, "vcpu->arch.flags |= KVM_ARM64_EXCEPT_AA32_IABT | KVM_ARM64_PENDING_EXCEPTION;") == set()
     assert written(text, "vcpu->arch.flags |= KVM_ARM64_EXCEPT_AA32_IABT;") == {"arch.flags"}
+    text += "#define KVM_ARM64_EXCEPT_MASK\t(7 << 9)\n"
+    assert written(text, "vcpu->arch.flags &= ~(KVM_ARM64_EXCEPT_MASK | KVM_ARM64_PENDING_EXCEPTION);") == {
+        "arch.flags"
+    }
     assert written(text.replace("(1 << 1)", "(1 << 0)"), "vcpu->arch.flags &= ~KVM_ARM64_FP_ENABLED;") == {"arch.flags"}
