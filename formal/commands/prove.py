@@ -30,7 +30,7 @@ from formal.scope.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:  # loaded only where they are needed
     from formal.kernel.source.tree import KernelTree
-    from formal.report.results import Suite
+    from formal.report.servers.results import Suite
     from formal.tree.verdicts import TreeJob
 
 
@@ -86,17 +86,17 @@ def _run(args: argparse.Namespace) -> int:
 def _write(outputs: Outputs, suites: Callable[[], Sequence[Suite]], code: int) -> None:
     """The files for CI servers that the options ask for."""
     if outputs.files["--junit"]:
-        from formal.report import junit
+        from formal.report.servers import junit
 
         outputs.write("--junit", junit.text(suites()))
     if outputs.files["--sarif"]:
-        from formal.report import sarif
+        from formal.report.servers import sarif
 
         outputs.write("--sarif", sarif.text(suites(), code))
 
 
 def _of_gate(reports: Sequence[Report], problems: Sequence[str], breakpoints: int) -> Sequence[Suite]:
-    from formal.report import results
+    from formal.report.servers import results
 
     return results.of_gate(reports, problems, breakpoints)
 
@@ -208,8 +208,8 @@ def _compare(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.kernel.errors import TreeError
     from formal.kernel.source.versions import versions
     from formal.report import diff as report
+    from formal.report.servers.treeresults import of_steps
     from formal.report.tree import explanation as explanation_of
-    from formal.report.treeresults import of_steps
     from formal.tree.patch import Step, side_by_side, steps
 
     done: list[Step] = []
@@ -241,9 +241,9 @@ def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
     from formal.kernel.errors import Gaps, NotUnderstoodError, TreeError
     from formal.kernel.source.tree import KernelTree
     from formal.kernel.text.signs import read
-    from formal.report import results
     from formal.report import tree as report
-    from formal.report.treeresults import of_tree
+    from formal.report.servers import results
+    from formal.report.servers.treeresults import of_tree
     from formal.tree import cache, rank
 
     try:

@@ -17,8 +17,8 @@ from formal.evidence.runs.traces import TraceBook
 from formal.kernel.errors import NotUnderstoodError
 from formal.matrix.configuration_run import Report, Row, book_path
 from formal.prove import main
-from formal.report import junit, results
-from formal.report import sarif as sarif_file
+from formal.report.servers import junit, results
+from formal.report.servers import sarif as sarif_file
 from formal.scope.configuration import Configuration, checks
 from tests.conftest import PROOFS
 from tests.report import sarif

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from formal.report.flow import Flow, Place
-from formal.report.results import Checked, Outcome, Suite
+from formal.report.servers.flow import Flow, Place
+from formal.report.servers.results import Checked, Outcome, Suite
 
 _ROOT = "%SRCROOT%"
 _KIND = {"PROVED": "pass", "VIOLATED": "fail", "UNKNOWN": "open", "n/a": "notApplicable"}

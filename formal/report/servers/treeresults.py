@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from formal.evidence.runs.replay import Replay
 from formal.matrix.configuration_run import Row
-from formal.report.flow import Flow, flow, place_of
-from formal.report.results import BY_CHECK, Suite, judged, outcome
+from formal.report.servers.flow import Flow, flow, place_of
+from formal.report.servers.results import BY_CHECK, Suite, judged, outcome
 from formal.tree.patch import Step
 from formal.tree.rank import worse
 from formal.tree.verdicts import TreeReport

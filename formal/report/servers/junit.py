@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
-from formal.report.results import Checked, Outcome, Suite
+from formal.report.servers.results import Checked, Outcome, Suite
 from formal.scope.assumptions import ASSUMED
 
 _NO_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot say

@@ -10,7 +10,7 @@ from formal.evidence.runs.replay import Replay
 from formal.kernel.errors import NotUnderstoodError
 from formal.matrix.configuration_run import Report, Row
 from formal.properties import CLAIMS, NON_PROPERTIES
-from formal.report.flow import Flow, Place, flow
+from formal.report.servers.flow import Flow, Place, flow
 from formal.scope.configuration import checks
 from formal.system import System
 from formal.vocabulary import Claim
