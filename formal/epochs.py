@@ -69,6 +69,7 @@ class Kernel:
     indexes_trapped_banks: bool = True
     restores_debug_ptr: bool = True
     completes_mmio_once: bool = True  # told of a tree only: not before v5.3 (2113c5f62b74), and not in the presets
+    skips_mmio_when_decoded: bool = False  # the same: before v5.0 (0d640732dbeb), and not in the presets
     # protected mode, whose hypervisor has a copy of the vCPU (before v6.14 the copy leaves nothing of debug state out)
     hands_over_debug_owner: bool = True
     hands_over_external_mdscr: bool = True

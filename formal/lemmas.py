@@ -79,7 +79,11 @@ def _saves_late(k: Kernel) -> bool:
 
 def _counts(k: Kernel) -> bool:
     """The HPMN that is read is the boot code's: the CPU's MDCR_EL2 has it whenever it is read."""
-    return _by_dirty(k) and (k.saves_host_mdcr or not k.vhe) and (k.vhe_reads_boot_mdcr or not k.vhe) and k.keeps_hpmn
+    return _by_dirty(k) and (k.saves_host_mdcr or not k.traps_at_load) and _reads_boot(k) and k.keeps_hpmn
+
+
+def _reads_boot(k: Kernel) -> bool:
+    return k.vhe_reads_boot_mdcr or not k.vhe
 
 
 @lemma()
@@ -132,9 +136,9 @@ def host_mdcr_is_boots(s: State, k: Kernel) -> Term:
     )
 
 
-@lemma(lambda k: not k.saves_host_mdcr and not k.vhe)
+@lemma(lambda k: not k.saves_host_mdcr and not k.traps_at_load and _reads_boot(k))
 def host_hpmn_is_boots(s: State, k: Kernel) -> Term:
-    """nVHE before v5.15: HPMN at least survives the way back."""
+    """nVHE before v5.15, and VHE before v4.17 if it reads the boot value: HPMN at least survives the way back."""
     return Implies(Or(s.idle, s.here), s.hw_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"))
 
 
@@ -144,7 +148,7 @@ def copy_has_boot_hpmn(s: State, k: Kernel) -> Term:
     return Implies(s.kvm_ready, s.percpu_mdcr_el2.same(s.boot_mdcr_el2, "HPMN"))
 
 
-@lemma(lambda k: _by_dirty(k) and (k.vhe_reads_boot_mdcr or not k.vhe), given=(INIT_ONLY_AT_BOOT,))
+@lemma(lambda k: _by_dirty(k) and _reads_boot(k), given=(INIT_ONLY_AT_BOOT,))
 def copy_was_read_at_boot(s: State, k: Kernel) -> Term:
     """Until hyp initialisation MDCR_EL2 is the boot value; from then on the copy has its HPMN."""
     return If(

@@ -69,8 +69,20 @@ class Change:
 
 
 CHANGES: tuple[Change, ...] = (
-    Change("sets_pmuserenr", "v4.6", "d692b8ad6ec4", "PMUSERENR_EL0 lets EL0 accesses of the PMU trap to EL2"),
-    Change("traps_profiling", "v4.10", "f85279b4bd48", "statistical profiling trapped, its buffer given back at exits"),
+    Change(
+        "sets_pmuserenr",
+        "v4.6",
+        "d692b8ad6ec4",
+        "PMUSERENR_EL0 lets EL0 accesses of the PMU trap to EL2",
+        bug="B24",
+        lacking="the guest runs with the host's PMUSERENR_EL0",
+    ),
+    Change(
+        "traps_profiling",
+        "v4.10",
+        "f85279b4bd48",
+        "statistical profiling trapped, its buffer given back at exits",
+    ),
     Change(
         "fakes_step_exit",
         "v4.16",
@@ -194,7 +206,14 @@ CHANGES: tuple[Change, ...] = (
         "the host's PMUSERENR_EL0 saved, not zeroed",
         stable=("v6.1.y",),
     ),
-    Change("guards_pmuserenr", "v6.4", "0c2f9acf6ae7", "perf leaves PMUSERENR_EL0 alone while a vCPU is loaded"),
+    Change(
+        "guards_pmuserenr",
+        "v6.4",
+        "0c2f9acf6ae7",
+        "perf leaves PMUSERENR_EL0 alone while a vCPU is loaded",
+        bug="B23",
+        lacking="under VHE perf changes PMUSERENR_EL0 while a vCPU is loaded",
+    ),
     Change("tracks_debug_owner", "v6.14", "", "debug_owner, decided at vcpu_load, in place of DEBUG_DIRTY"),
     Change(
         "hands_over_debug_owner",
@@ -282,6 +301,8 @@ CHANGES: tuple[Change, ...] = (
         "",
         "protected mode hands over MDSCR_EL1 as KVM needs it",
         within="tracks_debug_owner",
+        bug="B22",
+        lacking="protected mode does not hand MDSCR_EL1 to the hypervisor as KVM needs it",
     ),
 )
 

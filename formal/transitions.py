@@ -400,6 +400,7 @@ def _exit_is_possible(s: State, k: Kernel, i: Inputs) -> Term:
         # Everything below is the doing of an instruction, which an active-pending step does not let run.
         Implies(Not(Or(is_(Exit.NONE), is_(Exit.STEP))), runs),
         Implies(is_(Exit.DEBUG), to_el2),
+        Implies(is_(Exit.MMIO), t.boolean(not k.skips_mmio_when_decoded)),  # else handle_emulated tells that
         Implies(is_(Exit.DEBUG_ACCESS), traps_to_el2(Access("MDSCR_EL1", True, 1), c)),
         Implies(is_(Exit.OS_ACCESS), traps_to_el2(Access("OSLAR_EL1", True, 1), c)),
     )
@@ -660,14 +661,19 @@ def trap_oslar(s: State, k: Kernel, i: Inputs) -> State:
     preemptible=True,
 )
 def handle_emulated(s: State, k: Kernel, i: Inputs) -> State:
-    """Any other trapped instruction is emulated and skipped, or answered with an exception for the guest."""
+    """Any other trapped instruction is emulated and skipped, or answered with an exception for the guest.
+
+    Before v5.0 (0d640732dbeb) so is an access that user space completes, as soon as it is decoded.
+    """
+    decoded = skip_instruction(s, k).but(exit=Exit.MMIO)
     s = s.but(powered_off=i.flag("powers_off"))  # PSCI CPU_OFF by SMC, which is skipped like any other
     skipped = skip_instruction(s, k)
     if not k.defers_pc_adjustment:  # an exception is entered at once, and its entry clears SS in every release
         entered = PSTATE(i.bits("exception_pstate")).but(SS=False)
         taken = history.was_done_for(s).but(pstate=entered, steps=skipped.steps, exit=Exit.NONE)
         skipped = choose(i.flag("takes_exception"), taken, skipped)
-    return after_handled_exit(skipped, k)
+    handled = after_handled_exit(skipped, k)
+    return choose(i.flag("asks_user"), decoded, handled) if k.skips_mmio_when_decoded else handled
 
 
 @operation(
@@ -695,7 +701,8 @@ def handle_mmio_return(s: State, k: Kernel, i: Inputs) -> State:
 
     Before v5.3 (2113c5f62b74) it does so whenever run->exit_reason says so, which user space may write.
     """
-    return after_handled_exit(skip_instruction(s, k), k).but(in_run=True)
+    completed = s.but(exit=Exit.NONE) if k.skips_mmio_when_decoded else skip_instruction(s, k)
+    return after_handled_exit(completed, k).but(in_run=True)
 
 
 def reset_vcpu(s: State, k: Kernel) -> State:

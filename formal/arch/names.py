@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from formal.arch.aarch32 import REGISTERS32, Register32
+from formal.arch.registers import CPTR_EL2, HCR_EL2, MDCR_EL2, MDSCR_EL1, OSLSR_EL1, PMUSERENR_EL0
 from formal.arch.sysregs import SYSTEM_REGISTERS, Encoding, SystemRegister
 
 
@@ -150,6 +151,11 @@ def _outside(name: str, known: list[str]) -> str:
         return ": EL3's registers are out of scope; the table takes EL3 to be absent, or to trap nothing"
     if name.endswith("_EL2"):
         return ": it belongs to EL2, and is UNDEFINED at EL1 and EL0 (or, with FEAT_NV, trapped by HCR_EL2.NV)"
+    for register in (MDCR_EL2, HCR_EL2, CPTR_EL2, PMUSERENR_EL0, MDSCR_EL1, OSLSR_EL1):
+        for field, f in register.fields.items():
+            if field.upper() == name:
+                place = f"bit {f.lo}" if f.single else f"bits {f.hi} to {f.lo}"
+                return f": it is a field, {place} of {register.__name__}" + (f" ({f.says})" if f.says else "")
     near = get_close_matches(name, [k.upper() for k in known], 1)
     spelled_so = {k.upper(): k for k in known}
     return f"; did you mean {spelled_so[near[0]]}?" if near else ""

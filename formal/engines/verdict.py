@@ -142,9 +142,7 @@ class Checker:
         except VacuousError as error:
             return result(Verdict.UNKNOWN, "z3", reason=f"anything would follow: {error}")
         if found is None:
-            return result(
-                Verdict.UNKNOWN, "BMC", reason=f"no proof, and no counterexample within {self.depth} fused steps"
-            )
+            return result(Verdict.UNKNOWN, "BMC", reason=f"no proof, and no run of {self.depth} steps that breaks it")
         step = self._breaks(found, claim)
         if step is None:
             raise ContradictionError(f"{claim.name}: the search found a counterexample that replay does not confirm")

@@ -5,13 +5,17 @@ Rich is loaded for a terminal only: laying out the tables of one configuration w
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from shutil import get_terminal_size
 from typing import TextIO
 
 GAP = "  "
+_COMPILER = re.compile(r"\S+:\d+: (error|warning|note): ")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,24 @@ class Grid:
         lines += [tuple(map(str, row)) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return [GAP.join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def screen_width() -> tuple[int, int]:
+    """How many characters a line may have, and how many lie between columns: 120 and 2 where nothing is a terminal."""
+    if not sys.stdout.isatty():
+        return 120, len(GAP)
+    return get_terminal_size().columns, 1
+
+
+def fold(line: str) -> list[str]:
+    """A line of prose as a terminal can show it, broken between words; as it is where nothing is a terminal.
+
+    What goes on stays as far in as the line begins; a compiler's line is one line, for whoever picks it up.
+    """
+    if not sys.stdout.isatty() or _COMPILER.match(line) or not line.strip():
+        return [line]
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(line, screen_width()[0], subsequent_indent=indent, break_on_hyphens=False)
 
 
 def put(*parts: Grid | str | Sequence[str], to: TextIO | None = None) -> None:

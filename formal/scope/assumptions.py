@@ -24,11 +24,14 @@ NOT_MODELLED: tuple[str, ...] = (
     "guests; when the rest of a vCPU's context goes to its copy at EL2 and back (from v7.x on: on demand); which traps "
     "EL2 chooses for a protected guest before its first entry, and how it answers the trapped accesses of one.",
     "Nested virtualization before v6.18: there no vCPU of the VM has an EL2.",
+    "The host's own BRK instructions: that no kprobe is placed where a guest's debug state is in the registers "
+    "(NOKPROBE_SYMBOL) is not looked at.",
     "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
     "HCR_EL2 decides whether itself or its guest runs; the RES0 and RES1 bits of its registers. What FEAT_NV2 "
     "keeps in a page of its own is taken to be where ___ctxt_sys_reg says.",
     "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE, and "
-    "TRFCR_EL1, which stops the trace meanwhile; PMSELR_EL0, which is 0 in the guest so that PMXEVCNTR_EL0 traps.",
+    "TRFCR_EL1, which stops the trace meanwhile; branch records (BRBE); PMSELR_EL0, which is 0 in the guest so that "
+    "PMXEVCNTR_EL0 traps.",
     "What the host finds in PMUSERENR_EL0 after a guest has run: no claim says that it gets its own value back (up to "
     "v6.3, except in v6.1.y, it gets 0).",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",

@@ -18,6 +18,11 @@ class Finding:
     says: str
     fix: str
 
+    @property
+    def mended(self) -> bool:
+        """Whether a later release, or the commit that ``fix`` names, has mended it."""
+        return not self.fix.startswith("none")
+
 
 _HPMN = (
     "hpmn_preserved_in_guest",

@@ -111,6 +111,11 @@ def test_res0_bits_in_json(capsys):
     ("argv", "message"),
     [
         (["zz"], "no register zz in the table"),
+        (
+            ["HPMN"],
+            "no register HPMN in the table: it is a field, bits 4 to 0 of MDCR_EL2 (event counters the guest may",
+        ),
+        (["tde"], "no register tde in the table: it is a field, bit 8 of MDCR_EL2 ("),
         (["9z"], "'9z' is no number; write 0x84e66, 544358 or 0x8_4e66"),
         (["0x"], "'0x' is no number"),
         (["-1"], "-1 does not fit in MDCR_EL2, which has 64 bits"),

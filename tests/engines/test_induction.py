@@ -275,3 +275,13 @@ def test_a_claim_needs_a_sentence() -> None:
 def test_replay_is_of_the_system_that_is_checked() -> None:
     assert Checker(System(E8)).replay.system.kernel is E8
     assert {n for n, op in BY_NAME.items() if op.exists(E8)} == {op.name for op in Replay(System(E8)).system.operations}
+
+
+def test_vhe_before_v4_17_keeps_hpmn_where_it_reads_the_boot_value() -> None:
+    """As stable series of v4.14 do: no load writes what was computed before, so that nothing else spoils it."""
+    kernel = replace(EPOCHS["E2"].kernel(Mode.VHE), vhe_reads_boot_mdcr=True)
+    checker = Checker(System(kernel), timeout=60.0)
+    names = ("hpmn_preserved_always", "boot_value_read_before_use", "entry_is_fresh", "hpmn_never_reserved")
+    assert {name: checker.check(CLAIM[name]).verdict for name in names} == dict.fromkeys(names, Verdict.PROVED)
+    late = Checker(System(replace(kernel, vhe_traps_at_load=True)), timeout=60.0)
+    assert late.check(CLAIM["hpmn_preserved_always"]).verdict is not Verdict.PROVED
