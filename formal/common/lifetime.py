@@ -131,9 +131,12 @@ def _folder_of_this_run() -> Path:
     remove_left_behind(top)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=top))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another run took it for one that was left behind
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # else another run took it for one that was left behind
+        if folder.exists():  # else another run took it after that
             break
         os.close(lock)
     if shell := shutil.which("sh"):

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from formal.common.lifetime import end_with_parent
+from formal.common.progress import silence
 
 T = TypeVar("T")
 
@@ -127,6 +128,7 @@ def _run(work: Callable[[], object], writer: Connection[Any, Any]) -> None:
 
 
 def _quiet() -> None:
+    silence()
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -118,6 +118,9 @@ def start(name: str, load: Callable[[], Callable[[], int]]) -> NoReturn:
     try:
         main = load()
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "formal").startswith("formal"):
+            os.write(2, f"{name}: {error.name} is not installed for {sys.executable}: README.md, Start\n".encode())
+            os._exit(ExitCode.USAGE)
         traceback.print_exc()
         os.write(2, f"{name}: internal error: {type(error).__name__}: {error}\n".encode())
         os._exit(ExitCode.INTERNAL)

@@ -140,3 +140,27 @@ def test_no_place_is_one_line(tmp_path: Path, place: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert done.stdout == f"no temporary folder: No such file or directory: {tmp_path / place}\n"
     assert issubclass(ScratchError, Exception)
+
+
+TAKEN = """
+import os
+from formal.common.lifetime import PREFIX, Scratch
+real, taken = os.open, []
+
+def open_later(path, *more, **of):
+    if PREFIX in str(path) and not taken:
+        taken.append(path)
+        os.rmdir(path)
+    return real(path, *more, **of)
+
+os.open = open_later
+folder = Scratch()
+print(folder.path.is_dir(), len(taken))
+"""
+
+
+def test_a_folder_that_another_run_takes_for_a_left_one_is_made_again(tmp_path: Path) -> None:
+    """It was made, and no lock was on it yet when the other run looked."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", TAKEN], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True 1\n", "")
