@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
+DOES_NOT_PARSE = "does not parse: "  # how a reason begins that is a compiler's message
+
 
 class KernelError(Exception):
     """Anything wrong with a kernel tree; its message is one line."""

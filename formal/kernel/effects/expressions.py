@@ -27,6 +27,7 @@ from formal.kernel.parse.clang import (
 TRANSPARENT = frozenset((Kind.PAREN_EXPR, Kind.UNEXPOSED_EXPR, Kind.CSTYLE_CAST_EXPR))
 _CALLS, _FEW = 3, 8  # of functions that return constants, inside one another; of constants
 LOCAL = frozenset((Kind.VAR_DECL, Kind.PARM_DECL))
+_SAME_AT_EL2 = "__kern_hyp_va"  # an address of the host's, at EL2: of the same object (formal/scope/assumptions.py)
 
 
 class Place(NamedTuple):
@@ -232,7 +233,9 @@ class Expressions:
                 found[node] = None
         elif kind == Kind.CALL_EXPR:
             callee, pointer = self._callee(c)
-            if callee and self._unit.holds_pointer(c.type):
+            if c.spelling == _SAME_AT_EL2 and not pointer:
+                self._gather(next(iter(c.get_arguments())), found)
+            elif callee and self._unit.holds_pointer(c.type):
                 given = self._given(c, pointer)
                 caller = self._key if any(i is not None and i.parameter >= 0 for i in given) else ""
                 found[Node("c" if pointer else "r", callee, caller, False, given)] = None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from formal.kernel.effects.types import ALL, Range
 from formal.kernel.parse.clang import Cursor, Type, TypeKind, bits, is_record
+from formal.kernel.parse.records import inlaid, unnamed
 
 ROOTS = {"vcpu": "kvm_vcpu", "hyp_vcpu": "pkvm_hyp_vcpu"}  # the objects that lvalues start with, and their records
 _STEP = re.compile(r"(->|\.)(\w+)|\[(\w+)\]")
@@ -56,6 +57,8 @@ class Places:
             if root.startswith("percpu."):
                 name = root.removeprefix("percpu.")
                 kind = variables.get(name)
+                if kind is not None and path and kind.get_canonical().kind == TypeKind.POINTER:
+                    kind = kind.get_canonical().get_pointee()  # an instance on each CPU, allocated
                 if kind is not None and not path:
                     self._add(f"var {name}", Range(0, bits(kind), lvalue.target, lvalue.bits))
                     continue
@@ -126,16 +129,15 @@ class Places:
 
 
 def member(kind: Type, name: str) -> tuple[int, Type] | None:
-    """Offset in bits and type of a member, also of one in an anonymous struct or union."""
+    """Offset in bits and type of a member, also of one in a record whose members are known as the outer one's."""
     if not is_record(kind):
         return None
-    anonymous: list[Cursor] = []
-    for found in kind.get_canonical().get_fields():
+    members: list[Cursor] = list(kind.get_canonical().get_fields())
+    for found in members:
         if found.spelling == name:
             return found.get_field_offsetof(), found.type
-        if found.spelling == "" or "(" in found.spelling:
-            anonymous.append(found)
-    for found in anonymous:
+    through = inlaid(kind.get_canonical().spelling, members)
+    for found in (m for m in members if unnamed(m) or m.spelling in through):
         if inner := member(found.type, name):
             return found.get_field_offsetof() + inner[0], inner[1]
     return None

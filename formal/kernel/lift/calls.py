@@ -75,8 +75,7 @@ class Calls(Instructions):
         """Evaluates a call."""
         callee = clang.callee(cursor)
         if callee is None or callee.kind != Kind.FUNCTION_DECL:
-            refusal = self.refusal(cursor, "a call through a pointer")
-            return self.opaque_call(cursor, [self._argument(a) for a in cursor.get_arguments()], refusal)
+            return self._through_pointer(cursor)
         name: str = callee.spelling
         arguments = list(cursor.get_arguments())
         if name in _FOLDED:
@@ -86,8 +85,11 @@ class Calls(Instructions):
             if not name.startswith("__") and any(map(_assigns, arguments)):  # not all arguments are evaluated
                 raise self.refusal(cursor, f"an assignment in the arguments of {name}()")
             return intrinsic(cursor, arguments)
-        values = [self._argument(argument) for argument in arguments]
-        if name in COPIES and self._copied(name, arguments, values, cursor):
+        return self._called(callee, [self._argument(argument) for argument in arguments], cursor)
+
+    def _called(self, callee: Cursor, values: list[Value], cursor: Cursor) -> Value | None:
+        name: str = callee.spelling
+        if name in COPIES and self._copied(name, list(cursor.get_arguments()), values, cursor):
             return values[0]
         if name.startswith("trace_") and self.is_tracepoint(name.removeprefix("trace_"), cursor):
             self.notes[TRACE] = None
@@ -107,6 +109,31 @@ class Calls(Instructions):
         except NotUnderstoodError as error:
             self.take_back(kept)
             return self.opaque_call(cursor, values, error)
+
+    def _through_pointer(self, cursor: Cursor) -> Value | None:
+        """A call of what a pointer points to: one of some functions, each where the pointer points to it."""
+        values = [self._argument(a) for a in cursor.get_arguments()]
+        kept, pointer = self.keep(), None
+        try:
+            pointer = self.value(children(cursor)[0]) if children(cursor) else None
+        except NotUnderstoodError:
+            self.take_back(kept)
+        choices = pointer.choices if isinstance(pointer, Pointer) else ()
+        targets = [(guard, self.functions.get(a.object.name) if a is not None and a.object.place == "text" else None)
+                   for guard, a in choices]  # fmt: skip
+        taken = [str(function.spelling) for _, function in targets if function is not None]
+        special = {*_FOLDED, *COPIES, *self._intrinsics(), *self._of_nested()}
+        if not taken or len(taken) < len(targets) or not special.isdisjoint(taken):
+            return self.opaque_call(cursor, values, self.refusal(cursor, "a call through a pointer"))
+
+        def chosen(left: list[tuple[Term, Cursor | None]]) -> Value | None:
+            guard, function = left[0]
+            assert function is not None
+            if len(left) == 1:
+                return self._called(function, values, cursor)
+            return self.either(guard, lambda: self._called(function, values, cursor), lambda: chosen(left[1:]))
+
+        return chosen(targets)
 
     def _copied(self, name: str, arguments: list[Cursor], values: list[Value], cursor: Cursor) -> bool:
         """Copies or clears a whole object as an assignment does; False if it is none, or not all of one."""
@@ -147,8 +174,11 @@ class Calls(Instructions):
             "__lift_warn_on": self._warn_on,
             "__lift_this_cpu_ptr": self._this_cpu,
             "kvm_vcpu_apply_reg_masks": self._masked,
-            "read_sanitised_ftr_reg": self._sanitised,
+            **dict.fromkeys(("read_sanitised_ftr_reg", "read_system_reg"), self._sanitised),  # the latter before v4.11
             "get_current": lambda c, a: pointer_to(Object("current", "pointee", c.type.get_canonical().get_pointee())),
+            "current_thread_info": lambda c, a: pointer_to(
+                Object("current_thread", "pointee", c.type.get_canonical().get_pointee())
+            ),
             "copy_from_user": self._copy_from_user,
             "copy_to_user": lambda c, a: t.var(f"copy_to_user()#{self.serial()}", clang.bits(c.type)),
             "set_bit": lambda c, a: self._change_bit(c, a, True),
@@ -250,6 +280,9 @@ class Calls(Instructions):
     # ---- per-CPU memory
 
     def _this_cpu(self, cursor: Cursor, arguments: list[Cursor]) -> Pointer:
+        named = self._allocated(arguments[0])
+        if named is not None:
+            return pointer_to(Object(PER_CPU[named.spelling], "percpu", named.type.get_canonical().get_pointee()))
         pointer = self.pointer(arguments[0])
         choices = []
         for guard, address in pointer.choices:
@@ -259,6 +292,14 @@ class Calls(Instructions):
             instance = Object(name, "percpu", address.object.type)
             choices.append((guard, address._replace(object=instance)))
         return Pointer(tuple(choices))
+
+    def _allocated(self, argument: Cursor) -> Cursor | None:
+        """The variable that names an instance of something on each CPU, if it is a pointer to it, as before v4.13."""
+        while argument.kind in (Kind.UNEXPOSED_EXPR, Kind.PAREN_EXPR, Kind.CSTYLE_CAST_EXPR):
+            argument = children(argument)[-1]
+        found = argument.referenced if argument.kind == Kind.DECL_REF_EXPR else None
+        known = found is not None and found.spelling in PER_CPU and clang.is_pointer(found.type)
+        return found if known else None
 
     # ---- questions about the CPU and the guest
 

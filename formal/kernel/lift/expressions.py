@@ -118,7 +118,9 @@ class Expressions(Machine):
             if length is not None and not 0 <= i < length:
                 raise self.refusal(cursor, f"index {i} into an array of {length}")
             return moved(base, i * step)
-        if length is None or length > _LIMIT:
+        if length is None:
+            return self.within(cursor, base, index, kind, cursor.type)
+        if length > _LIMIT:
             raise self.refusal(cursor, "an unknown index into an array of unknown or great length")
         index = resized(index, kind, 64)
         self.require(Not(t.ult(index, t.const(length, 64))), "index", f"index out of the array's {length}", cursor)
@@ -127,6 +129,24 @@ class Expressions(Machine):
             for g, a in base.choices
             for i in range(length)
         )
+
+    def within(self, cursor: Cursor, base: Pointer, index: Term, kind: IntType, element: Type) -> Pointer:
+        """A pointer so many elements further, in the array to which it points: no further (an obligation)."""
+        index, step = resized(index, kind, 64), max(1, clang.bits(element) // 8)
+        found: list[tuple[Term, Address | None]] = []
+        for guard, address in base.choices:
+            if address is None or address.object.place == "wild":
+                found.append((guard, address))
+                continue
+            row = self.layout.row(address, step)
+            if row is None or row[1] > _LIMIT or (address.offset - row[0]) % step:
+                raise self.refusal(cursor, "an unknown index into an array of unknown or great length")
+            at = index + t.const((address.offset - row[0]) // step, 64)
+            outside = And(guard, Not(t.ult(at, t.const(row[1], 64))))
+            self.require(outside, "index", f"index out of the array's {row[1]}", cursor)
+            found += [(And(guard, Eq(at, t.const(i, 64))), Address(address.object, row[0] + i * step))
+                      for i in range(row[1])]  # fmt: skip
+        return guarded(found)
 
     def _length(self, array: Cursor) -> int | None:
         inner = clang.strip_parentheses(array)
@@ -185,7 +205,10 @@ class Expressions(Machine):
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.ENUM_CONSTANT_DECL:
             return t.const(cursor.referenced.enum_value, clang.bits(cursor.type))
         if kind == Kind.DECL_REF_EXPR and cursor.referenced.kind == Kind.FUNCTION_DECL:
-            return pointer_to(Object(cursor.referenced.spelling, "text"))  # stored and passed on; never called
+            known = self.functions.setdefault(cursor.referenced.spelling, cursor.referenced)
+            if known is not None and clang.file_of(known) != clang.file_of(cursor.referenced):
+                self.functions[cursor.referenced.spelling] = None  # two of one name
+            return pointer_to(Object(cursor.referenced.spelling, "text"))
         if kind == Kind.ARRAY_SUBSCRIPT_EXPR and stands_for_assembly(parts[0]):
             self.assembly(cursor)
             return t.const(0, 8)
@@ -194,6 +217,10 @@ class Expressions(Machine):
         if kind == Kind.UNARY_OPERATOR:
             return self.unary(cursor, parts[0])
         if kind == Kind.UNEXPOSED_EXPR:
+            if len(parts) == 4 and parts[0] == parts[1]:  # a ?: b
+                first = self.operand(parts[0])
+                return self.either(truth(first), lambda: self.convert(first, parts[0].type, cursor.type, cursor),
+                                   lambda: self.value(parts[3]))  # fmt: skip
             if len(parts) == 1 and parts[0].kind.is_expression():
                 return self._cast(cursor, parts[0])
             if clang.is_integer(cursor.type) and not any(c.kind in _EFFECTS for c in clang.preorder(cursor)):

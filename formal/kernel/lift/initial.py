@@ -25,6 +25,20 @@ def initial_number(layout: Layout, declaration: Cursor, offset: int, kind: Type)
         return None
 
 
+def scalars(layout: Layout, value: Cursor, kind: Type) -> list[tuple[int, Type, Cursor]] | None:
+    """What an initialiser list sets of a variable, in its order: offset, type and value; None if it is not told."""
+    found: list[tuple[int, Type, Cursor]] = []
+    try:
+        for start, member, part in _parts(layout, value, kind):
+            inner = [(0, member, part)] if part.kind != Kind.INIT_LIST_EXPR else scalars(layout, part, member)
+            if inner is None or (part.kind == Kind.INIT_LIST_EXPR and len(children(part)) == 0):
+                return None
+            found += [(start + offset, scalar, cursor) for offset, scalar, cursor in inner]
+    except _ElidedError:
+        return None
+    return found
+
+
 def _at(layout: Layout, value: Cursor, kind: Type, offset: int, size: int) -> int | None:
     if value.kind != Kind.INIT_LIST_EXPR:
         here = offset == 0 and clang.bits(kind) == size and clang.is_integer(kind)
@@ -37,7 +51,14 @@ def _at(layout: Layout, value: Cursor, kind: Type, offset: int, size: int) -> in
 
 
 def _parts(layout: Layout, value: Cursor, kind: Type) -> list[tuple[int, Type, Cursor]]:
-    """What an initialiser list names: offset, type and initialiser of each part, in its order."""
+    """What an initialiser list names: offset, type and initialiser of each part, in its order; read once."""
+    known = layout.initialised.get(value.hash)
+    if known is None or known[0] != value:
+        known = layout.initialised[value.hash] = value, _read(layout, value, kind)
+    return known[1]
+
+
+def _read(layout: Layout, value: Cursor, kind: Type) -> list[tuple[int, Type, Cursor]]:
     canonical = kind.get_canonical()
     array = canonical.kind == TypeKind.CONSTANTARRAY
     if not array and not clang.is_record(kind):

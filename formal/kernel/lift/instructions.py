@@ -239,12 +239,24 @@ class _Run:
             return
         elif word in ("msr", "msr_s") and len(parts) == 2:
             self._write(self._named(word, parts[0]), parts[1])
+        elif word == "mov" and len(parts) == 2 and self._moves(*parts):
+            return
         elif _COMPUTES.fullmatch(word) or (_STORES.fullmatch(word) and any(o.in_memory for o in self.asm.outputs)):
             for n, operand in enumerate(self.asm.outputs):
                 if not operand.in_memory:
                     self.values[n] = self._any(n)
         else:
             raise m.refusal(self.cursor, f"the instruction {step[:60]}")
+
+    def _moves(self, target: str, source: str) -> bool:
+        """Gives one operand the value of another, where both are whole registers; whether it is that."""
+        to, of = (self.asm.index(part) if re.match(r"%x?[\d\[]", part) else None for part in (target, source))
+        if to is None or of is None or to >= len(self.asm.outputs) or of not in self.values:
+            return False
+        if any(clang.bits(self.operands[n].type) != 64 for n in (to, of)):
+            return False
+        self.values[to] = self.values[of]
+        return True
 
     def _named(self, word: str, text: str) -> str:
         if word.endswith("_s"):

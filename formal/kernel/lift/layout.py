@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from formal.kernel.lift.values import Address, Object
-from formal.kernel.parse.clang import Type, TypeKind, bits, is_record
+from formal.kernel.parse.clang import Cursor, Type, TypeKind, bits, is_record
+from formal.kernel.parse.records import inlaid, unnamed
 
 INDEX_ENUMS = {"sys_regs": "vcpu_sysreg"}  # arrays that the kernel indexes by the enumerators of an enum
 
@@ -20,7 +21,8 @@ _FLAT = ("struct kvm_regs",)  # records whose members are named as those of what
 def _fields(kind: Type) -> tuple[tuple[str, int, Type], ...]:
     """The members of a record: name ('' if anonymous or flat), byte offset, type. Bit-fields are left out."""
     members = [f for f in kind.get_canonical().get_fields() if not f.is_bitfield()]
-    flat = ["(" in f.spelling or f.type.get_canonical().spelling in _FLAT for f in members]
+    inner = inlaid(kind.get_canonical().spelling, members)
+    flat = [unnamed(f) or f.spelling in inner or f.type.get_canonical().spelling in _FLAT for f in members]
     named = zip(members, flat, strict=True)
     return tuple(("" if inner else f.spelling, f.get_field_offsetof() // 8, f.type) for f, inner in named)
 
@@ -32,6 +34,7 @@ class Layout:
         self._enums = enums
         self._known: dict[tuple[Object, int, int], str] = {}
         self._members: dict[str, tuple[tuple[str, int, Type], ...]] = {}
+        self.initialised: dict[int, tuple[Cursor, list[tuple[int, Type, Cursor]]]] = {}  # by initialiser, and its hash
 
     def members(self, kind: Type) -> tuple[tuple[str, int, Type], ...]:
         """The members of a struct or union, with those of anonymous ones in their place."""
@@ -83,6 +86,28 @@ class Layout:
         if index and int(index.group(1)) in enum:
             inside = f"[{enum[int(index.group(1))]}]{inside[index.end() :]}"
         return f".{name}{inside}"
+
+    def row(self, address: Address, size: int) -> tuple[int, int] | None:
+        """Where the array of scalars of a size begins in which an address is, and how many it has; None if in none."""
+        kind, start = address.object.type, 0
+        while kind is not None:
+            canonical = kind.get_canonical()
+            if canonical.kind == TypeKind.CONSTANTARRAY:
+                element = canonical.element_type
+                step = max(1, bits(element) // 8)
+                inner = is_record(element) or element.get_canonical().kind == TypeKind.CONSTANTARRAY
+                if not inner:
+                    return (start, canonical.element_count) if step == size else None
+                start += (address.offset - start) // step * step
+                kind = element
+                continue
+            members = self.members(kind) if is_record(kind) else ()
+            offset = address.offset - start
+            within = [(at, member) for _, at, member in members if at <= offset < at + bits(member) // 8]
+            if len(within) != 1:
+                return None
+            start, kind = start + within[0][0], within[0][1]
+        return None
 
     def leaves(self, kind: Type) -> Iterator[tuple[int, Type]]:
         """The scalar parts of a type: offset and type. Those of a union's members lie over one another."""

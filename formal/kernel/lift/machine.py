@@ -129,6 +129,7 @@ class Machine:
         self.unknowns: dict[str, Unknown] = {}
         self.fixed: dict[Object, Cursor] = {}  # constants that the file defines
         self.addresses: dict[str, Address] = {}  # by the variables that stand for them as numbers
+        self.functions: dict[str, Cursor | None] = {}  # to which pointers may point
         self._spans: dict[Object, list[Cell]] = {}
         self._serial = 0
 

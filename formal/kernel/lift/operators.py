@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.expressions import Expressions
 from formal.kernel.lift.values import (
     IntType,
@@ -21,6 +23,7 @@ from formal.kernel.lift.values import (
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, TypeKind
 from formal.logic import terms as t
+from formal.logic.known import folded
 from formal.logic.terms import Eq, Not, Or, Term, is_const, value_of
 
 _ARITHMETIC: dict[str, Callable[[Term, Term], Term]] = {
@@ -106,6 +109,11 @@ class Operators(Expressions):
             equal, unknown = same_address(a, b)
             self.require(unknown, "pointer", "pointers of unknown target are compared", cursor)
             return from_truth(equal if operator == "==" else Not(equal), clang.bits(cursor.type))
+        if operator == "+" and isinstance(a, Term) and isinstance(b, Pointer):
+            a, b, left, right = b, a, right, left
+        b = folded(b) if isinstance(b, Term) else b
+        if operator == "+" and isinstance(a, Pointer) and isinstance(b, Term) and not is_const(b):
+            return self.within(cursor, a, b, IntType.of(right.type), left.type.get_canonical().get_pointee())
         if operator in ("+", "-") and isinstance(a, Pointer) and isinstance(b, Term) and is_const(b):
             pointee = left.type.get_canonical().get_pointee()
             step = max(1, clang.bits(pointee) // 8) if pointee.get_canonical().kind != TypeKind.VOID else 1
@@ -151,7 +159,7 @@ class Operators(Expressions):
         before = self.load(place, left.type, cursor)
         if isinstance(before, Pointer):
             gone: Value = pointer_to(Object(f"a pointer moved at run time#{self.serial()}", "wild"))
-            if is_const(operand):
+            with suppress(NotUnderstoodError):
                 gone = self._pointers(cursor, operator, before, operand, left, right)
             self.store(place, left.type, gone, cursor)
             return gone

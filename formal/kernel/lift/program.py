@@ -11,7 +11,6 @@ Names of memory are C expressions over a few roots: parameters (``vcpu->...``), 
 ``hw.<register>`` (the hardware's), global variables. ``cap.<NAME>`` answers a CPU capability question,
 ``sanitised.<register>`` the kernel's system-wide view of an ID register. A ``_Bool`` is a Boolean term; a pointer with
 a rule (``POINTERS``) is the number of its target (0, 1; 2 at the start: somewhere else; 3 at the end: somewhere new).
-
 Whatever is not understood raises ``NotUnderstoodError`` with file, line and reason.
 """
 
@@ -76,6 +75,8 @@ class Lifted:
     bodies: frozenset[tuple[str, str]]  # the functions that were executed, and their files
     unknowns: Mapping[str, Unknown] = field(default_factory=dict)  # variable: the place that it stands for
     points: tuple[tuple[Term, str], ...] = ()  # a pointer that is returned: guard, target (an lvalue or NULL)
+    left_out: frozenset[str] = frozenset()  # functions that are called, and not executed
+    when: Term = t.TRUE  # the runs that this is about, where it is a part of a function
 
     @property
     def functions(self) -> frozenset[str]:
@@ -358,8 +359,7 @@ def _collected(
             Event(e.guard, e.lvalue, e.value, tuple(_relative(tree, f) for f in e.stack)) for e in machine.events
         ),
         notes=tuple(machine.notes), bodies=frozenset((name, tree.relative(file)) for name, file in machine.entered),
-        unknowns=missing,
-        points=_named(machine, function.result_type, result) if isinstance(result, Pointer) else (),
+        unknowns=missing, points=_named(machine, function.result_type, result) if isinstance(result, Pointer) else (),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from formal.kernel.lift.initial import scalars
 from formal.kernel.lift.machine import Frame, Scope, State
 from formal.kernel.lift.operators import Operators
 from formal.kernel.lift.values import NULL, IntType, Object, Pointer, Value, moved, pointer_to
@@ -70,7 +71,8 @@ class Statements(Operators):
         self.scopes[-1].variables[declaration.hash] = variable
         if value is not None:
             if clang.is_record(declaration.type):
-                assert isinstance(value, Pointer)
+                if not isinstance(value, Pointer):
+                    raise self.refusal(declaration, f"a whole {declaration.type.spelling} that is not known")
                 self.copy(pointer_to(variable), value, declaration.type, declaration)
             else:
                 self.store(pointer_to(variable), declaration.type, value, declaration)
@@ -213,6 +215,10 @@ class Statements(Operators):
             if not children(start) and clang.is_record(declaration.type):
                 self._declare_zeroed(declaration)
                 return
+            listed = scalars(self.layout, start, declaration.type)
+            if listed is not None and not self.layout.has_bitfields(declaration.type):
+                self._declare_listed(declaration, listed)
+                return
             if not self.is_plain(start):
                 raise self.refusal(declaration, f"{declaration.spelling} has an initialiser list")
             self._declare(declaration, None)
@@ -226,6 +232,14 @@ class Statements(Operators):
         """``struct s v = {}``: every member is 0 or NULL."""
         self._declare(declaration, None)
         self.clear(pointer_to(self.scopes[-1].variables[declaration.hash]), declaration.type, declaration)
+
+    def _declare_listed(self, declaration: Cursor, listed: list[tuple[int, Type, Cursor]]) -> None:
+        """``T v[] = {x, [3] = y}`` and the like: what is not named is 0 or NULL."""
+        values = [(offset, kind, self.convert(self.operand(c), c.type, kind, c)) for offset, kind, c in listed]
+        self._declare_zeroed(declaration)
+        place = pointer_to(self.scopes[-1].variables[declaration.hash])
+        for offset, kind, value in values:
+            self.store(moved(place, offset), kind, value, declaration)
 
     def _if(self, parts: list[Cursor]) -> None:
         condition = self.condition(parts[0])

@@ -41,6 +41,7 @@ class _Kept:
 class Unknowns(Statements):
     """Loops and calls that may not be understood."""
 
+    rounds = _ROUNDS
     modelled: Callable[[str], bool]  # whether an lvalue is: then may_write says who writes it
 
     @abstractmethod
@@ -76,7 +77,7 @@ class Unknowns(Statements):
 
     def loop(self, cursor: Cursor) -> None:
         """A loop: round by round while its condition is a constant, else any number of rounds."""
-        start, condition, step, body, first = _loop_parts(cursor)
+        start, condition, step, body, first = loop_parts(cursor)
         if start is not None:
             self.execute(start)
         if self.state.live is FALSE:
@@ -106,7 +107,7 @@ class Unknowns(Statements):
     def _rounds(self, condition: Cursor | None, step: Cursor | None, body: Cursor, first: bool) -> bool:
         live, escapes = self.state.live, self.escapes
         self.breaks.append([])
-        for n in range(_ROUNDS):
+        for n in range(self.rounds):
             if self.state.live is FALSE:
                 break
             asked = condition if n or not first else None
@@ -264,17 +265,36 @@ def _only_locks(callee: Cursor) -> bool:
     return bool(pointers) and all(kind.get_declaration().spelling in _LOCKS for kind in pointers)
 
 
-def _loop_parts(cursor: Cursor) -> tuple[Cursor | None, Cursor | None, Cursor | None, Cursor, bool]:
+def loop_parts(cursor: Cursor) -> tuple[Cursor | None, Cursor | None, Cursor | None, Cursor, bool]:
     """Start, condition, step and body of a loop, and whether its first round is taken in any case."""
     parts = children(cursor)
     if cursor.kind == Kind.DO_STMT and len(parts) == 2:
         return None, parts[1], None, parts[0], True
     if cursor.kind == Kind.WHILE_STMT and len(parts) == 2:
         return None, parts[0], None, parts[1], False
-    if cursor.kind == Kind.FOR_STMT and len(parts) in (1, 4):
-        head = [*parts[:-1]] if len(parts) == 4 else [None, None, None]
-        return head[0], head[1], head[2], parts[-1], False
+    if cursor.kind == Kind.FOR_STMT and (there := _head(cursor, len(parts) - 1)) is not None:
+        head = iter(parts[:-1])
+        start, condition, step = (next(head) if given else None for given in there)
+        return start, condition, step, parts[-1], False
     raise NotUnderstoodError(clang.file_of(cursor), cursor.location.line, "a loop of this form")
+
+
+def _head(cursor: Cursor, parts: int) -> tuple[bool, bool, bool] | None:
+    """Which of start, condition and step a ``for`` has; None if its text does not tell."""
+    if parts in (0, 3):
+        return (parts == 3,) * 3
+    words, depth = [token.spelling for token in cursor.get_tokens()], 0
+    there = [False]
+    for word in words[1:]:
+        depth += (word in ("(", "[", "{")) - (word in (")", "]", "}"))
+        if depth == 0:
+            break
+        if word == ";" and depth == 1:
+            there.append(False)
+        elif word != "(" or depth > 1:
+            there[-1] = True
+    told = words[:2] == ["for", "("] and len(there) == 3 and sum(there) == parts
+    return (there[0], there[1], there[2]) if told else None
 
 
 def leaves_after_one(cursor: Cursor) -> bool:

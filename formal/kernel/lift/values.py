@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.parse.clang import Type, bits, is_bool, is_signed
+from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
 from formal.logic.terms import FALSE, TRUE, And, If, Ne, Not, Or, Term, width
 
@@ -90,7 +92,11 @@ def guarded(choices: Iterable[tuple[Term, Address | None]]) -> Pointer:
 
 
 def choose(condition: Term, a: Value, b: Value) -> Value:
-    """``a`` where the condition holds, else ``b``."""
+    """``a`` where the condition holds, else ``b``.
+
+    Raises:
+        NotUnderstoodError: if one is a pointer and the other a number.
+    """
     if a is b or condition is TRUE:
         return a
     if condition is FALSE:
@@ -101,7 +107,7 @@ def choose(condition: Term, a: Value, b: Value) -> Value:
         first = [(And(condition, g), x) for g, x in a.choices]
         return guarded(first + [(And(Not(condition), g), x) for g, x in b.choices])
     if isinstance(a, Pointer) or isinstance(b, Pointer):
-        raise TypeError("a pointer and an integer in one place")
+        raise NotUnderstoodError(KVM, 0, "a pointer and a number in one place")
     return If(condition, a, b)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import clang.cindex as ci
 
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import DOES_NOT_PARSE, NotUnderstoodError
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.preamble import Preamble, place_of
 from formal.kernel.parse.units import TranslationUnit, collect, included
@@ -115,7 +115,7 @@ def _check_diagnostics(
         if diagnostic.severity >= ci.Diagnostic.Error:
             shown = tree.relative(where) if where and where != _DRIVER else file
             line = line if where != _DRIVER else 0
-            faults.append(NotUnderstoodError(shown, line, f"does not parse: {diagnostic.spelling}"))
+            faults.append(NotUnderstoodError(shown, line, f"{DOES_NOT_PARSE}{diagnostic.spelling}"))
             continue
         if diagnostic.option == "-Wmacro-redefined":
             if where == _DRIVER and line > driver.closing and previous in macros:

@@ -15,7 +15,7 @@ from importlib import resources
 
 import clang.cindex as ci
 
-from formal.kernel.errors import NotUnderstoodError
+from formal.kernel.errors import DOES_NOT_PARSE, NotUnderstoodError
 from formal.kernel.parse.clang import Cursor
 from formal.kernel.parse.units import TranslationUnit, collect, included
 from formal.kernel.source.tree import KernelTree
@@ -119,7 +119,7 @@ def _replaced(tree: KernelTree, handle: Cursor, macros: dict[tuple[str, int], st
     for diagnostic in handle.diagnostics:
         file, line, previous = place_of(diagnostic)
         if diagnostic.severity >= ci.Diagnostic.Error:
-            raise NotUnderstoodError(tree.relative(file), line, f"does not parse: {diagnostic.spelling}")
+            raise NotUnderstoodError(tree.relative(file), line, f"{DOES_NOT_PARSE}{diagnostic.spelling}")
         if (file, line) in macros:
             originals.add(macros[file, line])
         elif previous in macros:

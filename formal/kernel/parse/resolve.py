@@ -7,13 +7,14 @@ hypervisor is linked on its own, and a hypercall from the host runs the function
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from threading import Lock
 from weakref import WeakKeyDictionary
 
 from formal.kernel.errors import NotDefinedError, NotUnderstoodError
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor
+from formal.kernel.parse.evaluated import evaluated
 from formal.kernel.parse.parser import parse
 from formal.kernel.parse.preamble import Preamble, hyp_flags, parse_preamble
 from formal.kernel.parse.units import TranslationUnit
@@ -69,6 +70,13 @@ class Resolver:
                 while len(self._units) > KEPT:
                     del self._units[next(iter(self._units))]
         return unit
+
+    def evaluated(
+        self, expressions: Iterable[str], conditions: Sequence[str] = (), chosen: Iterable[str] = ()
+    ) -> dict[str, int]:
+        """Integer expressions of the host's headers that have a value, in 64 bits, and conditions of ``#if``."""
+        assert isinstance(self.tree, KernelTree)
+        return evaluated(self._preamble(self.tree, None), expressions, conditions, chosen)
 
     def _hyp_of(self, file: str, mode: str) -> str | None:
         """The hypervisor (``vhe`` or ``nvhe``) for which a file is compiled; ``None`` for the host's files."""

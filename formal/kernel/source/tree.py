@@ -18,6 +18,7 @@ from formal.kernel.errors import Gap, NotUnderstoodError, TreeError
 from formal.kernel.source import headers, kconfig, makefiles
 from formal.kernel.source.definitions import Definitions
 from formal.kernel.source.makefiles import Build
+from formal.kernel.source.names import Names, other_names
 
 KVM = "arch/arm64/kvm"
 _NEEDED = ("arch/arm64/include/asm/kvm_host.h", "arch/arm64/include/asm/sysreg.h", "include/linux/kvm_host.h",
@@ -84,7 +85,7 @@ class KernelTree:
         for needed in _NEEDED:
             if not (self.path / needed).is_file():
                 raise NotUnderstoodError(needed, 0, f"missing from the tree{self._why_missing()}")
-            if self.read(needed).startswith(_LFS):
+            if self.plain(needed).startswith(_LFS):
                 raise NotUnderstoodError(needed, 0, "is a pointer to a file that git-lfs keeps; run: git lfs pull")
         return int(stated["VERSION"]), int(stated["PATCHLEVEL"]), int(stated.get("SUBLEVEL") or 0)
 
@@ -136,6 +137,11 @@ class KernelTree:
         return Definitions(self.path, self.build, self.read)
 
     @cached_property
+    def names(self) -> Names:
+        """Its macros, enumerators and members that are read under another name."""
+        return other_names(self.path, self.plain)
+
+    @cached_property
     def _directory(self) -> Scratch:
         texts = headers.stand_ins(self.path, self.version, self.autoconf, self.notes)
         directory = Scratch("kernel-headers-")
@@ -161,7 +167,8 @@ class KernelTree:
     @cached_property
     def flags(self) -> list[str]:
         """The compiler's arguments for a file of this tree."""
-        macros = [f"-D{here}={known}" for here, known in self.renamed.items()]
+        renamed = {**self.names.members, **self.names.enumerators, **self.renamed}  # a macro is one of either name
+        macros = [f"-D{here}={known}" for here, known in renamed.items()]
         return [*headers.flags(self.path, self._directory.path, self.build.includes), *macros]
 
     def generated(self, name: str) -> str:
@@ -174,26 +181,29 @@ class KernelTree:
         return file.removeprefix(f"{self.path}/")
 
     def read(self, name: str) -> str:
-        """The text of a file of the tree, with functions under the names under which they are read.
+        """The text of a file of the tree, with all under the names under which it is read.
 
         Raises:
             NotUnderstoodError: if it cannot be read.
         """
-        text = self.plain(name)
-        if self.renamed:
-            text = re.sub(rf"\b(?:{'|'.join(self.renamed)})\b", lambda word: self.renamed[word[0]], text)
-        return text
+        text, names = self.plain(name), self.names
+        known = {**names.members, **names.macros, **names.enumerators, **self.renamed}
+        return re.sub(rf"\b(?:{'|'.join(known)})\b", lambda word: known[word[0]], text) if known else text
 
     def plain(self, name: str) -> str:
         """The text of a file of the tree as it is.
 
         Raises:
-            NotUnderstoodError: if it cannot be read.
+            NotUnderstoodError: if it cannot be read, or is no text.
         """
         try:
-            return (self.path / name).read_text(encoding="utf-8", errors="replace")
+            text = (self.path / name).read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise NotUnderstoodError(name, 0, error.strerror or str(error)) from error
+        if "\0" in text:
+            line = text[: text.index("\0")].count("\n") + 1
+            raise NotUnderstoodError(name, line, "is no UTF-8 text: it holds NUL bytes (is it UTF-16?)")
+        return text
 
 
 def sources(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

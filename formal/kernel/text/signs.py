@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from formal.kernel.belongs import (
+    EMULATES,
     ENTERS,
     HANDLING,
     INIT,
@@ -30,6 +31,7 @@ from formal.kernel.source.tree import KVM, KernelTree, Sources
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 _SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
 _CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
+_MACRO = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+(\w+)\((?:.*\\\n)*.*")
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 
 
@@ -66,10 +68,11 @@ def body(text: str, function: str) -> tuple[str, int] | None:
 
 
 def _with_called(text: str, name: str, inside: str) -> str:
-    """A body, and those of the functions of the same text that it calls, and so on."""
+    """A body, and those of the functions and macros of the same text that it calls, and so on."""
+    macros = {found[1]: found[0].partition(")")[2] for found in _MACRO.finditer(text)}
     bodies = {name: inside}
     while called := {n for b in bodies.values() for n in _CALL.findall(b)} - bodies.keys():
-        bodies |= {n: (body(text, n) or ("", 0))[0] for n in called}
+        bodies |= {n: macros.get(n) or (body(text, n) or ("", 0))[0] for n in called}
     return "\n".join(bodies.values())
 
 
@@ -135,6 +138,7 @@ _DECIDES: dict[str, tuple[str, ...]] = {
     "fakes_step_exit": HANDLING,
     "indexes_trapped_banks": (TRAP_BANK, SET_BANK, *RESETS),
     "completes_mmio_once": (MMIO,),
+    "skips_mmio_when_decoded": (EMULATES, MMIO),
     "emulates_os_lock": (TRAP_OSLAR, SET_OSLSR, *RESETS),
     "vhe_reads_boot_mdcr": (INIT,),
 }
@@ -177,6 +181,8 @@ def read(tree: KernelTree, gaps: Gaps | None = None) -> tuple[Sign, ...]:
     contains("indexes_trapped_banks", (f"{KVM}/sys_regs.c",), bank, r"->\s*CRm\b")
     if tree.version < (5, 4):  # the fix is of v5.3, and of stable series; a later tree without it has lost it
         contains("completes_mmio_once", (f"{KVM}/mmio.c",), "kvm_handle_mmio_return", r"\bmmio_needed\b")
+    if r.defined(f"{KVM}/mmio.c", "decode_hsr")[0]:  # which skips it before v5.0
+        contains("skips_mmio_when_decoded", (f"{KVM}/mmio.c",), "decode_hsr", r"\bkvm_skip_instr\b")
     exists("emulates_os_lock", f"{KVM}/sys_regs.c", "trap_oslar_el1")
     with gaps.at(*_DECIDES["vhe_reads_boot_mdcr"]):
         file, body, line = r.function((f"{KVM}/arm.c",), "cpu_init_hyp_mode")

@@ -213,6 +213,12 @@ def test_the_mode_in_pstate_is_its_exception_level(statement: str) -> None:
     assert {(e.target, e.bits) for e in effects(statement)} == {(PSTATE, 0b1100)}
 
 
+def test_an_address_at_el2_is_of_the_object_that_was_given() -> None:
+    """What converts an address is called with many, and gives the one that it got."""
+    found = effects("u64 *p = kern_hyp_va(place(v)), *q = kern_hyp_va(&v->arch.ctxt.regs.pstate); *p = q != NULL;")
+    assert {e.target for e in found} == {f"{V}mdcr_el2"}
+
+
 def test_another_vcpu_is_not_the_same() -> None:
     """What is kept of another vCPU's register is not kept."""
     found = effects("struct kvm_vcpu *w = (void *)x; v->arch.mdcr_el2 = w->arch.mdcr_el2 & ~1ul;")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formal.kernel.errors import NotUnderstoodError
-from formal.kernel.lift.program import Lifted
+from formal.kernel.lift.program import Lifted, Mode
 from formal.kernel.lift.snippet import snippet
 from formal.logic import terms as t
 from formal.logic.evaluation import evaluate, support
@@ -105,6 +105,64 @@ def test_arrays_with_an_unknown_index_carry_an_obligation() -> None:
     assert run(lifted, "vcpu->own.cr[1]", w=2, **{"own.cr[1]": 5}) == 5
 
 
+@pytest.mark.parametrize("place", ["*(p + vcpu->w)", "p[vcpu->w]", "*(vcpu->w + p)"])
+def test_a_pointer_moved_by_an_unknown_number_stays_in_its_array(place: str) -> None:
+    lifted = lift(f"u64 *p = vcpu->b ? vcpu->own.cr : vcpu->other.cr + 1; {place} = 9;")
+    assert [o.risk for o in lifted.obligations] == ["index", "index"]
+    outside = [(b, w) for b in (0, 1) for w in range(5)
+               if any(evaluate(o.condition, {"vcpu->w": w, "vcpu->b": b}) for o in lifted.obligations)]  # fmt: skip
+    assert outside == [(0, 3), (0, 4), (1, 4)]
+    assert run(lifted, "vcpu->own.cr[2]", w=2, b=1) == 9 and run(lifted, "vcpu->own.cr[2]", w=2, b=0) == 0
+    assert run(lifted, "vcpu->other.cr[3]", w=2, b=0) == 9 and run(lifted, "vcpu->other.cr[2]", w=2, b=0) == 0
+
+
+def test_a_pointer_moved_by_an_unknown_number_in_no_array_is_refused() -> None:
+    with pytest.raises(NotUnderstoodError, match="unknown or great length"):
+        lift("u64 *p = &vcpu->x; p[vcpu->w] = 9;")
+
+
+def test_initialiser_lists_of_variables() -> None:
+    lists = (
+        "u64 *at[4] = {vcpu->own.cr, [3] = vcpu->other.cr}; u8 n[] = {7, vcpu->y}; struct inner in = {.a = vcpu->w};"
+    )
+    lifted = lift(f"{lists} at[3][0] = n[1]; vcpu->x = in.a + in.flag + n[0] + !at[1];")
+    assert run(lifted, "vcpu->other.cr[0]", y=0x105) == 5
+    assert run(lifted, "vcpu->x", w=3) == 11
+    assert "vcpu->own.cr[0]" not in lifted.writes
+
+
+def test_a_value_or_else_another() -> None:
+    lifted = lift("vcpu->x = vcpu->s++ ?: vcpu->w; vcpu->y = (vcpu->b ?: 300) + 1;")
+    assert [run(lifted, "vcpu->x", w=7, s=s) for s in (0, 3)] == [7, 3] and run(lifted, "vcpu->s", s=3) == 4
+    assert [run(lifted, "vcpu->y", b=b) for b in (0, 255)] == [301, 256]
+
+
+def test_loops_without_a_start_or_a_step() -> None:
+    lifted = lift("int i = 4; for (; i-- > 1;) vcpu->own.cr[i] = i + (1); for (i = 0; i < 1;) vcpu->w = ++i;")
+    assert run(lifted, "vcpu->own.cr[3]") == 4 and "vcpu->own.cr[0]" not in lifted.writes
+    assert run(lifted, "vcpu->w") == 1
+
+
+def test_a_call_through_a_pointer_calls_what_it_points_to() -> None:
+    before = "static void one(u64 *x) { *x = 1; } static void two(u64 *x) { *x = 2; vcpu_s = 5; }"
+    lifted = lift("(vcpu->w ? one : two)(&vcpu->x);", before=f"static int vcpu_s; {before}")
+    assert run(lifted, "vcpu->x", w=1) == 1 and run(lifted, "vcpu->x", w=0) == 2
+    assert run(lifted, "vcpu_s", w=0) == 5 and run(lifted, "vcpu_s", w=1) == 0
+    lifted = lift("void (*f)(u64 *) = vcpu->w > 2 ? two : one; f(&vcpu->y);", before=f"static int vcpu_s; {before}")
+    assert [run(lifted, "vcpu->y", w=w) for w in (2, 3)] == [1, 2]
+
+
+def test_a_call_through_a_pointer_that_may_be_another_is_refused() -> None:
+    with pytest.raises(NotUnderstoodError, match="a call through a pointer"):
+        lift("(vcpu->w ? one : other)(&vcpu->x);", "void f(struct kvm_vcpu *vcpu, void (*other)(u64 *))",
+             "static void one(u64 *x) { *x = 1; } ")  # fmt: skip
+
+
+def test_a_pointer_and_a_number_in_one_place_are_refused() -> None:
+    with pytest.raises(NotUnderstoodError):
+        lift("void *p = (void *)(vcpu->w ? (unsigned long)&vcpu->x : 4); *(u64 *)p = 1;")
+
+
 def test_pointers_to_known_places_and_copies() -> None:
     lifted = lift("struct bank *p = vcpu->w ? &vcpu->own : &vcpu->other; p->cr[0] = 1; vcpu->x = vcpu->own.cr[0];"
                   " vcpu->own = vcpu->other;")  # fmt: skip
@@ -163,6 +221,42 @@ def test_an_alternative_is_chosen_by_its_capability() -> None:
     assert lifted.writes["vcpu->x"] is t.If(
         t.var("cap.ARM64_HAS_X", t.BOOL), t.var("hw.mdscr_el1", 64), t.var("hw.mdcr_el2", 64)
     )
+
+
+SELECTOR = f"""{REGISTERS}
+static u64 plain(struct kvm_vcpu *vcpu, u64 n) {{ vcpu->w = 1; return n; }}
+static u64 other(struct kvm_vcpu *vcpu, u64 n) {{ vcpu->b = 2; return n + 1; }}
+typedef u64 (*chosen_t)(struct kvm_vcpu *, u64);
+static chosen_t chosen(void) {{
+  chosen_t it = plain; asm volatile(ALTERNATIVE("nop", "mov %0, %1", 7) : "+r" (it) : "r" (other)); return it; }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "writes"), [("vhe", {"vcpu->x": 11, "vcpu->b": 2}), ("nvhe", {"vcpu->x": 10, "vcpu->w": 1})]
+)
+def test_a_function_that_a_capability_chooses_is_called(mode: Mode, writes: dict[str, int]) -> None:
+    text = f"{TYPES}{SELECTOR}void f(struct kvm_vcpu *vcpu) {{ vcpu->x = chosen()(vcpu, 10); }}"
+    lifted = snippet(text, {7: "ARM64_HAS_VIRT_HOST_EXTN"}).lift("f", mode)
+    assert {name: t.value_of(value) for name, value in lifted.writes.items()} == writes
+
+
+def test_one_of_two_functions_is_called_if_it_is_not_known_which() -> None:
+    text = f"{TYPES}{SELECTOR}void f(struct kvm_vcpu *vcpu) {{ vcpu->x = chosen()(vcpu, vcpu->y); }}"
+    lifted = snippet(text, {7: "ARM64_HAS_X"}).lift("f", "vhe")
+    has, y = t.var("cap.ARM64_HAS_X", t.BOOL), t.var("vcpu->y", 64)
+    assert lifted.writes["vcpu->x"] is t.If(has, y + t.const(1, 64), y)
+    assert run(lifted, "vcpu->w", w=7, **{"cap.ARM64_HAS_X": True}) == 7
+    assert run(lifted, "vcpu->w", w=7) == 1
+
+
+def test_a_pointer_that_may_be_another_function_is_not_called() -> None:
+    """One of memory, one that is computed, and one of which only the half is moved."""
+    pointer = f"{SELECTOR}static u64 (*stored)(struct kvm_vcpu *, u64); void g(void *);"
+    half = 'chosen_t it = plain; asm volatile("mov %w0, %w1" : "+r" (it) : "r" (other)); it(vcpu, 1);'
+    for body in ("stored(vcpu, 1);", "chosen_t it = plain; g(&it); it(vcpu, 1);", half):
+        with pytest.raises(NotUnderstoodError):
+            lift(body, before=pointer)
 
 
 def test_a_branch_that_a_capability_patches() -> None:
@@ -291,7 +385,7 @@ REFUSED = {
     "vcpu->own.cr[4] = 1;": "index 4",
     "*(u64 *)0 = 1;": "NULL is dereferenced",
     "vcpu->x = 1 << 40;": "shift",
-    "u64 a[2] = {1, 2}; vcpu->x = a[0];": "initialiser list",
+    "u64 a[2] = {[0 ... 1] = vcpu->x++}; vcpu->x = a[0];": "initialiser list",
     "u64 v __attribute__((cleanup(h))) = 1; vcpu->x = v;": "has an attribute",
     "f(vcpu);": "calls itself",
     "goto *&&l; l: vcpu->x = 1;": "not understood|INDIRECT",
@@ -399,3 +493,28 @@ def test_a_table_in_place_of_conditions() -> None:
 def test_a_pointer_that_was_made_a_number_is_the_same_pointer() -> None:
     lifted = lift("u64 n = (u64)&vcpu->other; struct bank *p = (struct bank *)n; p->cr[1] = 5;")
     assert {k: t.value_of(v) for k, v in lifted.writes.items()} == {"vcpu->other.cr[1]": 5}
+
+
+def test_this_cpus_instance_of_what_a_variable_points_to() -> None:
+    """The host's contexts before v4.13: allocated, one for each CPU."""
+    before = "struct ctx { u64 a; }; static struct ctx *kvm_host_cpu_state; static struct ctx *other;"
+    store = "((struct ctx *)__lift_this_cpu_ptr((const void *)({0})))->a = vcpu->x;"
+    lifted = lift(store.format("kvm_host_cpu_state"), before=before)
+    assert run(lifted, "percpu.kvm_host_data.host_ctxt.a", x=7) == 7
+    with pytest.raises(NotUnderstoodError):
+        lift(store.format("other"), before=before)
+
+
+def test_the_task_before_v4_10() -> None:
+    """A message may name it; nothing that is modelled is reached through it."""
+    before = ("struct task { int pid; }; struct thread_info { struct task *task; };"
+              "struct thread_info *current_thread_info(void); int printk(const char *text, ...);")  # fmt: skip
+    lifted = lift('printk("%d", current_thread_info()->task->pid); vcpu->x = 1;', before=before)
+    assert run(lifted, "vcpu->x") == 1 and lifted.returns is t.TRUE
+
+
+@pytest.mark.parametrize("name", ["read_sanitised_ftr_reg", "read_system_reg"])
+def test_a_register_of_all_cpus(name: str) -> None:
+    """ID_AA64DFR0_EL1 under the name of either release."""
+    lifted = lift(f"vcpu->x = {name}(0x180500);", before=f"u64 {name}(u32 id);")
+    assert {str(v) for v in support(lifted.writes["vcpu->x"])} == {"sanitised.s3_0_c0_c5_0"}
