@@ -28,7 +28,8 @@ from tests.conftest import COPIES, PROOFS
 from tests.kernel.conftest import tree_path
 from tests.kernel.mutants import linked_copy
 
-FOLDERS = (KVM, "arch/arm64/include/asm", "include/kvm", "virt/kvm")  # what may be edited
+FOLDERS = (KVM, "arch/arm64/include/asm", "arch/arm64/kernel", "include/kvm", "virt/kvm")  # what may be edited
+HEADER = "include/linux/kvm_host.h"  # and this
 
 
 class Copy:
@@ -41,6 +42,7 @@ class Copy:
             linked_copy(base.path, place, f"{folder}/{file}")  # makes the folders on the way
             shutil.rmtree(place / folder)
             shutil.copytree(base.path / folder, place / folder, symlinks=True)
+        linked_copy(base.path, place, HEADER)
         self.tree = KernelTree(place)
         self.tree.__dict__["autoconf"] = base.autoconf
         self.program: Program = load(self.tree, files_for(self.tree, "vhe", "nvhe"))
@@ -67,6 +69,7 @@ class Copy:
     def edited(self, file: str, edits: dict[str, str]) -> Iterator[None]:
         """The file with something replaced in it."""
         path = self.tree.path / file
+        assert path.resolve().is_relative_to(self.tree.path.resolve()), f"{file} is the tree's own"
         text = changed = path.read_text()
         touched: set[str] = set()
         for old, new in edits.items():

@@ -172,4 +172,4 @@ def test_an_unexplained_edit_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert mutate.main([str(tree_path("6.1")), "--sample", "1"]) == ExitCode.WRONG
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("unexplained: ") and out[0].endswith(" (nobody knows)")
-    assert out[1] == "1 edits: 0 differs, 0 refused, 0 equivalent, 0 unmodelled, 1 unexplained"
+    assert out[1] == "1 edit: 0 differs, 0 refused, 0 equivalent, 0 unmodelled, 1 unexplained"

@@ -1,7 +1,7 @@
 """Which accesses of its guests a guest hypervisor gets: the tables of emulate-nested.c, read as C has them.
 
 An entry covers a range of encodings and names a control, or several: bits of a register of the guest hypervisor. What
-``triage_sysreg_trap`` makes of them is not read.
+``triage_sysreg_trap`` makes of a control is asked elsewhere (``around/triage.py``).
 """
 
 from __future__ import annotations

@@ -6,15 +6,20 @@ executed in its place (``KernelTree.helpers``); what it stores is compared where
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 
 from formal.kernel.errors import Gap
+from formal.kernel.model.passage import RUN, by_name
 from formal.kernel.recognition import scan
 from formal.kernel.recognition.callers import CALLERS, READ, Mentions
-from formal.kernel.source.tree import KVM, KernelTree
+from formal.kernel.source.tree import KVM, KernelTree, sources
+from formal.kernel.text.forms import without_comments
+from formal.kernel.text.tokens import tokens
 
+_MAY_USE = ("arch/arm64", "virt/kvm", "include/kvm")  # where a macro of KVM's own files may be used
 _STORE_PSTATE = frozenset(("kvm_reset_vcpu",))  # lifecycle.py
 
 
@@ -23,12 +28,13 @@ class Helpers:
 
     def __init__(self, tree: KernelTree, mentions: Mentions) -> None:
         self._tree, self._bodies, self._leading = tree, mentions.bodies, mentions.leading()
+        self._named = mentions.kept
         self._of_file: dict[str, frozenset[str]] = {}
         self._read = set[str]()  # helpers whose stores are read in the functions that call them
 
     def through(self, gaps: Iterable[Gap]) -> tuple[frozenset[str], tuple[Gap, ...]]:
         """The helpers through which known functions call what they may, and the gaps that are left then."""
-        gaps = tuple(gaps)
+        gaps = tuple(through for gap in gaps for through in self._executed(gap))
         calls: dict[str, list[tuple[str, str]]] = {}
         for gap in gaps:
             if (called := _called(gap)) in CALLERS:
@@ -39,6 +45,48 @@ class Helpers:
         self._read = {helper for name, file in stores for helper in self._nest(file, name)[0]}
         found |= self._read
         return frozenset(found), tuple(g for gap in gaps if not self._is_read(gap, found) for g in self._stores(gap))
+
+    def _executed(self, gap: Gap) -> Iterator[Gap]:
+        """What only the world switch leads to is none where that is executed whole, with all between (``passage.py``).
+
+        What does not return may do what it likes: nothing comes after it.
+        """
+        (name,) = gap.of if len(gap.of) == 1 else ("",)
+        if not by_name(self._bodies) or gap.unless is not None or name not in self._bodies:
+            yield gap
+            return
+        callers, new = dict[str, frozenset[str]](), {name}
+        while new:
+            for function in new:
+                own = set() if function == RUN else self._callers.get(function, set())
+                callers[function] = frozenset(caller for caller in own if not self._ends(caller))
+            new = {caller for of in callers.values() for caller in of} - callers.keys()
+        others = {function for function, of in callers.items() if function != RUN and (not of or self._kept(function))}
+        if others:
+            yield gap
+            return
+        for function, of in callers.items():
+            place = function, self._file(function)
+            above = frozenset((caller, self._file(caller)) for caller in of)
+            yield replace(gap, unless=place, lifted=True, callers=above)
+
+    def _kept(self, function: str) -> bool:
+        """Whether a table has a function, or assembler may call it."""
+        return function in self._named or function in self._outside
+
+    @cached_property
+    def _outside(self) -> frozenset[str]:
+        paths = sources(self._tree.path / KVM, (".S",))
+        texts = (self._tree.read(self._tree.relative(str(path))) for path in paths)
+        return frozenset(word for text in texts for word in re.findall(r"[A-Za-z_]\w*", without_comments(text)))
+
+    def _file(self, function: str) -> str:
+        return next((file for file, _ in self._bodies.get(function, {}).values()), "")
+
+    def _ends(self, function: str) -> bool:
+        """Whether a function is declared never to return."""
+        text = self._tree.read(file) if (file := self._file(function)) else ""
+        return re.search(rf"\b__noreturn\b[\w\s*]*\b{function}\s*\(", text) is not None
 
     def _may_call(self, name: str, file: str, called: str) -> bool:
         """Whether a function is a helper, and all that call it may call what it calls."""
@@ -81,6 +129,8 @@ class Helpers:
         (name,) = gap.of if len(gap.of) == 1 else ("",)
         if gap.unless is not None or not gap.writes or _called(gap):
             yield gap
+        elif name.startswith("macro ") and (users := self._users(gap.file, name.removeprefix("macro "))) is not None:
+            yield from (replace(gap, unless=(function, gap.file)) for function in sorted(users))
         elif name in CALLERS:  # it is known who calls it
             yield replace(gap, unless=(name, gap.file), lifted=True)
         elif name in self._of(gap.file):
@@ -92,6 +142,18 @@ class Helpers:
                 yield replace(gap, unless=(function, gap.file), lifted=not read, callers=more)
         else:
             yield gap
+
+    def _users(self, file: str, macro: str) -> frozenset[str] | None:
+        """The functions that use a macro, which has one meaning in one file of KVM; None if there may be more."""
+        word = re.compile(rf"\b{re.escape(macro)}\b")
+        places = [path for folder in _MAY_USE for path in sources(self._tree.path / folder, (".c", ".h", ".S"))
+                  if word.search(path.read_text(encoding="utf-8", errors="replace"))]  # fmt: skip
+        if [self._tree.relative(str(path)) for path in places] != [file]:
+            return None
+        text = self._tree.read(file)
+        used = [w.function for w in tokens(text) if w.text == macro and w.function != f"macro {macro}"]
+        once = len(re.findall(rf"(?m)^[ \t]*#[ \t]*(?:define|undef)[ \t]+{re.escape(macro)}\b", text)) == 1
+        return frozenset(used) if once and all(map(str.isidentifier, used)) else None
 
     def _of(self, file: str) -> frozenset[str]:
         """The static functions of a file that are only called, and only there: others may include a header."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from formal.epochs import Kernel
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.lift.pointers import Mode as FrontMode
-from formal.kernel.lift.program import Argument, Lifted, Program
+from formal.kernel.lift.program import Argument, Lifted, Program, side_of
+from formal.kernel.model import passage
 from formal.kernel.model.binding import NOT_INJECTED, ON_CPU, UNMODELLED, Binding, Flag, understood
 from formal.kernel.model.counterparts import equalities
 from formal.kernel.model.substitution import Given, Part
@@ -57,7 +57,8 @@ class Component:
     ``part`` names the part of the world switch that it is (``formal/worldswitch.py``), ``None`` if it is less than one.
     ``given`` are values that C variables without a state variable have, ``demands`` what else must hold after it: a
     sentence, and a term; ``values`` are the function's stores, by lvalue. With ``saves_pstate`` it may save PSTATE,
-    too, which in the operation is what the hardware has by then.
+    too, which in the operation is what the hardware has by then. With ``side`` it is one side of the world switch as a
+    whole (``model/passage.py``), and what ``covers`` names besides are the parts that this does.
     """
 
     by_hand: Callable[[State, Kernel], State]
@@ -67,10 +68,12 @@ class Component:
     demands: Demands = _no_demands
     part: str | None = None
     saves_pstate: bool = False
+    side: str = ""
+    covers: tuple[str, ...] = ()
 
     def of(self, k: Kernel) -> tuple[str, ...]:
         """What it belongs to."""
-        return (self.part,) if self.part is not None else self.names(k)
+        return (self.part, *self.covers) if self.part is not None else self.names(k)
 
 
 def _part(name: str, names: Callable[[Kernel], tuple[str, ...]], *rest: Any, **more: Any) -> Component:
@@ -98,6 +101,24 @@ def _at_entry(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple
                      Not(t.ult(s.pstate.raw & t.const(0xF, 64), t.const(8, 64))))  # fmt: skip
     entered = t.FALSE if spsr is None else Eq(spsr, s.pstate.raw)
     yield "SPSR_EL2 holds the guest's PSTATE", Or(privileged, entered)
+
+
+def _enters_there(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    """Where all of it is one function: the guest starts at its own PC, too."""
+    yield from _at_entry(f, s, values)
+    elr, pc = next((values[name] for name in _ELR if name in values), None), f.reads.get(_PC)
+    yield "ELR_EL2 holds the guest's PC", t.FALSE if elr is None or pc is None else Eq(elr, pc)
+
+
+def _left_there(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
+    """The PC is where the guest was left, in AArch64 state; or after that instruction, if it is skipped here."""
+    pc, left = values.get(_PC), [f.reads[name] for name in _ELR if name in f.reads]  # VHE has two names for it
+    here = t.FALSE if pc is None else Or(*(Eq(pc, at) for elr in left for at in (elr, elr + t.const(4, 64))))
+    yield "PC is ELR_EL2, or that of the next instruction", Or(here, Not(f.when), *_aarch32(s))
+
+
+def _aarch32(s: State) -> tuple[Term, ...]:
+    return tuple(Ne(v.raw & t.const(_M4, 64), t.const(0, 64)) for v in (s.pstate, s.hw_pstate))
 
 
 def _skipped(s: State, k: Kernel) -> State:
@@ -171,6 +192,8 @@ _SYNCHRONIZES = "synchronize_vcpu_pstate"  # from v5.17 saves PSTATE; before, fi
 
 def components(program: Program, k: Kernel) -> tuple[Component, ...]:
     """The components of a kernel, those that only later releases have included where they are."""
+    if passage.whole(program, side_of(k.mode)) and not k.traps_at_load:
+        return (*SIDES, SKIPS[0] if k.skip_advances_step else PASSES)
     flag = understood(program.tree, UNMODELLED).get(ON_CPU)
     synchronized = Component(lambda s, k: s.but(pstate=s.hw_pstate), lambda k: (_SYNCHRONIZES,), given=_exit_state)
     early = (synchronized,) if program.defines(_SYNCHRONIZES, "vhe" if k.vhe else "nvhe") else ()
@@ -185,6 +208,26 @@ def components(program: Program, k: Kernel) -> tuple[Component, ...]:
 
 
 SAVES = "save guest state"
+
+
+def _side(side: str, first: str, *others: str, **more: Any) -> Component:
+    """The parts of one side of the world switch, one after another."""
+
+    def by_hand(s: State, k: Kernel) -> State:
+        for name in (first, *others):
+            s = PARTS[name](s, k)
+        return s
+
+    return Component(by_hand, lambda k: (passage.RUN,), part=first, side=side, covers=others, **more)
+
+
+# where one function does all of it: in the order in which the operations have them
+SIDES: tuple[Component, ...] = (
+    _side("enters", "save host state", "restore guest state", "activate traps", "debug switch to guest",
+          demands=_enters_there),
+    _side("returns", SAVES, "deactivate traps", "restore host state", "debug switch to host",
+          given=_exit_state, demands=_left_there, saves_pstate=True),
+)  # fmt: skip
 COMPONENTS: tuple[Component, ...] = (
     Component(activate_traps, lambda k: ("__activate_traps_common",)),
     Component(deactivate_traps, _deactivating),
@@ -236,13 +279,16 @@ def lifted(program: Program, k: Kernel, gaps: Gaps | None = None) -> Iterator[tu
         names, function = component.names(k), None
         if names:
             with gaps.at(*component.of(k)):
-                function = _first(program, k, names, component.arguments)
+                function = _lifted(program, k, component, names)
         if function is not None:
             yield component, function
 
 
-def _first(program: Program, k: Kernel, names: tuple[str, ...], arguments: Mapping[str, Argument]) -> Lifted:
-    mode: FrontMode = "vhe" if k.vhe else "nvhe"
+def _lifted(program: Program, k: Kernel, component: Component, names: tuple[str, ...]) -> Lifted:
+    mode, arguments = side_of(k.mode), component.arguments
+    if component.side:
+        both = passage.passage(program, mode)
+        return both.enters if component.side == "enters" else both.returns
     for name in names[:-1]:
         if program.defines(name, mode):
             return program.lift(name, mode, arguments=arguments)
@@ -264,7 +310,7 @@ def conditions(
     saved = effect.values.get("pstate") if component.saves_pstate else None
     for name, equal in equalities(effect, binding, s, component.by_hand(s, k)):
         if saved is not None and name == "pstate":
-            yield name, Or(equal, Eq(saved, s.values["hw_pstate"]))
+            yield name, Or(equal, Eq(saved, s.values["hw_pstate"]), *(_aarch32(s) if component.side else ()))
         elif component not in (*SKIPS, PASSES) or name != "pstate":
             yield name, equal
     yield from ((text, holds) for text, holds in effect.side_conditions.items() if text == NOT_INJECTED)
@@ -280,7 +326,7 @@ def part_of(component: Component, function: Lifted, binding: Binding) -> Part | 
     if component.part is None:
         return None
     more = component.demands is not _no_demands
-    return Part(component.part, function, binding, component.by_hand, component.given, more)
+    return Part(component.part, function, binding, component.by_hand, component.given, more, component.covers)
 
 
 def _unbroken(function: Lifted, constants: Mapping[str, int]) -> dict[str, Term]:

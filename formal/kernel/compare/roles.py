@@ -13,8 +13,9 @@ from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 
 from formal.kernel.compare.behaviours import OF_DIRTY, OF_OWNER
+from formal.kernel.model.passage import FIXUP, GUEST, RUN
 from formal.kernel.recognition.callers import CALLERS, READ, TABLE, Mentions
-from formal.kernel.recognition.writers import OPERATIONS
+from formal.kernel.recognition.writers import OPERATIONS, named
 from formal.kernel.source.tree import KVM, KernelTree, sources
 from formal.kernel.text import signs
 from formal.kernel.text.forms import without_comments
@@ -51,6 +52,13 @@ _FORMER: Mapping[str, str] = {
     "kvm_vcpu_load_sysregs": "kvm_vcpu_load_sysregs_vhe", "kvm_vcpu_put_sysregs": "kvm_vcpu_put_sysregs_vhe",
     "sysreg_hidden_from_guest": "sysreg_hidden", "__skip_instr": "__kvm_skip_instr",
 }  # fmt: skip
+# names that no tree has whose world switch is one function
+_PARTS = frozenset(name for name, of in CALLERS.items() if of & {RUN, f"{RUN}_vhe"}) - {GUEST, "__kvm_skip_instr"}
+# one of these calls a function that is not searched for by its callers
+_CALLED: Mapping[str, frozenset[str]] = {
+    "handle_trap_exceptions": frozenset(("handle_exit",)),
+    "perform_access": frozenset(("kvm_handle_sys_reg", "emulate_sys_reg")),
+}
 _KNOWN = frozenset(CALLERS) | frozenset(READ) | OPERATIONS | {n for names in CALLERS.values() for n in names} - {TABLE}
 
 
@@ -134,10 +142,11 @@ def _by_calls(
     fits: list[tuple[int, float, str, str]] = []
     for here in bodies.keys() - _KNOWN:
         calls = bodies[here] & CALLERS.keys()
-        if here not in unknown and all(here in CALLERS[name] for name in calls):
+        if named(here) or (here not in unknown and all(here in CALLERS[name] for name in calls)):
             continue
-        around = callers.get(here, set()) & _KNOWN
-        for known in missing:
+        outer = callers.get(here, set())
+        around = outer & _KNOWN
+        for known in (name for name in missing if name not in _CALLED or outer & _CALLED[name]):
             if _fits(known, calls, around) and (calls or here in write()):
                 alike = SequenceMatcher(None, here, known).ratio()
                 fits.append((len({n for n in calls if known in CALLERS[n]}), alike, here, known))
@@ -146,7 +155,8 @@ def _by_calls(
 
 def _of_other_ages(tree: KernelTree) -> frozenset[str]:
     """The names that this tree cannot have."""
-    found = frozenset[str]()
+    switch = signs.source(tree, f"{KVM}/hyp/switch.c") or ""
+    found = _PARTS if signs.body(switch, RUN) is not None and FIXUP not in switch else frozenset[str]()
     for file, sign, names in _AGES:
         if re.search(sign, signs.source(tree, file) or "") is None:
             found |= names

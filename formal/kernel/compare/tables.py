@@ -35,15 +35,19 @@ from formal.kernel.belongs import (
 )
 from formal.kernel.compare.handlers import OP2
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
+from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Program
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
+from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text.signs import Sign
+from formal.logic.evaluation import nodes
 
 SYS_REGS, HANDLE_EXIT = f"{KVM}/sys_regs.c", f"{KVM}/handle_exit.c"
 _ENCODING = ("Op0", "Op1", "CRn", "CRm", "Op2")
 _CLASSES = 64  # of ESR_EL2.EC
+_ASKED = re.compile(r"arm_exit_handlers\[(\d+)\] != NULL")
 # ESR_EL2.EC (Arm ARM D24): debug exceptions from a lower Exception level; trapped MSR, MRS and system instructions
 DEBUG_CLASSES = {0x30: "breakpoint", 0x32: "software step", 0x34: "watchpoint", 0x38: "BKPT", 0x3C: "BRK"}
 SYS64, _ERET = 0x18, 0x1A
@@ -222,14 +226,28 @@ def _handlers(program: Program, k: Kernel) -> Iterator[Gap]:
     wanted = dict.fromkeys(DEBUG_CLASSES, "kvm_handle_guest_debug") | {SYS64: "kvm_handle_sys_reg"}
     wanted |= {_ERET: "kvm_handle_eret"} if k.nests else {}
     about = dict.fromkeys(DEBUG_CLASSES, (GUEST_DEBUG,)) | {SYS64: (*TRAPS, EMULATES), _ERET: (ERET,)}
+    stops = _asked(program, "vhe" if k.vhe else "nvhe")
     for number in range(_CLASSES):
         handler, line = handlers.get(number, (None, 0))
         name = DEBUG_CLASSES.get(number, f"exception class {number:#x}")
         if number in wanted and handler != wanted[number]:
             text = f"{name} is handled by {handler}, expected {wanted[number]}"
             yield _gap(HANDLE_EXIT, line, text, about[number])
+        elif number not in wanted and handler is None and number in stops:
+            continue
         elif number not in wanted and (handler is None or handler in wanted.values()):
             yield _gap(HANDLE_EXIT, line, f"{name} is handled by {handler or 'nothing'}", (EMULATES, REPAIRS, MMIO))
+
+
+def _asked(program: Program, mode: Mode) -> frozenset[int]:
+    """The classes of which handle_exit asks whether they have a handler, or that are not in the table: else it stops.
+
+    That it does is a rule of its own (``formal/kernel/around/lookup.py``).
+    """
+    f = skeleton(program, "handle_exit", mode, {"*arm_exit_handlers"}, HANDLE_EXIT)
+    names = {str(v.data) for call in f.named("*arm_exit_handlers") for v in nodes((call.guard,)) if v.op == "var"}
+    there = {int(found[1]) for name in names if (found := _ASKED.fullmatch(name))}
+    return frozenset(there) | (frozenset(range(max(there) + 1, _CLASSES)) if there else frozenset())
 
 
 def _expected(k: Kernel, registers: Mapping[str, int]) -> dict[Encoding, dict[str, Cell]]:

@@ -21,13 +21,14 @@ from formal.kernel.lift.program import Lifted, Program
 from formal.kernel.lift.values import Object
 from formal.kernel.parse.clang import Kind
 from formal.kernel.source.tree import KVM, Sources
-from formal.kernel.text.flags import place
+from formal.kernel.text.flags import definition, place
 from formal.logic import terms as t
 from formal.logic.evaluation import substitute
 from formal.logic.terms import BOOL, Eq, If, Ne, Not, Or, Term
 from formal.state import DebugOwner, State
 
 KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
+_KVM_ASM = "arch/arm64/include/asm/kvm_asm.h"
 
 _HOST = "percpu.kvm_host_data"
 # state variable: the C lvalues that are it, in one release or another
@@ -61,8 +62,8 @@ BANKS: dict[str, tuple[str, ...]] = {
 KINDS = ("bcr", "bvr", "wcr", "wvr")  # as formal/state.py numbers the registers of a bank
 _ELEMENT = re.compile(r"(.+)\.dbg_(bcr|bvr|wcr|wvr)\[(\d+)\]")
 _HARDWARE = re.compile(r"hw\.dbg(bcr|bvr|wcr|wvr)(\d+)_el1")
-ID_REGISTER = "hw.id_aa64dfr0_el1"  # its fields BRPs and WRPs: how many there are, less one
-COUNTS = ((15, 12), (23, 20))  # these fields (Arm ARM D24.2)
+ID_REGISTER = "hw.id_aa64dfr0_el1"
+COUNTS = ((15, 12), (23, 20))  # its fields BRPs and WRPs: how many there are, less one (Arm ARM D24.2)
 _ALL_BREAKPOINTS = 0xF << 12 | 0xF << 20
 _PMUVER = (11, 8)  # its field PMUVer: 0b0000 no PMUv3, 0b1111 another one (Arm ARM D24.2)
 COUNTED = (f"{_HOST}.debug_brps", f"{_HOST}.debug_wrps")  # the same, kept when the CPU comes up, from v6.14
@@ -96,16 +97,13 @@ LOADED = "SYSREGS_ON_CPU"  # the guest's registers of EL1 are on the CPU: VHE, w
 ON_CPU = "PMUSERENR_ON_CPU"  # the guest's PMUSERENR_EL0 is on the CPU, from v6.4
 UNMODELLED: dict[str, tuple[str, ...]] = {**PENDING, ON_CPU: (ON_CPU,)}
 SYSREGS: dict[str, tuple[str, ...]] = {LOADED: (LOADED,)}
-
-
 PC = "vcpu->arch.ctxt.regs.pc"  # no state variable, but no instruction may be passed without its step being counted
-_MOVED = {  # before v5.9, v5.1
-    **{
-        f"{_HOST}.host_ctxt.{name}": (f"percpu.kvm_host_cpu_state.{name}",)
-        for name in ("sys_regs[MDSCR_EL1]", "sys_regs[PMUSERENR_EL0]")
-    },
+_MOVED = {  # before v5.9, v5.1, v4.10
+    f"{_HOST}.host_ctxt.sys_regs[MDSCR_EL1]": ("percpu.kvm_host_cpu_state.sys_regs[MDSCR_EL1]",),
+    f"{_HOST}.host_ctxt.sys_regs[PMUSERENR_EL0]": ("percpu.kvm_host_cpu_state.sys_regs[PMUSERENR_EL0]",),
     "vcpu->arch.ctxt.regs.pstate": ("vcpu->arch.ctxt.gp_regs.regs.pstate",),
     PC: ("vcpu->arch.ctxt.gp_regs.regs.pc",),
+    "vcpu->arch.host_debug_state.regs": tuple(f"vcpu->arch.host_debug_state.dbg_{kind}" for kind in KINDS),
 }
 _BITS = {"vcpu->arch.ctxt.regs.pstate": PSTATE.mask()}
 
@@ -128,7 +126,7 @@ def element_of(lvalue: str) -> tuple[str, int] | None:
     if found := _HARDWARE.fullmatch(lvalue):
         return "hw_bank", KINDS.index(found[1]) << 4 | int(found[2])
     if found := _ELEMENT.fullmatch(lvalue):
-        bank = next((name for name, lvalues in BANKS.items() if found[1] in lvalues), None)
+        bank = next((name for name, lvalues in BANKS.items() if {found[1], f"{found[1]}.regs"} & {*lvalues}), None)
         return None if bank is None else (bank, KINDS.index(found[2]) << 4 | int(found[3]))
     return None
 
@@ -173,18 +171,19 @@ def flags_of(tree: Sources, wanted: Mapping[str, tuple[str, ...]] = FLAGS, gaps:
         NotUnderstoodError: if a macro is defined in a form that is not known, and that is not noted.
     """
     gaps = gaps or Gaps()
-    text = tree.read(KVM_HOST)
+    text, file, word = tree.read(KVM_HOST), KVM_HOST, "flags"
+    if re.search(r"\bdebug_flags;", text):  # before v4.17
+        text, file, word = tree.read(_KVM_ASM), _KVM_ASM, "debug_flags"
     found: dict[str, Flag] = {}
     for variable, names in wanted.items():
         for name in names:
-            define = re.search(rf"(?m)^#define[ \t]+{name}[ \t]+(.*?)[ \t]*(?:/\*.*)?$", text)
-            if not define:
+            define = definition(text, name)
+            if define is None:
                 continue
-            line = text[: define.start()].count("\n") + 1
-            lvalue, mask = place(define[1])
+            lvalue, mask = place(define[0], word)
             if mask is None or mask.bit_count() != 1:
                 with gaps.at("", writes=name):
-                    raise NotUnderstoodError(KVM_HOST, line, f"{name} is defined in an unknown form: {define[1]}")
+                    raise NotUnderstoodError(file, define[1], f"{name} is defined in an unknown form: {define[0]}")
                 break
             found[variable] = Flag(lvalue, mask.bit_length() - 1)
             break
@@ -205,15 +204,15 @@ def owners_of(program: Program, gaps: Gaps | None = None) -> dict[DebugOwner, in
     found = {who: int(who) for who in DebugOwner}
     with (gaps or Gaps()).at("", writes="debug_owner"):
         unit = program.resolver.unit(f"{KVM}/debug.c")
-        record = unit.records.get("kvm_vcpu_arch")
-        members = [] if record is None else list(record.get_canonical().get_fields())
-        for member in (m for m in members if m.spelling == DEBUG_OWNER.rpartition(".")[2]):
-            own = member.type.get_canonical().get_declaration().get_children()
-            told = {c.spelling: c.enum_value for c in own if c.kind == Kind.ENUM_CONSTANT_DECL} or unit.enumerators
+        with suppress(KeyError):
+            arch, name = Object("it", "pointee", unit.records["kvm_vcpu_arch"]), DEBUG_OWNER.removeprefix("vcpu->arch")
+            own = program.layout(unit).type_at(arch, name).get_canonical().get_declaration()
+            told = {c.spelling: c.enum_value for c in own.get_children() if c.kind == Kind.ENUM_CONSTANT_DECL}
+            told = told or unit.enumerators
             numbers = {who: told.get(name) for name, who in ENUMERATORS.items()}
             if numbers[DebugOwner.FREE] != 0 or None in numbers.values() or len({*numbers.values()}) != len(numbers):
                 reason = f"debug_owner is one of {numbers}: not one number each, FREE 0"
-                raise NotUnderstoodError(KVM_HOST, member.location.line, reason)
+                raise NotUnderstoodError(KVM_HOST, own.location.line, reason)
             found = {who: value for who, value in numbers.items() if value is not None}
     return found
 

@@ -126,7 +126,7 @@ class Counterpart:
         return replace(self.operation, step=step)
 
     def _step(self, s: State, k: Kernel, i: Inputs) -> State:
-        effect = self._effect(s, i)
+        effect = self.effect(s, i)
         opened = {name: i.free(f"C: {name}", sort) for name, sort in self._open(effect, s, i)}
         gone, by_hand = substitute(self._gone(effect), opened), self.operation.step(s, k, i)
         if self.forwarding is not None:
@@ -144,7 +144,8 @@ class Counterpart:
         """Whether the C function has given what it handles to the guest hypervisor."""
         return Not(effect.side_conditions.get(NOT_INJECTED, TRUE))
 
-    def _effect(self, s: State, i: Inputs) -> Effect:
+    def effect(self, s: State, i: Inputs) -> Effect:
+        """What the C function does to a state."""
         return self.binding.after(self.lifted, s, self.given(self.lifted, s, i))
 
     def _decides(self, name: str) -> bool:
@@ -161,7 +162,7 @@ class Counterpart:
 
     def differences(self, s: State, k: Kernel, i: Inputs) -> Iterator[tuple[str, Term]]:
         """What must hold for the two to be equal: the name of a state variable, or else a sentence; and a term."""
-        by_hand, effect = self.operation.step(s, k, i), self._effect(s, i)
+        by_hand, effect = self.operation.step(s, k, i), self.effect(s, i)
         gone = self._gone(effect)
         others = {name: s.values[name] for name in by_hand.values if not self._decides(name)}
         wanted = State({**by_hand.values, **others}, s.vcpu_id, s.cpu_id)

@@ -27,6 +27,7 @@ from formal.operations import Actor, Inputs, Operation, handling
 from formal.state import VARIABLES, Exit, State
 from formal.system import System
 from formal.transitions import OPERATIONS
+from formal.worldswitch import keeps_traps
 
 Step = Callable[[State, Kernel], State]
 Given = Callable[[Lifted, State], Mapping[str, Term]]
@@ -57,7 +58,8 @@ class Part:
     """A C function that runs inside operations, by the name that ``Kernel.doing`` is asked for.
 
     ``given`` are the values of C variables that are not in the state; ``does_more`` is whether operations also rely on
-    something that the function does to what has no state variable.
+    something that the function does to what has no state variable. What ``covers`` names are parts that come later in
+    the same operation, of which it does what they do.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Part:
     by_hand: Step
     given: Given = nothing
     does_more: bool = False
+    covers: tuple[str, ...] = ()
 
     def mapping(self, s: State) -> dict[str, Term]:
         """The values of C variables in a state, by name."""
@@ -187,7 +190,9 @@ def assembled(
 ) -> System:
     """The system whose operations do what the C does, where parts differ in these state variables or are left out."""
     steps = [(name, parts[name].left_out()) for name in omitted]
-    steps += [(name, parts[name].step(differs[name])) for name in differs if differs[name] and name not in omitted]
+    done = [name for name in differs if differs[name] and name not in omitted]
+    steps += [(name, parts[name].step(differs[name])) for name in done]
+    steps += [(covered, keeps_traps) for name in done for covered in parts[name].covers]
     if not steps:
         return system
     values: dict[str, Any] = {f.name: getattr(system.kernel, f.name) for f in fields(Kernel)}

@@ -9,11 +9,12 @@ that leads to one of these. Mentions are searched for by tokens, whatever the co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from formal.kernel.errors import Gaps, NotUnderstoodError
-from formal.kernel.text.tokens import Token
+from formal.kernel.text.tokens import Token, arguments_of
 
 TABLE = (
     "-"  # an initializer, or another mention outside functions: formal.kernel.compare.tables reads those that matter
@@ -24,7 +25,9 @@ _RUN = "__kvm_vcpu_run, __kvm_vcpu_run_vhe"
 _SWITCHES = (
     "__debug_switch_to_guest, __debug_switch_to_guest_common, __debug_switch_to_host, __debug_switch_to_host_common"
 )
-_EMULATED = "handle_smc, handle_trap_exceptions, kvm_handle_guest_abort, kvm_handle_mmio_return, kvm_handle_wfx"
+_EMULATED = (
+    "handle_exit, handle_smc, handle_trap_exceptions, kvm_handle_guest_abort, kvm_handle_mmio_return, kvm_handle_wfx"
+)
 _MOVES = "kvm_emulate_nested_eret, kvm_inject_nested, kvm_reset_vcpu"
 
 CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) for callee, callers in {
@@ -118,7 +121,7 @@ CALLERS: Mapping[str, frozenset[str]] = {callee: frozenset(callers.split(", ")) 
     "pvm_init_traps_mdcr": "pkvm_vcpu_init_traps",
     # skipping instructions, exceptions
     "kvm_incr_pc": f"{_EMULATED}, perform_access",
-    "kvm_skip_instr": f"{_EMULATED}, perform_access, __kvm_adjust_pc, __kvm_skip_instr",
+    "kvm_skip_instr": f"{_EMULATED}, decode_hsr, emulate_cp, perform_access, __kvm_adjust_pc, __kvm_skip_instr",
     "__kvm_skip_instr":
         "__vgic_v2_perform_cpuif_access, __vgic_v3_perform_cpuif_access, handle_ampere1_tcr, handle_tx2_tvm,"
         " kvm_handle_cntxct, kvm_handle_pvm_sysreg, kvm_hyp_handle_cntpct, kvm_hyp_handle_cpacr_el1,"
@@ -177,6 +180,15 @@ READ: Mapping[str, frozenset[str]] = {reader: frozenset(callees.split()) for rea
     "handle_trap_exceptions": "",
     "perform_access": "kvm_inject_undefined bad_trap",
 }.items()}  # fmt: skip
+SELECTS = "hyp_alternate_select"  # before v5.4 defines a function that gives one of two, by what the CPUs have
+
+
+def selectors(words: Sequence[Token]) -> Iterator[tuple[Token, list[Token]]]:
+    """The functions that choose between functions, and those."""
+    for i, word in enumerate(words):
+        if word.text == SELECTS and not word.function:
+            first, *chosen = [argument[0] for argument in arguments_of(list(words), i + 1) if len(argument) == 1]
+            yield first, chosen
 
 
 Bodies = dict[str, dict[str, tuple[str, int]]]  # by function: the names in its body, and where each comes first
@@ -188,6 +200,7 @@ class Mentions:
 
     whole: Collection[str] = ()  # files whose every function is lifted: what they call is seen
     bodies: Bodies = field(default_factory=dict)  # by function or macro
+    kept: set[str] = field(default_factory=set)  # names outside functions that are neither called nor declared there
     gaps: Gaps = field(default_factory=Gaps)
 
     def add(self, file: str, words: Iterable[Token]) -> None:
@@ -211,7 +224,12 @@ class Mentions:
         Raises:
             NotUnderstoodError: at a mention in a function that is not among the callers known.
         """
-        found: Bodies = {}
+        words, found = list(words), Bodies()
+        selecting = list(selectors(words))
+        found |= {name.text: {w.text: (file, w.line) for w in of} for name, of in selecting}
+        selected = {id(w) for name, of in selecting for w in (name, *of)}
+        at_file_level = ((w, after) for w, after in pairwise(words) if not w.function and id(w) not in selected)
+        self.kept |= {w.text for w, after in at_file_level if w.text.isidentifier() and after.text != "("}
         before = Token("", 0, "")
         for word in (*words, Token("", 0, "")):
             name, inside = before.text, before.function

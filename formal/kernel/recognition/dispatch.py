@@ -16,8 +16,21 @@ from formal.logic.terms import BOOL, FALSE, And, Eq, Not, Or, Term
 SYS_REGS, INJECT = f"{KVM}/sys_regs.c", f"{KVM}/inject_fault.c"
 _HANDLES_OSLAR = "kvm_debug_handle_oslar"  # from v6.14
 _PC = "vcpu->arch.ctxt.regs.pc"
+_ESR, _OP0 = "vcpu->arch.fault.esr_el2", 20  # where Op0 begins, of a trapped MSR or MRS (Arm ARM D24.2.40)
 _SS, _M4 = 1 << 21, 1 << 4  # PSTATE.SS, AArch32 state (Arm ARM C5.2)
 _SINGLESTEP = 1 << 1  # KVM_GUESTDBG_SINGLESTEP, include/uapi/linux/kvm.h
+
+
+def _op0(guard: Term, number: int) -> dict[str, Term]:
+    """What an access has of which Op0 is a number: the member of its parameters, or the syndrome that gives it."""
+    found: dict[str, Term] = {}
+    for v in (v for v in nodes((guard,)) if v.op == "var"):
+        if ".Op0" in str(v.data):
+            found[str(v.data)] = t.const(number, t.width(v))
+        elif str(v.data) == _ESR:
+            others = v & t.const(~(3 << _OP0) & (1 << t.width(v)) - 1, t.width(v))
+            found[_ESR] = others | t.const(number << _OP0, t.width(v))
+    return found
 
 
 class Dispatch(Reader):
@@ -54,9 +67,7 @@ class Dispatch(Reader):
                 read, written = (substitute(call.guard, {name: value}) for value in both)
                 performed = done[0].guard if once and done[0].result is None else truth(done[0]) if once else FALSE
                 for_read = substitute(performed, {name: t.FALSE if write.sort == BOOL else t.const(0, t.width(write))})
-                # of MRS, not of SYS
-                op0 = [v for v in nodes((call.guard,)) if v.op == "var" and ".Op0" in str(v.data)]
-                of = [substitute(read, {str(v.data): t.const(n, t.width(v)) for v in op0}) for n in (2, 3)]
+                of = [substitute(read, _op0(call.guard, number)) for number in (2, 3)]  # of MRS, not of SYS
                 right = And(Not(written), Or(Not(for_read), And(*of)), t.boolean(read is not FALSE))
             yield Rule(f"{f.function}() gives an answer to reads, and to nothing else", call.file, call.line, right)
         if f.named("emulate_sys_reg"):

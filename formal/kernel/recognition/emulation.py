@@ -26,6 +26,8 @@ from formal.logic import terms as t
 from formal.logic.evaluation import nodes
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 
+_ENTRY, _FOUND = re.compile(r"find_reg\(\)#\d+ != NULL"), re.compile(r"find_reg\(\)#\d+->access")
+
 
 class Emulation(Reader):
     """Rules of what happens between two entries."""
@@ -105,9 +107,14 @@ class Emulation(Reader):
         yield from belonging((*TRAPS, EMULATES), self._accesses(skip))
         yield from belonging((EMULATES,), self._traps(skip))
         yield from belonging((MMIO,), self._completed(skip))
+        if self.k.skips_mmio_when_decoded:
+            yield from belonging((EMULATES, MMIO), self._decoded(skip))
 
     def _accesses(self, skip: str) -> Iterator[Rule]:
-        f = self.read("perform_access", more=("sysreg_hidden", "bad_trap"))
+        f = self.read("perform_access", more=("sysreg_hidden", "bad_trap", "find_reg"))
+        if f.named("find_reg"):  # before v4.11 what looks for the register's entry does it itself
+            yield from self._found_accesses(f, skip)
+            return
         refused = ["bad_trap"] if f.named("bad_trap") else []  # from v6.15: a register that nobody handles
         hides = ["sysreg_hidden", "kvm_inject_undefined"]
         if not self.program.defines(hides[0], self.mode, f"{KVM}/sys_regs.c"):  # before v5.0 no register is hidden
@@ -133,19 +140,44 @@ class Emulation(Reader):
                 yield Rule("bad_trap() is called only where no access is given", c.file, c.line,
                            And(Not(And(c.guard, Not(unhandled))), Not(And(c.guard, access[0].guard))))  # fmt: skip
 
+    def _found_accesses(self, f: Skeleton, skip: str) -> Iterator[Rule]:
+        """The register whose entry is found in one of two tables is accessed; another, or one refused, is answered."""
+        yield from self.exactly(f, ["*access", skip, "kvm_inject_undefined"], ("find_reg",))
+        access, skipped = f.named("*access"), f.named(skip)
+        if not access or not skipped:
+            return
+        yield from self.when(f, skip, And(access[0].guard, truth(access[0])))
+        yield from self.when(f, "kvm_inject_undefined", Not(skipped[0].guard), f.returns)
+        entries = [v for v in nodes((access[0].guard,)) if _ENTRY.fullmatch(str(v.data))]
+        there, found = Or(*entries), f.named("find_reg")
+        yield from self.when(f, "*access", there, f.returns)
+        tables = [call.arguments[:2] for call in found]
+        right = len(tables) == len(entries) == 2 and tables[0][0] == tables[1][0] == "params"
+        right &= access[0].arguments[:2] == ("vcpu", "params") and tables[1][1:] == ("sys_reg_descs",)
+        right &= all(_FOUND.fullmatch(name) for _, name in access[0].targets) and len(access[0].targets) == 2
+        yield Rule("r->access(vcpu, params, r) is called of the entry that is found", access[0].file, access[0].line,
+                   t.boolean(right))  # fmt: skip
+
     def _traps(self, skip: str) -> Iterator[Rule]:
-        f = self.read("handle_trap_exceptions")
+        inner, outer = "handle_trap_exceptions", "handle_exit"
+        apart = self.program.defines(inner, self.mode)  # from v4.16 on
+        f = self.read(inner if apart else outer, None if apart else f"{KVM}/handle_exit.c")
         yield from self.exactly(f, [skip, "*arm_exit_handlers"])
+        for call in self.read(outer, f"{KVM}/handle_exit.c").named(*SKIPS) if apart else ():
+            yield Rule(f"{outer}() leaves {call.name}() to {inner}()", call.file, call.line, FALSE)
         handler, skipped = f.named("*arm_exit_handlers"), f.named(skip)
         if handler and skipped:
-            yield from self.when(f, skip, Not(handler[0].guard))
+            trapped = TRUE if apart else Or(handler[0].guard, skipped[0].guard)
+            yield from self.when(f, skip, Not(handler[0].guard), trapped)
             valid = [v for v in nodes((handler[0].guard,)) if str(v.data).startswith("kvm_condition_valid()")]
-            yield from self.when(f, "*arm_exit_handlers", nonzero(valid[0]) if len(valid) == 1 else FALSE)
+            right = nonzero(valid[0]) if len(valid) == 1 else FALSE
+            yield from self.when(f, "*arm_exit_handlers", right, trapped)
 
     def _completed(self, skip: str) -> Iterator[Rule]:
         f = self.read("kvm_handle_mmio_return", f"{KVM}/mmio.c")
         once = self.k.completes_mmio_once
-        yield from self.exactly(f, [*(["= vcpu->mmio_needed"] if once else []), skip])
+        skips = [] if self.k.skips_mmio_when_decoded else [skip]
+        yield from self.exactly(f, [*(["= vcpu->mmio_needed"] if once else []), *skips])
         sizes = [v for c in f.calls for v in nodes((c.guard,)) if v.op == "var" and str(v.data).endswith("mmio.len")]
         long = Or(*(t.ult(t.const(8, t.width(v)), v) for v in sizes))
         whole = Or(Not(long), succeeds(f))  # before v5.5 what is longer is refused: user space has changed it
@@ -160,3 +192,20 @@ class Emulation(Reader):
                 yield from self.when(f, store.name, call.guard, whole)
                 cleared = FALSE if store.result is None else Not(nonzero(store.result))
                 yield Rule("an access is completed once", store.file, store.line, cleared)
+
+    def _decoded(self, skip: str) -> Iterator[Rule]:
+        """Before v5.0 an access is skipped when it has been decoded, and is not done again, whoever completes it."""
+        mmio, decode = f"{KVM}/mmio.c", "decode_hsr"
+        f = self.read(decode, mmio)
+        yield from self.exactly(f, [skip])
+        yield from self.when(f, skip, succeeds(f), f.returns)
+        f = self.read("io_mem_abort", mmio, (decode,))
+        yield from self.exactly(f, [decode, "kvm_handle_mmio_return"])
+        for call in f.named(decode):
+            failed = truth(call)
+            same = Eq(f.result, call.result) if f.result is not None and call.result is not None else FALSE
+            yield Rule(f"{f.function}() does nothing but give the answer of {decode}() where that fails", call.file,
+                       call.line, Or(Not(failed), same))  # fmt: skip
+            for other in f.named("kvm_handle_mmio_return"):
+                yield Rule(f"{other.name}() is called only for what is decoded", other.file, other.line,
+                           Or(Not(other.guard), And(call.guard, Not(failed))))  # fmt: skip

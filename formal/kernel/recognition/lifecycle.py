@@ -12,7 +12,8 @@ from formal.kernel.lift.calls import HAS_EL2
 from formal.kernel.lift.pointers import OUTLINED, Mode
 from formal.kernel.lift.program import Program
 from formal.kernel.model.binding import PENDING
-from formal.kernel.model.calls import Skeleton
+from formal.kernel.model.calls import Call, Skeleton
+from formal.kernel.model.walker import MISSING
 from formal.kernel.recognition.rules import (
     ARM_C,
     FIRST_RUN,
@@ -32,11 +33,12 @@ from formal.kernel.recognition.rules import (
     succeeds,
     truth,
 )
-from formal.kernel.recognition.skeleton import MISSING, skeleton
+from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.forms import without_comments
 from formal.logic import terms as t
-from formal.logic.evaluation import nodes
+from formal.logic.evaluation import nodes, substitute
+from formal.logic.known import known_bits
 from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or, Term
 from formal.transitions import RESET_PSTATE, RESET_PSTATE_EL2
 
@@ -46,7 +48,11 @@ _WIDTH_TESTS = ("vcpu_el1_is_32bit",  # asked by kvm_reset_vcpu; bits are tested
 ENABLES = "kvm_vcpu_enable_ptrauth"
 ANSWERS = "handle___kvm_get_mdcr_el2"
 _NVHE_INIT = "cpu_init_hyp_mode"
-_NAMES_HOST = re.compile(r"\bhost_cpu_context\s*=(?!=)|&[^;=]*\bhost_cpu_context\b")  # stores to it, or its address
+_NAMES_HOST = re.compile(r"\bhost_cpu_context\s*=(?!=)|&[^;=,]*\bhost_cpu_context\b")  # stores to it, or its address
+_VECTORS, _DEFAULT_VECTORS = "__hyp_get_vectors", "hyp_default_vectors"  # asked before v4.12
+_REQUESTS = "check_vcpu_requests"
+_ALLOCATED = re.compile(r"__percpu\s*\*\s*kvm_host_cpu_state\b")  # the host's contexts, before v4.13
+_ALLOCATES = re.compile(r"\bkvm_host_cpu_state\s*=(?!=)|&\s*kvm_host_cpu_state\b")
 _EL1_32BIT = "1"  # KVM_ARM_VCPU_EL1_32BIT
 
 
@@ -70,12 +76,14 @@ class Lifecycle(Reader):
         yield from self.exactly(f, [INIT])
         yield from self.when(f, INIT, TRUE)
         if inner:
-            f = self.read(outer, ARM_C, (inner,))
+            f = self.read(outer, ARM_C, (inner, _VECTORS))
             if only_nvhe and self.k.vhe and not f.named(inner):
                 yield missed(f, INIT, INIT)
             else:
-                yield from self.exactly(f, [inner])
-                yield from self.when(f, inner, TRUE)
+                yield from self.exactly(f, [inner], (_VECTORS,))
+                asked = [call.result for call in f.named(_VECTORS) if call.result is not None]
+                anew = [Eq(found, t.var(_DEFAULT_VECTORS, t.width(found))) for found in asked]
+                yield from self.when(f, inner, anew[0] if len(anew) == 1 else TRUE)
         if not self.k.vhe and self.program.defines(ANSWERS, self.mode):
             yield self._answered()
 
@@ -128,6 +136,8 @@ class Lifecycle(Reader):
             files = tree.build.files(self.mode) if isinstance(tree, KernelTree) else ()
             named = sum(len(_NAMES_HOST.findall(without_comments(tree.read(file)))) for file in files)
             right = named == len(stores) == 1 and stores[0].arguments == (f.place(HOST_CONTEXT),)
+            text = without_comments(tree.read(f.file))
+            right &= not _ALLOCATED.search(text) or len(_ALLOCATES.findall(text)) == 1
             yield Rule(f"{load}() alone notes the CPU's context of the host", f.file, f.line,
                        And(t.boolean(right), *(store.guard for store in stores)))  # fmt: skip
 
@@ -141,10 +151,10 @@ class Lifecycle(Reader):
             ("kvm_arch_vcpu_put", PUTS, "kvm_vcpu_put_vhe", "__vcpu_put_deactivate_traps", "deactivate traps"),
         ):
             f = self.read(name, ARM_C)
-            new = self.k.vhe and self.program.defines(inner, self.mode)
+            new = self.k.traps_at_load and self.program.defines(inner, self.mode)
             wanted = names[1] if new else names[0]
-            idle = not self.k.vhe and bool(f.named(wanted))  # before v5.8 nVHE calls it too, and it does nothing
-            yield from self.exactly(f, [wanted] if self.k.vhe or idle else [], parts={wanted: part})
+            idle = not self.k.traps_at_load and bool(f.named(wanted))  # before v5.8 nVHE calls it too: it does nothing
+            yield from self.exactly(f, [wanted] if self.k.traps_at_load or idle else [], parts={wanted: part})
             if idle:
                 nothing = self.program.lift(wanted, self.mode)
                 right = And(nothing.returns, t.boolean(not nothing.writes and not nothing.events))
@@ -180,23 +190,24 @@ class Lifecycle(Reader):
                     yield from self.when(f, part, TRUE)
 
     def reset(self) -> Iterator[Rule]:
-        """kvm_reset_vcpu: put if loaded, PSTATE and all registers reset, load again."""
+        """kvm_reset_vcpu: put if loaded, PSTATE and all registers reset, load again; or it stays as it is."""
         f, overwritten = _settled(self.read("kvm_reset_vcpu", more=(*_WIDTH_TESTS, ENABLES)), f"= {PSTATE}")
         yield from overwritten
         tests = f.named(*_WIDTH_TESTS)
-        names = ["kvm_arch_vcpu_put", f"= {PSTATE}", "kvm_reset_sys_regs", "kvm_arch_vcpu_load"]
+        stays, resets = self._stays_loaded(f), [f"= {PSTATE}", "kvm_reset_sys_regs"]
+        names = resets if stays else ["kvm_arch_vcpu_put", *resets, "kvm_arch_vcpu_load"]
         yield from self.exactly(f, names, (*_WIDTH_TESTS, ENABLES))
-        put, load = f.named("kvm_arch_vcpu_put"), f.named("kvm_arch_vcpu_load")
-        stored, registers = f.named(f"= {PSTATE}"), f.named("kvm_reset_sys_regs")
-        if not (put and load and stored and registers):
+        put, stored = f.named("kvm_arch_vcpu_put"), f.named(f"= {PSTATE}")
+        if not all(map(f.named, names)):
             return
-        cpu = [v for v in nodes((put[0].guard,)) if v.op == "var" and str(v.data).startswith("vcpu->cpu")]
+        asked = nodes(tuple(call.guard for call in put))
+        cpu = [v for v in asked if v.op == "var" and str(v.data).startswith("vcpu->cpu")]
         loaded = Ne(cpu[0], t.const(-1, 32)) if len(cpu) == 1 else FALSE
         aarch32 = Or(*(truth(c) for c in tests if c.name == _WIDTH_TESTS[0] or c.arguments[:1] == (_EL1_32BIT,)))
         a_cpu = And(*(Or(Eq(v, t.const(-1, 32)), t.ult(v, t.const(1 << 31, 32))) for v in cpu))  # or none (noted)
         done = And(succeeds(f), Not(aarch32), a_cpu, *(Not(truth(c)) for c in f.named(ENABLES)))
         yield from self.when(f, "kvm_arch_vcpu_put", loaded, done)
-        yield from self.when(f, "kvm_arch_vcpu_load", put[0].guard)
+        yield from self.when(f, "kvm_arch_vcpu_load", put[0].guard if put else FALSE)
         yield from self.when(f, "kvm_reset_sys_regs", TRUE, done)
         yield from self.when(f, f"= {PSTATE}", TRUE, done)
         value = stored[0].result
@@ -211,10 +222,17 @@ class Lifecycle(Reader):
         if self.k.defers_pc_adjustment:
             yield self._forgets_pending(f)
 
+    def _stays_loaded(self, f: Skeleton) -> bool:
+        """Whether there is neither put nor load, and no need of them: before v5.0 no vCPU is reset in its run loop."""
+        if f.named("kvm_arch_vcpu_put", "kvm_arch_vcpu_load") or self.k.tracks_debug_owner:
+            return False
+        asks = self.program.defines(_REQUESTS, self.mode, ARM_C)
+        return not (asks and self.read(_REQUESTS, ARM_C).named("kvm_reset_vcpu"))
+
     def _forgets_pending(self, f: Skeleton) -> Rule:
         """A vCPU that PSCI resets starts without an exception or a skip left over."""
-        stores = [c for c in f.calls if re.match(r"= vcpu->arch\.i?flags$", c.name)]
         pending = [flag.bit for name, flag in self.flags.items() if name in PENDING]
+        stores = [c for c in f.calls if re.match(r"= vcpu->arch\.i?flags$", c.name) and not _leaves(c, pending)]
         right: Term = FALSE
         if stores and len(pending) == len(PENDING) and (value := stores[-1].result) is not None:
             mask = t.const(sum(1 << bit for bit in pending), t.width(value))
@@ -226,11 +244,30 @@ class Lifecycle(Reader):
         return Rule(says, f.file, line, right, of=(RESET,), untimely=False, keeps=keeps)
 
 
+def _leaves(store: Call, bits: list[int]) -> bool:
+    """Whether a word that is stored has these bits as they were, whatever else is in it."""
+    word = (
+        [v for v in nodes((store.result,)) if f"= {v.data}".startswith(store.name)] if store.result is not None else []
+    )
+    if store.result is None or len(word) != 1:
+        return False
+    for bit in (1 << n for n in bits):
+        one = t.const(bit, t.width(word[0]))
+        for given, value in ((word[0] & ~one, 0), (word[0] | one, bit)):
+            mask, known = known_bits(substitute(store.result, {str(word[0].data): given}))
+            if not mask & bit or known & bit != value:
+                return False
+    return True
+
+
 def assumed(program: Program, mode: Mode) -> tuple[str, ...]:
     """What is taken for granted of a reset."""
-    if not program.defines(ENABLES, mode):
-        return ()
-    return (f"{ENABLES}() succeeds: user space asks for pointer authentication only where the CPUs have it",)
+    found = []
+    if program.defines(ENABLES, mode):
+        found.append(f"{ENABLES}() succeeds: user space asks for pointer authentication only where the CPUs have it")
+    if mode == "nvhe" and skeleton(program, "cpu_hyp_reinit", mode, {_VECTORS}, ARM_C).named(_VECTORS):
+        found.append(f"{_VECTORS}() gives {_DEFAULT_VECTORS} exactly while a CPU is not initialised")
+    return tuple(found)
 
 
 def _settled(f: Skeleton, store: str) -> tuple[Skeleton, list[Rule]]:

@@ -94,6 +94,9 @@ _IOCTL = (
     "case KVM_SET_GUEST_DEBUG : { struct kvm_guest_debug dbg ; r = - EFAULT ; if ( copy_from_user ( & dbg , argp , \
 sizeof ( dbg ) ) ) goto out ; r = kvm_arch_vcpu_ioctl_set_guest_debug ( vcpu , & dbg ) ; break ; }".split()
 )
+_FAILS = "if ( mutex_lock_killable ( & vcpu -> mutex ) ) return - EINTR ;".split()  # of vcpu_load, before v4.17
+_LOADS = "r = vcpu_load ( vcpu ) ; if ( r ) return r ; switch ( ioctl ) {".split()
+_PUTS = "out : vcpu_put ( vcpu ) ;".split()
 
 
 def check(tree: Sources, k: Kernel) -> Iterator[Gap]:
@@ -102,9 +105,10 @@ def check(tree: Sources, k: Kernel) -> Iterator[Gap]:
         if region.when(k) and (found := _body(tree, region.file, region.function)):
             yield from (_gap(region.file, found[1], says, region.of) for says in _torn(region, tokens(found[0])))
     yield from _flags(tree)
+    main, _ = _body(tree, MAIN, "kvm_vcpu_ioctl") or ("", 0)
     for function, calls in ALWAYS.items():
         body, line = _body(tree, MAIN, function) or ("", 0)
-        words = tokens(body)
+        words = _locked(_words(body), _words(main)) if function == "vcpu_load" else _words(body)
         if "#" in words or tuple(name for name in _unconditional(words) if name in _WATCHED) != calls:
             yield _gap(MAIN, line, f"{function}() calls {', then '.join(calls)}, whatever happens", (LOADING,))
     whole = tokens(signs.source(tree, MAIN) or "")
@@ -112,7 +116,7 @@ def check(tree: Sources, k: Kernel) -> Iterator[Gap]:
         if whole.count(name) != times:
             yield _gap(MAIN, 0, f"{name} is named {times} times, where it is defined or needed", (LOADING,))
     body, line = _body(tree, MAIN, "kvm_vcpu_ioctl") or ("", 0)
-    if not _gives_guest_debug(tokens(body)):
+    if not _gives_guest_debug(_words(body), _words((_body(tree, MAIN, "vcpu_load") or ("", 0))[0])):
         says = "KVM_SET_GUEST_DEBUG is handed on as user space gave it, with vcpu->mutex held"
         yield _gap(MAIN, line, says, (SET_DEBUG,))
 
@@ -142,6 +146,28 @@ def _gap(file: str, line: int, says: str, of: tuple[str, ...]) -> Gap:
 def _body(tree: Sources, file: str, function: str) -> tuple[str, int] | None:
     text = signs.source(tree, file)
     return None if text is None else signs.body(text, function)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, without braces around what is one statement all the same."""
+    words = tokens(text)
+    for opens in range(len(words) - 1, 0, -1):
+        if words[opens] == "{" and (words[opens - 1] == "else" or _of_statement(words[:opens])):
+            closes = words.index("}", opens) if "}" in words[opens:] else opens
+            inner = words[opens + 1 : closes]
+            if inner[-1:] == [";"] and inner.count(";") == 1 and {"{", "if", "else"}.isdisjoint(inner):
+                words[opens : closes + 1] = inner
+    return words
+
+
+def _of_statement(words: list[str]) -> bool:
+    """Whether words end with the condition of an ``if`` or the head of a loop: a macro may be anything."""
+    depth = 0
+    for at in range(len(words) - 1, 0, -1):
+        depth += (words[at] == ")") - (words[at] == "(")
+        if depth == 0:
+            return words[at] == "(" and words[at - 1] in ("if", "for", "while")
+    return False
 
 
 def _torn(region: Region, words: list[str]) -> Iterator[str]:
@@ -216,10 +242,37 @@ def _unconditional(words: list[str]) -> Iterator[str]:
             yield from (w for w, after in pairwise(statement) if after == "(")
 
 
-def _gives_guest_debug(words: list[str]) -> bool:
+def _locked(words: list[str], ioctl: list[str]) -> list[str]:
+    """vcpu_load without its way out before v4.17, where it takes the lock for every ioctl, and that may fail."""
+    at = next(iter(_places(words, _FAILS)), -1)
+    if at < 1 or set(words[1:at]) - {"int", "cpu", ";"} or not _loads_for_all(ioctl):
+        return words
+    return words[:at] + words[at + len(_FAILS) :]
+
+
+def loads_for_all(tree: Sources) -> bool:
+    """Whether every ioctl of a vCPU finds it loaded, as before v4.17."""
+    return _loads_for_all(_words((_body(tree, MAIN, "kvm_vcpu_ioctl") or ("", 0))[0]))
+
+
+def _loads_for_all(words: list[str]) -> bool:
+    """Whether kvm_vcpu_ioctl loads the vCPU for each ioctl, and puts it when that is done, whatever it is."""
+    switches, labels = (_places(words, part) for part in (_LOADS, _PUTS))
+    if len(switches) != 1 or len(labels) != 1 or words.count("vcpu_load") != 1 or words.count("vcpu_put") != 1:
+        return False
+    return "return" not in words[switches[0] + len(_LOADS) : labels[0]]
+
+
+def _places(words: list[str], part: list[str]) -> list[int]:
+    return [i for i in range(len(words)) if words[i : i + len(part)] == part]
+
+
+def _gives_guest_debug(words: list[str], loads: list[str]) -> bool:
     called = [i for i, word in enumerate(words) if word == "kvm_arch_vcpu_ioctl_set_guest_debug"]
     named = [i for i, word in enumerate(words) if word == "KVM_SET_GUEST_DEBUG"]
     locks = [i for i, word in enumerate(words) if word == "mutex_lock_killable"]
+    if not locks and _places(loads, _FAILS) and _loads_for_all(words):
+        locks = _places(words, _LOADS)
     if len(called) != 1 or len(named) != 1 or not locks or locks[-1] > named[0]:
         return False
     start = named[0] - 1

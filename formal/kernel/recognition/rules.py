@@ -27,7 +27,7 @@ HOST_CONTEXT = "percpu.kvm_host_data.host_ctxt"
 PSTATE = "vcpu->arch.ctxt.regs.pstate"
 AARCH64 = t.var("the guest's PSTATE", 64) & t.const(~(1 << 4) & (1 << 64) - 1, 64)  # PSTATE.M[4] is 0 (Arm ARM C5.2)
 MODELLED = re.compile(
-    r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|[isc]?flags|(external_)?mdscr_el1"
+    r"(->|\.)(mdcr_el2(_host)?|guest_debug|debug_ptr|debug_owner|pstate|([isc]|debug_)?flags|(external_)?mdscr_el1"
     r"|sys_regs\[(MDSCR_EL1|OSLSR_EL1|MDCR_EL2)\]|nr_event_counters|mmio_needed)$"
     r"|\.dbg_[bw][cv]r\[|^hw\.(mdcr_el2|mdscr_el1|pmuserenr_el0|oslar_el1|dbg[bw][cv]r\d+_el1)$"
 )
@@ -66,6 +66,7 @@ class Rule:
     ``untimely`` is whether they may come at other times then. With ``keeps`` a tree that breaks it has an operation
     that leaves these variables as they were; with ``handles``, one that also gets what it should not: the accesses of
     these registers, by their number in a bank. ``whole`` are functions, and their files, of whose stores it speaks.
+    With ``writes`` a tree that breaks it has a step of its own that may change these variables, and no more.
     """
 
     says: str
@@ -78,12 +79,14 @@ class Rule:
     keeps: tuple[str, frozenset[str]] | None = None
     handles: tuple[str, frozenset[int]] | None = None
     whole: frozenset[tuple[str, str]] = frozenset()
+    writes: frozenset[str] | None = None
 
     @property
     def gap(self) -> Gap:
         """What is not understood of a tree that breaks it."""
-        of = frozenset(self.of or ())
-        return Gap(self.file, self.line, f"not so: {self.says}", of, broken=True, untimely=self.untimely)
+        of = frozenset(self.of or ()) if self.writes is None else frozenset(("",))
+        says = f"not so: {self.says}"
+        return Gap(self.file, self.line, says, of, self.writes, broken=True, untimely=self.untimely)
 
 
 def stores_read(program: Program, mode: Mode) -> set[tuple[str, str]]:
@@ -174,6 +177,11 @@ class Reader:
             same = Not(differ(call.guard, expected))
             says = f"{f.function}() calls {name}() under the condition of the specification"
             yield Rule(says, call.file, call.line, Or(Not(only_if), same))
+
+
+def parameters(program: Program, name: str, mode: Mode, file: str | None = None) -> list[str]:
+    """The names of a function's parameters in a tree."""
+    return [str(p.spelling) for p in program.resolver.find(name, mode, file)[1].get_arguments()]
 
 
 def missed(f: Skeleton, name: str, part: str) -> Rule:

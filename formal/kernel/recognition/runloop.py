@@ -9,17 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from formal.arch import registers
 from formal.epochs import Kernel
 from formal.kernel import belongs
 from formal.kernel.errors import Gaps
 from formal.kernel.lift.calls import HAS_EL2
 from formal.kernel.lift.program import Program
+from formal.kernel.model import passage
 from formal.kernel.model.binding import Flag
 from formal.kernel.model.calls import Call, Skeleton
 from formal.kernel.recognition.dispatch import Dispatch
 from formal.kernel.recognition.emulation import Emulation
 from formal.kernel.recognition.lifecycle import Lifecycle
 from formal.kernel.recognition.nesting import Nesting
+from formal.kernel.recognition.regions import loads_for_all
 from formal.kernel.recognition.rules import (
     ARM_C,
     CLEAR,
@@ -41,10 +44,14 @@ from formal.kernel.recognition.rules import (
 )
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes
-from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, Ne, Not, Or
+from formal.logic.terms import BOOL, FALSE, TRUE, And, Eq, If, Ne, Not, Or
 
-_SPSR = ("hw.spsr_el2", "hw.spsr_el1")  # EL2's, as the host names it under VHE
+_SPSR = frozenset(("hw.spsr_el2", "hw.spsr_el1"))  # EL2's, as the host names it under VHE
+_ELR = frozenset(("hw.elr_el2", "hw.elr_el1"))
 _GUEST = "vcpu->arch.ctxt"
+_M4 = 1 << 4  # PSTATE.M[4]: AArch32 state (Arm ARM C5.2)
+_LOADING = ["vcpu_load", "vcpu_put"]
+_POWER_OFF = re.compile(r"vcpu->arch\.power_off(?:#(\d+))?")
 _EXIT_MMIO = 6  # KVM_EXIT_MMIO, include/uapi/linux/kvm.h
 
 
@@ -67,7 +74,12 @@ class RunLoop(Reader):
             yield Rule(f"{f.function}() commits a pending adjustment of the PC", f.file, f.line, FALSE,
                        of=(belongs.RUN_RETURNS,), untimely=False,
                        keeps=(belongs.RUN_RETURNS, frozenset(("adjust_pc", "pstate"))))  # fmt: skip
-        names = [*early, "kvm_handle_mmio_return", "vcpu_load", *chain, *adjust, "vcpu_put"]
+        outside = not self.k.traps_at_load and not self.k.tracks_debug_owner and not f.named(*_LOADING)  # before v4.17
+        load, put = (list[str](), list[str]()) if outside else (_LOADING[:1], _LOADING[1:])
+        if outside:
+            yield Rule("kvm_vcpu_ioctl() loads the vCPU for every ioctl", f.file, f.line,
+                       t.boolean(loads_for_all(self.program.tree)))  # fmt: skip
+        names = [*early, "kvm_handle_mmio_return", *load, *chain, *adjust, *put]
         yield from self.exactly(f, names, (IRQ_ON, IRQ_OFF, *REQUESTS, *WORK))
         if [c.name for c in f.calls if c.name in chain] != chain:
             return
@@ -79,10 +91,7 @@ class RunLoop(Reader):
             yield from self.when(f, call.name, setup.guard)
             if call.loops != setup.loops or len(call.loops) != 1:
                 yield Rule(f"{call.name}() is called in the run loop", call.file, call.line, FALSE)
-        requests = [c for c in f.named(*REQUESTS) if c.loops == setup.loops]
-        refused = Or(*(Not(And(c.guard, Not(truth(c)))) for c in requests)) if requests else TRUE
-        yield Rule(f"{setup.name}() is called only when no request is pending", setup.file, setup.line,
-                   Not(And(setup.guard, refused)))  # fmt: skip
+        yield self._asked(f, setup)
         for call in f.named(*WORK):
             if call.result is not None and call.result.sort != BOOL:
                 zero = t.const(0, t.width(call.result))
@@ -90,15 +99,15 @@ class RunLoop(Reader):
                 yield Rule(f"{setup.name}() is called only when {call.name}() says so", setup.file, setup.line,
                            Not(And(setup.guard, call.guard, Not(goes_on))))  # fmt: skip
         yield from self._interrupts(f, setup, clear)
-        yield from belonging((belongs.MMIO, belongs.LOAD), self._completed_access(f))
-        load, put = f.named("vcpu_load"), f.named("vcpu_put")
-        if load and put:
-            yield from self.when(f, "vcpu_put", load[0].guard)
+        loads = [setup] if outside else f.named(_LOADING[0])
+        yield from belonging((belongs.MMIO, belongs.LOAD), self._completed_access(f, loads))
+        if loads and f.named(_LOADING[1]):
+            yield from self.when(f, _LOADING[1], loads[0].guard)
         if early:
             first = f.named(*early)[0]
             failed = Ne(first.result, t.const(0, 32)) if first.result is not None else TRUE
-            yield Rule(f"{early[0]}() precedes vcpu_load()", first.file, first.line,
-                       And(*(Not(And(c.guard, Or(failed, Not(first.guard)))) for c in load)))  # fmt: skip
+            yield Rule(f"{early[0]}() precedes {loads[0].name if loads else _LOADING[0]}()", first.file, first.line,
+                       And(*(Not(And(c.guard, Or(failed, Not(first.guard)))) for c in loads)))  # fmt: skip
         if adjust:
             yield from belonging((belongs.RUN_RETURNS,), self._pending_adjustment(f))
         if entry == ENTRIES[0]:
@@ -106,12 +115,25 @@ class RunLoop(Reader):
             yield from self.exactly(g, ["__kvm_vcpu_run"])
             yield from self.when(g, "__kvm_vcpu_run", TRUE)
 
-    def _completed_access(self, f: Skeleton) -> Iterator[Rule]:
-        """KVM_RUN completes an MMIO access before it loads the vCPU, if that is what it returned for."""
+    def _asked(self, f: Skeleton, setup: Call) -> Rule:
+        """A request keeps from entering; before v4.13, where none is asked for, that the vCPU is turned off does."""
+        requests = [c for c in f.named(*REQUESTS) if c.loops == setup.loops]
+        refused = Or(*(Not(And(c.guard, Not(truth(c)))) for c in requests)) if requests else TRUE
+        says = "no request is pending"
+        if not f.named(*REQUESTS):
+            read = [(v, _POWER_OFF.fullmatch(str(v.data))) for v in nodes((setup.guard,)) if v.op == "var"]
+            off = {int(number[1] or 0): v for v, number in read if number is not None}  # in the order of the reads
+            says = f"{says}, or the vCPU is turned on" if off else says
+            refused = nonzero(off[max(off)]) if off else TRUE
+        return Rule(f"{setup.name}() is called only when {says}", setup.file, setup.line,
+                    Not(And(setup.guard, refused)))  # fmt: skip
+
+    def _completed_access(self, f: Skeleton, loads: Sequence[Call]) -> Iterator[Rule]:
+        """KVM_RUN completes an MMIO access before it goes on, if that is what it returned for."""
         for call in f.named("kvm_handle_mmio_return"):
             asked = [v for v in nodes((call.guard,)) if v.op == "var" and str(v.data).endswith("exit_reason")]
             mmio = Eq(asked[0], t.const(_EXIT_MMIO, t.width(asked[0]))) if len(asked) == 1 else FALSE
-            forgotten = Or(*(And(load.guard, mmio, Not(call.guard)) for load in f.named("vcpu_load")))
+            forgotten = Or(*(And(load.guard, mmio, Not(call.guard)) for load in loads))
             yield Rule(f"{call.name}() is called exactly after KVM_EXIT_MMIO", call.file, call.line,
                        And(t.boolean(len(asked) == 1), Or(Not(call.guard), mmio), Not(forgotten)))  # fmt: skip
 
@@ -139,6 +161,9 @@ class RunLoop(Reader):
 
     def world_switch(self) -> Iterator[Rule]:
         """Save the host's registers, load the guest's, run it until an exit has to be handled, and back."""
+        if passage.whole(self.program, self.mode) and not self.k.traps_at_load:
+            yield from belonging((belongs.REENTERS,), self._again())
+            return
         adjust = [("__kvm_adjust_pc", "vcpu", None)] if self.k.defers_pc_adjustment else []
         host, guest = HOST_CONTEXT, _GUEST
         enters = [("__debug_switch_to_guest", "vcpu", "debug switch to guest"), ("__guest_enter", "vcpu", None),
@@ -182,6 +207,23 @@ class RunLoop(Reader):
                 yield Rule(f"{name}() is called {where} the loop around the guest", call.file, call.line, FALSE)
         yield from self._fixup()
 
+    def _again(self) -> Iterator[Rule]:
+        """What is done before the guest runs on: an instruction may be skipped, all else is as the guest left it.
+
+        What is stored as PSTATE there is stored anew when the guest is left; its SPSR_EL2 is what it goes on with.
+        """
+        whole = passage.passage(self.program, self.mode)
+        f = whole.again
+        aarch32 = [nonzero(f.reads[v] & t.const(_M4, 64)) for v in (PSTATE, *_SPSR) if v in f.reads]
+        for lvalue in sorted({*whole.stored, *(f.writes.keys() & (_SPSR | _ELR))} - {PSTATE}):
+            before = f.reads[lvalue]
+            same = [Eq(f.writes[lvalue], before), *(aarch32 if lvalue in _SPSR | _ELR else ())]
+            same += [Eq(f.writes[lvalue], before + t.const(4, 64))] if lvalue in _ELR else []
+            yield Rule(f"{f.name}() leaves {lvalue} as it was before it runs the guest again, or skips an instruction",
+                       f.file, f.line, Or(Not(f.when), *same))  # fmt: skip
+        known = not self.k.skip_advances_step and not self.k.fakes_step_exit
+        yield Rule(f"{f.name}() runs the guest again as these releases do", f.file, f.line, t.boolean(known))
+
     def _early(self, f: Skeleton) -> bool:
         """Whether the traps are activated before the guest's registers are loaded, and neither sees the other."""
         order = [c.name for c in f.named("__activate_traps", "__sysreg_restore_state_nvhe")]
@@ -216,10 +258,27 @@ class RunLoop(Reader):
         else:
             inner = "__fixup_guest_exit"  # from v6.4 on a function of its own
             names = ["synchronize_vcpu_pstate", *([inner] if self.program.defines(inner, self.mode) else [])]
-            yield from self.exactly(f, names, (f"= {PSTATE}",) if self.k.nests else ())  # those are Nesting's
+            yield from self.exactly(f, names, (f"= {PSTATE}",))
+            yield from () if self.k.nests else self._shown(f)  # those are Nesting's
             ends = And(t.boolean(self.k.nests), t.var(HAS_EL2, BOOL), Not(f.returns))  # BUG_ON about a guest hypervisor
             for name in names:
                 yield from self.when(f, name, Not(ends) if name == inner else TRUE)
+
+    def _shown(self, f: Skeleton) -> Iterator[Rule]:
+        """What becomes of PSTATE once it has been saved: its EL may change, as the guest may change that by itself."""
+        stores = f.named(f"= {PSTATE}")
+        if not stores:
+            return
+        saved = [f.calls.index(c) for c in f.named("synchronize_vcpu_pstate")]
+        values = [c.result for c in stores if c.result is not None]
+        words = {v for v in nodes(tuple(values)) if str(v.data).startswith(PSTATE)}
+        known = saved[:1] < [f.calls.index(stores[0])] and len(words) == 1 and len(values) == len(stores)
+        word = after = next(iter(words), t.var("?", 64))
+        for store, value in zip(stores, values, strict=False):
+            after = If(store.guard, value, after)
+        mask = t.const(registers.PSTATE.mask("SS", "D", "nRW"), 64)
+        yield Rule(f"{f.function}() leaves PSTATE.SS, D and nRW as saved", stores[0].file, stores[0].line,
+                   And(t.boolean(known), Eq(after & mask, word & mask)))  # fmt: skip
 
     def _saved_late(self) -> Rule | None:
         """Where the guest's state is saved PSTATE is too: nothing between reads what is modelled of it."""

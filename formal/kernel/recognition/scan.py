@@ -15,7 +15,7 @@ from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
 from formal.kernel.recognition import indirect
 from formal.kernel.recognition.callers import Bodies, Mentions
 from formal.kernel.recognition.regnames import modelled, written
-from formal.kernel.source.tree import KVM, Sources, sources
+from formal.kernel.source.tree import KVM, KernelTree, Sources, sources
 from formal.kernel.text import whole
 from formal.kernel.text.flags import covered
 from formal.kernel.text.tokens import Token, arguments_of, chain_end, chain_start, closing, ends_operand, tokens
@@ -34,7 +34,7 @@ FLAGS = frozenset((
 ))  # fmt: skip
 _PENDING = "KVM_ARM64_PENDING_EXCEPTION"
 _FLAG_WRITERS = {"vcpu_set_flag": 1, "vcpu_clear_flag": 1, "vcpu_test_and_clear_flag": 1, "vcpu_copy_flag": 2}
-_FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags"))
+_FLAG_WORDS = frozenset(("flags", "iflags", "sflags", "cflags", "debug_flags"))  # the last before v4.17
 _REGISTER_WRITERS = {  # and which argument is the register
     **dict.fromkeys((f"write_sysreg{how}" for how in ("", "_s", "_el0", "_el1", "_el2", "_hcr")), 1),
     **dict.fromkeys(("sysreg_clear_set", "sysreg_clear_set_s", "sysreg_clear_set_el1", "sysreg_clear_set_hcr"), 0),
@@ -97,7 +97,8 @@ def scan(tree: Sources, mentions: Mentions | None = None, kept: Found | None = N
     kept = {} if kept is None else kept
     gaps = mentions.gaps if mentions else Gaps()
     paths = (path for folder in (KVM, *_ELSEWHERE) for path in sources(tree.path / folder, (".c", ".h", ".S")))
-    texts = {name: tree.read(name) for name in dict.fromkeys(tree.relative(str(path)) for path in paths)}
+    built = tree.build.host if isinstance(tree, KernelTree) else ()  # before v4.13 some of it lies in arch/arm/kvm
+    texts = {name: tree.read(name) for name in dict.fromkeys((*(tree.relative(str(path)) for path in paths), *built))}
     stores = storing(text for name, text in texts.items() if name.endswith((".c", ".h")) and not name.startswith(HOST))
     flags = covered(texts.get(f"{_ASM}/kvm_host.h", ""), FLAGS)
     macros = repr([sorted((name, sorted(which)) for name, which in known.items()) for known in (stores, flags)])
@@ -208,7 +209,7 @@ def _flags(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator
         value = [name for name in value if "EXCEPT" not in name] or [_PENDING]
     others = following in ("|=", "&=") and value and not any(_flag(name, flags) for name in value)
     if (how := use(words, chain_start(words, i), i, stores)) and not others:
-        yield f"arch.{words[i].text}", how
+        yield f"arch.{words[i].text.removeprefix('debug_')}", how
 
 
 def _flag(name: str, flags: Flags) -> frozenset[str]:

@@ -101,7 +101,8 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (MOVES, "hw.elr_el2 hw.spsr_el2 pc pstate", "kvm_hyp_handle_mops"),
     (AARCH32, "hw.spsr_el2", "vcpu_write_spsr vcpu_write_spsr32 __vcpu_write_spsr"),
     (HOST, "hw.elr_el2", """
-        kvm_skip_host_instr __kvm_unexpected_el2_exception __kvm_host_psci_cpu_entry kvm_host_psci_cpu_entry"""),
+        kvm_skip_host_instr kvm_unexpected_el2_exception __kvm_unexpected_el2_exception __kvm_host_psci_cpu_entry
+        kvm_host_psci_cpu_entry"""),
     (HOST, "pc", "psci_cpu_on psci_cpu_suspend psci_system_suspend hyp_prepare_backtrace"),
 )  # fmt: skip
 _MACROS: dict[str, str] = {  # and what they may write
@@ -115,6 +116,7 @@ _MACROS: dict[str, str] = {  # and what they may write
     "macro __activate_fgt": "hw.SYS_##reg sys_regs[*]",
 }
 # outside arch/arm64/kvm, where a name alone does not tell: file, function, and what it may write
+_BOOT = "a local label"  # in files that a CPU runs when it comes up, or hands over
 _ASM, _HOST = "arch/arm64/include/asm", "arch/arm64/kernel"
 _OUTSIDE: tuple[tuple[str, str, str], ...] = (
     (f"{_ASM}/arch_gicv3.h", "macro write_gicreg", "hw.SYS_##r"),
@@ -162,8 +164,8 @@ _OUTSIDE: tuple[tuple[str, str, str], ...] = (
     (f"{_HOST}/debug-monitors.c", "mdscr_write", "hw.mdscr_el1"),
     (f"{_HOST}/entry-common.c", "cortex_a76_erratum_1463225_svc_handler", "hw.mdscr_el1"),
     (f"{_HOST}/syscall.c", "cortex_a76_erratum_1463225_svc_handler", "hw.mdscr_el1"),
-    (f"{_HOST}/head.S", "7", "hw.mdcr_el2"),
-    (f"{_HOST}/hyp-stub.S", "2", "hw.mdcr_el2"),
+    (f"{_HOST}/head.S", _BOOT, "hw.mdcr_el2"),
+    (f"{_HOST}/hyp-stub.S", _BOOT, "hw.mdcr_el2"),
     (f"{_HOST}/perf_event.c", "armv8pmu_disable_user_access", "hw.pmuserenr_el0"),
     (f"{_HOST}/perf_event.c", "armv8pmu_enable_user_access", "hw.pmuserenr_el0"),
     (f"{_HOST}/perf_event.c", "macro RETURN_READ_PMEVCNTRN", "n##_el0"),
@@ -190,6 +192,7 @@ def knows(file: str, function: str, lvalue: str) -> bool:
 
     Of a part of an operation that is so whatever it writes: there the C is compared, or read.
     """
+    function = _BOOT if file.endswith(".S") and function.isdigit() else function
     part = (file, function) not in _LIMITED_OUTSIDE and function in OPERATIONS | _READ
     return part or _increments(function, lvalue) or limited(file, function, lvalue)
 
@@ -197,6 +200,11 @@ def knows(file: str, function: str, lvalue: str) -> bool:
 def _increments(function: str, lvalue: str) -> bool:
     """Whether a place is the increment of the PC, which each call makes anew: no caller goes without it."""
     return function == "kvm_incr_pc" and lvalue in ("INCREMENT_PC", "arch.flags")
+
+
+def named(function: str) -> bool:
+    """Whether a function is known by its name."""
+    return function in OPERATIONS | _READ or function in _LIMITED
 
 
 def hinges(file: str, function: str, lvalue: str) -> bool:
@@ -208,4 +216,5 @@ def hinges(file: str, function: str, lvalue: str) -> bool:
 
 def limited(file: str, function: str, lvalue: str) -> bool:
     """The same of a function that is no part of an operation."""
+    function = _BOOT if file.endswith(".S") and function.isdigit() else function
     return lvalue in _LIMITED_OUTSIDE.get((file, function), _LIMITED.get(function, ()))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from formal.engines.equality import Questions
 from formal.epochs import Mode
-from formal.kernel.source.tree import KVM
-from tests.kernel.edited import copy_of
+from formal.kernel.source.tree import KVM, KernelTree
+from formal.tree import reading
+from formal.tree.verdicts import compare
+from tests.kernel.conftest import tree_path
+from tests.kernel.edited import copy_of, said
+from tests.kernel.mutants import linked_copy
 
 DEBUG, RESET, HOST = f"{KVM}/debug.c", f"{KVM}/reset.c", "arch/arm64/include/asm/kvm_host.h"
 _FILLS = (
@@ -44,3 +52,58 @@ def test_what_a_helper_stores_is_read_where_it_is_called(stores: str, told: bool
     )
     assert any("resets PSTATE to 0x3c5" in str(gap) for gap in found.gaps) == told
     assert bool(found.gaps) == told
+
+
+_MOVED_MEMBERS = (
+    "\tstruct kvm_guest_debug_arch *debug_ptr;\n\tstruct kvm_guest_debug_arch vcpu_debug_state;\n"
+    "\tstruct kvm_guest_debug_arch external_debug_state;\n"
+)
+_MDCR = "\tu64 hcr_el2;\n\tu64 mdcr_el2;\n"
+
+
+def _in_a_record(version: str, place: Path, more: str = "") -> Path:
+    """A copy of a tree in which a vCPU's debug state is in a record of its own, throughout."""
+    base = tree_path(version)
+    members = ("mdcr_el2", "debug_ptr", "vcpu_debug_state", "external_debug_state")
+    words = re.compile(rf"\barch\.({'|'.join(members)})\b")
+    for folder in (KVM, "arch/arm64/include/asm"):
+        for path in sorted((base / folder).rglob("*.[ch]")):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            changed = words.sub(r"arch.traps.\1", text)
+            if str(path).endswith(HOST):
+                record = f"\tstruct {{\n\tu64 mdcr_el2;\n{_MOVED_MEMBERS}{more}\t}} traps;\n"
+                changed = changed.replace(_MDCR, "\tu64 hcr_el2;\n", 1).replace(_MOVED_MEMBERS, record, 1)
+            if changed != text:
+                linked_copy(base, place, str(path.relative_to(base))).write_text(changed, encoding="utf-8")
+    return place
+
+
+def _told(place: Path, mode: Mode) -> list[str]:
+    tree = KernelTree(place)
+    source = reading.source(tree, mode)
+    return said(compare(source.program, source.binding, source.signs, mode, Questions(60.0), list(source.gaps)))
+
+
+@pytest.mark.parametrize("mode", [Mode.VHE, Mode.NVHE], ids=lambda mode: mode.value)
+def test_members_in_a_record_of_their_own_are_the_same(mode: Mode, tmp_path: Path) -> None:
+    assert _told(_in_a_record("6.1", tmp_path), mode) == []
+
+
+def test_members_in_a_record_are_written_as_they_were(tmp_path: Path) -> None:
+    place = _in_a_record("6.1", tmp_path)
+    debug, other = place / DEBUG, linked_copy(tree_path("6.1"), place, f"{KVM}/handle_exit.c")
+    text = debug.read_text()
+    assert "MDCR_EL2_TDOSA);" in text
+    debug.write_text(text.replace(" |\n\t\t\t\tMDCR_EL2_TDOSA);", ");", 1))
+    text = other.read_text()
+    assert "\tkvm_inject_undefined(vcpu);\n" in text
+    other.write_text(text.replace("\tkvm_inject_undefined(vcpu);\n", "\tvcpu->arch.traps.debug_ptr = NULL;\n", 1))
+    found = _told(place, Mode.NVHE)
+    assert any("kvm_arm_setup_mdcr_el2 differs in mdcr_el2" in text for text in found)
+    assert any("debug_ptr may be written" in text for text in found)
+
+
+def test_a_member_of_two_records_is_known_in_neither(tmp_path: Path) -> None:
+    """A name must say which of them it is."""
+    found = _told(_in_a_record("6.1", tmp_path, "\tu64 hcr_el2;\n"), Mode.NVHE)
+    assert any("mdcr_el2 is not kept where it is known to be" in text for text in found)

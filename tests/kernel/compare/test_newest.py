@@ -84,6 +84,9 @@ DIFFERENT: dict[str, tuple[str, dict[str, str], str]] = {
     "a read of OSLSR_EL1 finds the lock unlocked": (
         REGS, {_OSLSR: f"{_OSLSR}\tif (!p->is_write) {{\n\t\tp->regval = 0;\n\t\treturn true;\n\t}}\n"},
         "gives OSLSR_EL1 to a read"),
+    "user space sets any bit of OSLSR_EL1": (
+        REGS, {"\tif ((val ^ rd->val) & ~OSLSR_EL1_OSLK)\n\t\treturn -EINVAL;\n": ""},
+        "refuses a value that changes more than the lock"),
 }  # fmt: skip
 REFUSED: dict[str, tuple[str, dict[str, str], str]] = {
     "flags that are none accepted": (

@@ -72,6 +72,68 @@ def resets(*does: str) -> str:
     )
 
 
+_CASES = (
+    "\tswitch (rd->Op2) {\n\tcase 0b001:\n\tcase 0b100:\n\t\treturn &dbg->dbg_bvr[rd->CRm];\n"
+    "\tcase 0b101:\n\t\treturn &dbg->dbg_bcr[rd->CRm];\n\tcase 0b110:\n\t\treturn &dbg->dbg_wvr[rd->CRm];\n"
+    "\tcase 0b111:\n\t\treturn &dbg->dbg_wcr[rd->CRm];\n\tdefault:\n\t\tKVM_BUG_ON(1, vcpu->kvm);\n"
+    "\t\treturn NULL;\n\t}\n"
+)
+_ARRAY = (
+    "\tu64 *banks[8] = {\n\t\t[1] = dbg->dbg_bvr, [4] = dbg->dbg_bvr, [5] = dbg->dbg_bcr,\n"
+    "\t\t[6] = dbg->dbg_wvr, [7] = dbg->dbg_wcr,\n\t};\n\n\tif (rd->Op2 > 7 || !banks[rd->Op2]) {\n"
+    "\t\tKVM_BUG_ON(1, vcpu->kvm);\n\t\treturn NULL;\n\t}\n\n\treturn banks[rd->Op2] + rd->CRm;\n"
+)
+_MOVES = "\tif (p->is_write)\n\t\treg_to_dbg(vcpu, p, rd, dbg_reg);\n\telse\n\t\tdbg_to_reg(vcpu, p, rd, dbg_reg);\n"
+_CHOSEN_BY = "\t(p->is_write ? reg_to_dbg : dbg_to_reg)(vcpu, p, rd, dbg_reg);\n"
+_ENTRIES = (
+    "\tunsigned long i;\n\n\tfor (i = 0; i < ARRAY_SIZE(sys_reg_descs); i++)\n\t\tif (sys_reg_descs[i].reset)\n"
+    "\t\t\tsys_reg_descs[i].reset(vcpu, &sys_reg_descs[i]);\n"
+)
+_BY_POINTER = (
+    "\tconst struct sys_reg_desc *r = sys_reg_descs;\n\n\twhile (r != sys_reg_descs + ARRAY_SIZE(sys_reg_descs))\n"
+    "\t\treset_one(vcpu, r++);\n"
+)
+_RESETS_ONE = (
+    "static void reset_one(struct kvm_vcpu *vcpu, const struct sys_reg_desc *r)\n{\n"
+    "\tif (r->reset)\n\t\tr->reset(vcpu, r);\n}\n\n"
+)
+_RESETS = "void kvm_reset_sys_regs("
+_WIDTH = (
+    "\t\tif (vcpu_el1_is_32bit(vcpu)) {\n\t\t\tpstate = VCPU_RESET_PSTATE_SVC;\n\t\t} else {\n"
+    "\t\t\tpstate = VCPU_RESET_PSTATE_EL1;\n\t\t}\n"
+)
+_GIVES = (
+    "static u32 first_pstate(struct kvm_vcpu *vcpu)\n{\n"
+    "\treturn vcpu_el1_is_32bit(vcpu) ? VCPU_RESET_PSTATE_SVC : VCPU_RESET_PSTATE_EL1;\n}\n\n"
+)
+_RESET_VCPU = "/**\n * kvm_reset_vcpu - "
+
+
+_SAVES_HOST = "\tvcpu->arch.mdcr_el2_host = read_sysreg(mdcr_el2);\n\twrite_sysreg(vcpu->arch.mdcr_el2, mdcr_el2);\n"
+_SWAPS = (
+    "#define swap_mdcr(new)\t\\\n({\t\\\n\tu64 __old = read_sysreg(mdcr_el2);\t\\\n"
+    "\twrite_sysreg((new), mdcr_el2);\t\\\n\t__old;\t\\\n})\n\n"
+)
+_SWAPPED = "\tvcpu->arch.mdcr_el2_host = swap_mdcr(vcpu->arch.mdcr_el2);\n"
+
+
+_FIXES_UP = "\tsynchronize_vcpu_pstate(vcpu, exit_code);\n"
+_SHOWS_EL2 = (
+    "\tif (vcpu->arch.mp_state.mp_state) {{\n\t\t*vcpu_cpsr(vcpu) &= ~(u64){};\n"
+    "\t\t*vcpu_cpsr(vcpu) |= PSR_MODE_EL2h;\n\t}}\n"
+)
+
+
+def _asks_once(op0: str) -> dict[str, str]:
+    """kvm_handle_sys_reg with a variable for which accesses are of registers."""
+    both = "(params.Op0 == 2 || params.Op0 == 3)"
+    asks = f"\tif {both}\n\t\tdesc ="
+    return {
+        asks: f"\tbool of_register = params.Op0 {op0};\n\n{asks}",
+        f"\tif (!params.is_write &&\n\t    {both})\n": "\tif (of_register && !params.is_write)\n",
+    }
+
+
 def helper(does: str) -> str:
     return f"static __always_inline void helps(struct kvm_vcpu *vcpu)\n{{\n{does}}}\n\n"
 
@@ -105,17 +167,38 @@ SAME: dict[str, tuple[str, Mode, str, dict[str, str]]] = {
     "PSTATE is saved with the other registers, too": (
         "5.10", Mode.VHE, f"{KVM}/hyp/include/hyp/sysreg-sr.h",
         {_SAVES_PC: _SAVES_PC + "\tctxt->regs.pstate = read_sysreg_el2(SYS_SPSR);\n"}),
+    "the mode that PSTATE shows is adjusted when it has been saved": (
+        "6.1", Mode.VHE, VHE_SWITCH, {_FIXES_UP: _FIXES_UP + _SHOWS_EL2.format("PSR_MODE_MASK")}),
+    "whether a register is accessed is asked once": ("7.3", Mode.VHE, REGS, _asks_once("== 2 || params.Op0 == 3")),
     "a reset that fills all registers first": ("5.10", Mode.VHE, REGS, {_RESETS_EACH: resets(_JUNK, _ALL)}),
     "a reset by a function that gets the table": ("5.10", Mode.NVHE, REGS, {_RESETS_EACH: resets(_ALL)}),
     "loaded on any CPU": ("6.1", Mode.VHE, RESET, {"loaded = (vcpu->cpu != -1);": "loaded = vcpu->cpu >= 0;"}),
     "a helper that is given a constant": (
         "6.1", Mode.VHE, GUEST, {_SETS: "\t\ttakes(vcpu, dbg);\n", _IOCTL: _TAKES + _IOCTL}),
+    "a macro of a header": ("6.1", Mode.NVHE, SWITCH, {_SAVES_HOST: _SWAPPED, _COMMON: _SWAPS + _COMMON}),
+    "the banks in an array of pointers": ("7.3", Mode.NVHE, REGS, {_CASES: _ARRAY}),
+    "a function that is chosen": ("6.1", Mode.NVHE, REGS, {_MOVES: _CHOSEN_BY}),
+    "a reset by pointer, an entry in a helper": (
+        "6.1", Mode.VHE, REGS, {_ENTRIES: _BY_POINTER, _RESETS: _RESETS_ONE + _RESETS}),
+    "a reset from the last entry on": (
+        "6.1", Mode.NVHE, REGS, {"i = 0; i < ARRAY_SIZE(sys_reg_descs); i++)\n\t\tif (sys_reg_descs[i].reset)":
+                                 "i = ARRAY_SIZE(sys_reg_descs); i-- > 0; )\n\t\tif (sys_reg_descs[i].reset)"}),
+    "PSTATE that a helper gives": (
+        "6.1", Mode.VHE, RESET, {_WIDTH: "\t\tpstate = first_pstate(vcpu);\n", _RESET_VCPU: _GIVES + _RESET_VCPU}),
     "the function that another gives, at once": (
         "6.1", Mode.VHE, EXIT, {_ASKS: "\t\thandled = kvm_get_exit_handler(vcpu)(vcpu);\n",
                                 "\t\texit_handle_fn exit_handler;\n\n": ""}),
 }  # fmt: skip
 # the same, and what is told
 WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
+    "debug registers give no answer": (
+        "7.3", Mode.VHE, REGS, _asks_once("== 3"), "gives an answer to reads, and to nothing else"),
+    "more than the mode is adjusted when PSTATE has been saved": (
+        "6.1", Mode.VHE, VHE_SWITCH, {_FIXES_UP: _FIXES_UP + _SHOWS_EL2.format("(PSR_MODE_MASK | DBG_SPSR_SS)")},
+        "leaves PSTATE.SS, D and nRW as saved"),
+    "PSTATE is adjusted before it is saved": (
+        "6.1", Mode.VHE, VHE_SWITCH, {_FIXES_UP: _SHOWS_EL2.format("PSR_MODE_MASK") + _FIXES_UP},
+        "leaves PSTATE.SS, D and nRW as saved"),
     "a helper of a header saves nothing": (
         "6.12", Mode.VHE, SWITCH, {_SAVES: "\thelps(vcpu);\n", _COMMON: helper(_SAVES.split("\n")[1] + "\n") + _COMMON},
         "hw_mdcr_el2"),
@@ -193,6 +276,27 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
     "an access is completed as often as user space says": (
         "6.1", Mode.NVHE, MMIO, {"unlikely(!vcpu->mmio_needed || kvm_pending": "unlikely(kvm_pending",
                                  "\tvcpu->mmio_needed = 0;\n": ""}, "kvm_handle_mmio_return() calls"),
+    "a macro of a header that sets another bit": (
+        "6.1", Mode.NVHE, SWITCH, {_SAVES_HOST: _SWAPPED, _COMMON: _SWAPS.replace("(new),", "(new) | 1,") + _COMMON},
+        "hw_mdcr_el2"),
+    "a macro of a header that is used once more": (
+        "6.1", Mode.NVHE, SWITCH, {_SAVES_HOST: _SWAPPED, _COMMON: f"{_SWAPS}static inline void more(void)\n{{\n"
+                                   f"\tswap_mdcr(0);\n}}\n\n{_COMMON}"}, "in macro swap_mdcr()"),
+    "the banks in an array of pointers, one of them twice": (
+        "7.3", Mode.NVHE, REGS, {_CASES: _ARRAY.replace("dbg->dbg_wcr", "dbg->dbg_wvr")}, "vcpu_debug_state"),
+    "a function that is chosen the other way round": (
+        "6.1", Mode.NVHE, REGS, {_MOVES: _CHOSEN_BY.replace("p->is", "!p->is")}, "trap_bvr"),
+    "a reset by pointer, without the first entry": (
+        "6.1", Mode.VHE, REGS, {_ENTRIES: _BY_POINTER.replace("= sys_reg_descs;", "= sys_reg_descs + 1;"),
+                                _RESETS: _RESETS_ONE + _RESETS}, "resets each of"),
+    "a reset of an entry in a helper that leaves some out": (
+        "6.1", Mode.VHE, REGS, {_ENTRIES: _BY_POINTER, _RESETS:
+                                _RESETS_ONE.replace("r->reset)\n", "r->reset && r->CRm != 2)\n") + _RESETS},
+        "resets each of"),
+    "PSTATE with SS that a helper gives": (
+        "6.1", Mode.VHE, RESET, {_WIDTH: "\t\tpstate = first_pstate(vcpu);\n", _RESET_VCPU:
+                                 _GIVES.replace("STATE_EL1", "STATE_EL1 | DBG_SPSR_SS") + _RESET_VCPU},
+        "resets PSTATE to"),
     "EL2 skips what the host handles": (
         "5.10", Mode.NVHE, SWITCH, {"exit:\n": "exit:\n\t__kvm_skip_instr(vcpu);\n"}, "fixup_guest_exit()"),
     "EL2 answers in another register": (

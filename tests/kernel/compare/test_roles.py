@@ -10,6 +10,7 @@ import pytest
 
 from formal.engines.equality import Questions
 from formal.epochs import Mode
+from formal.kernel.compare import roles
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.tree import reading
 from formal.tree.verdicts import compare
@@ -144,3 +145,14 @@ def test_a_name_accounts_for_no_store(name: str, tmp_path: Path) -> None:
     read = reading.source(tree, mode)
     report = compare(read.program, read.binding, read.signs, mode, Questions(60.0), read.gaps)
     assert any("mdcr_el2 may be written" in gap.reason and " in strange()" in gap.reason for gap in report.gaps)
+
+
+@pytest.mark.parametrize("outer", ["io_mem_abort", "handle_exit"])
+def test_who_handles_traps_is_called_by_the_handler_of_exits(outer: str) -> None:
+    """Before v4.16 no function does it, and others that skip an instruction are not taken for it."""
+    plain = ("io_mem_abort", "handle_exit", "kvm_skip_instr")
+    bodies = {"own": {"kvm_skip_instr"}, **{name: {"kvm_skip_instr"} for name in plain}}
+    bodies[outer] |= {"own"}
+    taken = roles._KNOWN - {"handle_trap_exceptions"}
+    found = roles._by_calls(bodies, taken, {"own"}, frozenset)
+    assert found == (("own", "handle_trap_exceptions") if outer == "handle_exit" else None)

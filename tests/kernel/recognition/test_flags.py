@@ -33,6 +33,15 @@ def test_a_flag_is_its_value(spelled: str) -> None:
     assert flags_of(tree)["debug_dirty"] == Flag("vcpu->arch.iflags", 4)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("spelled", ["(1 << KVM_ARM64_DEBUG_DIRTY_SHIFT)", "(1 << 4)"])
+def test_a_flag_of_debug_flags_is_read(spelled: str) -> None:
+    """Before v4.17 the word has another name, and its macros stand in another header (here it is the same one)."""
+    text = f"u64 debug_flags;\n#define KVM_ARM64_DEBUG_DIRTY_SHIFT\t4\n#define KVM_ARM64_DEBUG_DIRTY\t\t{spelled}\n"
+    assert flags_of(Header(text))["debug_dirty"] == Flag("vcpu->arch.debug_flags", 4)  # type: ignore[arg-type]
+    assert written(text, "vcpu->arch.debug_flags |= KVM_ARM64_DEBUG_DIRTY;") == {"arch.flags"}
+    assert written(text, "vcpu->arch.debug_flags = 0;") == {"arch.flags"}
+
+
 def test_what_is_no_single_bit_is_not_understood() -> None:
     for spelled in ("GENMASK(5, 4)", "0", "SOME_BIT"):
         with pytest.raises(NotUnderstoodError, match="unknown form"):

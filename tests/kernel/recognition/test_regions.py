@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from formal.epochs import EPOCHS, Kernel, Mode
-from formal.kernel.recognition.regions import MAIN, Region, _torn, check
+from formal.kernel.recognition.regions import MAIN, Region, _loads_for_all, _locked, _torn, _words, check
 from formal.kernel.source.tree import KVM, KernelTree
 from formal.kernel.text.forms import tokens
 from tests.kernel.conftest import tree_path
@@ -116,3 +116,38 @@ OTHER = {
 def test_a_guard_is_what_it_calls(name: str) -> None:
     region = Region("a.c", "f", ("preempt_disable", "preempt_enable"), ("write_sysreg", "read_sysreg"), ())
     assert bool(list(_torn(region, tokens((SAME | OTHER)[name])))) is (name in OTHER)
+
+
+_LOADS = "r = vcpu_load(vcpu); if (r) return r; switch (ioctl) {"
+_IOCTL = f"{{ int r; {_LOADS} case KVM_RUN: r = run(vcpu); break; }} out: vcpu_put(vcpu); return r; }}"
+_LOCKS = "if (mutex_lock_killable(&vcpu->mutex)) return -EINTR;"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "right"),
+    [("", "", True), ("if (r) return r;", "", False), ("case KVM_RUN:", "case KVM_RUN: return run(vcpu);", False),
+     ("out: vcpu_put(vcpu);", "out:", False), (_LOADS, f"switch (ioctl) {{ case 1: {_LOADS}", True),
+     ("break;", "vcpu_put(vcpu); break;", False), ("case KVM_RUN:", "case KVM_RUN: vcpu_load(vcpu);", False)],
+)  # fmt: skip
+def test_every_ioctl_is_loaded_or_that_is_told(old: str, new: str, right: bool) -> None:
+    """Before v4.17 kvm_vcpu_ioctl loads the vCPU for all of them; vcpu_load takes the lock, and may fail."""
+    ioctl = tokens(_IOCTL.replace(old, new, 1))
+    loads = tokens(f"{{ int cpu; {_LOCKS} cpu = get_cpu(); }}")
+    assert _loads_for_all(ioctl) is right
+    assert (_locked(loads, ioctl) == tokens("{ int cpu; cpu = get_cpu(); }")) is right
+    late = tokens(f"{{ int cpu; cpu = get_cpu(); {_LOCKS} }}")
+    assert _locked(late, ioctl) == late
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("{ if (f()) { return 1; } g(); }", "{ if (f()) return 1; g(); }"),
+     ("{ if (a) { x(); } else { y(); } }", "{ if (a) x(); else y(); }"),
+     ("{ if (a) { if (b) x(); } else y(); }", "{ if (a) { if (b) x(); } else y(); }"),
+     ("{ if (a) { x(); y(); } }", "{ if (a) { x(); y(); } }"),
+     ("{ switch (a) { case 1: { x(); } } }", "{ switch (a) { case 1: { x(); } } }"),
+     ("{ for_some(a) { x(); } }", "{ for_some(a) { x(); } }"),  # a macro may be a condition
+     ("{ for (;;) { x(); } }", "{ for (;;) x(); }"), ("{ do { x(); } while (a); }", "{ do { x(); } while (a); }")],
+)  # fmt: skip
+def test_braces_around_one_statement(text: str, same: str) -> None:
+    assert _words(text) == tokens(same)

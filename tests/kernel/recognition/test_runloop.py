@@ -31,6 +31,11 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
                              "under the condition of"),
     "clear before the guest runs": (ARM, "\t\tkvm_arm_setup_debug(vcpu);",
                                     "\t\tkvm_arm_setup_debug(vcpu);\n\t\tkvm_arm_clear_debug(vcpu);", "calls"),
+    "clear through a pointer": (
+        ARM, "\t\tkvm_arm_setup_debug(vcpu);",
+        "\t\tkvm_arm_setup_debug(vcpu);\n\t\t{ void (*f)(struct kvm_vcpu *) = kvm_arm_clear_debug; f(vcpu); }",
+        "calls"),
+    "setup between rounds": (ARM, "\twhile (ret > 0) {\n", "\tfor (; ret > 0; kvm_arm_setup_debug(vcpu)) {\n", "calls"),
     "syndrome not told": (HANDLE_EXIT, "\trun->debug.arch.hsr = lower_32_bits(esr);\n", "",
                           "tells user space the syndrome"),
     "half of the syndrome told twice": (HANDLE_EXIT, "hsr_high = upper_32_bits(esr)", "hsr_high = lower_32_bits(esr)",
