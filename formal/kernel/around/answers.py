@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from formal.arch.registers import OSLSR_EL1
+from formal.environment import OSLM_IMPLEMENTED
 from formal.epochs import Kernel
 from formal.kernel.belongs import RESETS, SET_OSLSR, TRAP_BANK, TRAP_MDSCR
 from formal.kernel.compare.handlers import AARCH64, BANKS, BY_REGISTER, OP2, PARAMETERS, READ, SYS_REGS, TAKING
@@ -52,6 +54,17 @@ def rules(program: Program, k: Kernel, binding: Binding, gaps: Gaps | None = Non
             read: dict[str, int | str | Term] = {"r->reg": "OSLSR_EL1", "p->is_write": 0}  # a write is refused
             lock = program.lift("trap_oslsr_el1", mode, SYS_REGS, memory=read, names=BY_REGISTER)
             yield _register_read(lock, "OSLSR_EL1")
+            own = {"rd->reg": "OSLSR_EL1"}
+            yield _only_the_lock(program.lift("set_oslsr_el1", mode, SYS_REGS, memory=own, names=PARAMETERS))
+
+
+def _only_the_lock(f: Lifted) -> Rule:
+    """User space cannot give OSLSR_EL1 a value that differs from the entry's in anything but the lock."""
+    value, rest = t.var("val", 64), ~OSLSR_EL1.mask("OSLK")
+    fits = Eq(value & t.const(rest, 64), t.const(OSLM_IMPLEMENTED & rest, 64))
+    given = {"from user space": value, "rd->val": t.const(OSLM_IMPLEMENTED, 64)}
+    refused = FALSE if f.result is None else t.Not(Eq(f.result, t.const(0, t.width(f.result))))
+    return _rule(f, "refuses a value that changes more than the lock", Or(fits, refused), given, None)
 
 
 def _register_read(f: Lifted, register: str) -> Rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from formal.epochs import Kernel
-from formal.kernel.around import answers, counts, el2, lookup, meanings
+from formal.kernel.around import answers, boot, counts, el2, ioctls, lookup, meanings, passed, triage
 from formal.kernel.around.masked import Masked
 from formal.kernel.belongs import GUEST_DEBUG
 from formal.kernel.compare import hypervisor, protected
@@ -18,7 +18,7 @@ from formal.kernel.recognition.rules import Rule, belonging
 
 def assumed(program: Program) -> tuple[str, ...]:
     """What of this is taken for granted of a tree."""
-    return lookup.assumed(program), *meanings.assumed(program)
+    return lookup.assumed(program), *meanings.assumed(program), *boot.assumed(program)
 
 
 def rules(
@@ -34,11 +34,14 @@ def rules(
     yield from runloop.rules(program, k, flags, gaps)
     yield from protected.rules(program, binding, k, gaps)
     yield from lookup.rules(program, k, flags, gaps)
-    for of, make in Masked(program, k, flags).groups():
+    for of, make in (*Masked(program, k, flags).groups(), *passed.Passed(program, k, flags).groups()):
         with gaps.at(*of, untimely=True):
             yield from belonging(of, make())
     yield from el2.rules(program, k, gaps)
     yield from meanings.rules(program, k, flags, gaps)
+    yield from boot.rules(program, k, gaps)
+    yield from ioctls.rules(program, k, gaps)
+    yield from triage.rules(program, k, gaps)
     parts = [(f, component.of(k)) for component, f in hypervisor.lifted(program, k, Gaps(noted=True))]
     yield from counts.rules([*parts, *((f, (name,)) for name, f in handlers)])
     with gaps.at(GUEST_DEBUG):

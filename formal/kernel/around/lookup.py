@@ -7,7 +7,7 @@ of each entry. Where a release does it another way, ``assumed`` says so (it is p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from formal.epochs import Kernel
 from formal.kernel.belongs import (
@@ -51,7 +51,7 @@ _SEARCHES = ("__inline_bsearch", "bsearch")
 
 def assumed(program: Program) -> str:
     """What of this is taken for granted of a tree, since it is done another way there."""
-    read = [("triage_sysreg_trap", f"{KVM}/emulate-nested.c", True), ("kvm_sys_reg_set_user", SYS_REGS, False),
+    read = [("populate_nv_trap_config", f"{KVM}/emulate-nested.c", True), ("kvm_sys_reg_set_user", SYS_REGS, False),
             ("core_reg_addr", GUEST, False), ("reset_sys_reg_descs", SYS_REGS, True),
             ("get_target_table", SYS_REGS, True)]  # fmt: skip
     left = ["the order of the table's entries"]
@@ -87,21 +87,25 @@ class Lookup(Reader):
         """A trap, and nothing else, goes to its class's handler, whose answer says whether the guest runs on."""
         inner = "handle_trap_exceptions"
         f = self.read("handle_exit", HANDLE_EXIT, (inner,))
-        calls, code = f.named(inner), _only(f, inner)
+        apart = self.program.defines(inner, self.mode, HANDLE_EXIT)  # from v4.16 on
+        calls = f.named(inner) if apart else f.named("kvm_skip_instr", "*arm_exit_handlers")
+        code = _only(calls, () if apart else ("kvm_condition_valid()", "vcpu->arch.fault.esr_el2", *_PRESENT))
         right: Term = FALSE
-        if len(calls) == 1 and code is not None:  # with an SError besides, some releases run the guest again first
+        if len(calls) == (1 if apart else 2) and code is not None:  # with an SError, some run the guest again first
             trapped, plain = (Eq(v, t.const(TRAPPED, t.width(v))) for v in (code, t.extract(code, 30, 0)))
-            right = And(Or(Not(calls[0].guard), plain), Or(Not(trapped), calls[0].guard))
-            yield self._answers(f, calls[0])
+            handled = Or(*(call.guard for call in calls))
+            stops = Not(f.returns) if any(str(v.data) in _PRESENT for v in nodes((handled,))) else FALSE
+            right = And(Or(Not(handled), plain), Or(Not(trapped), handled, stops))  # a class without handler stops
+            yield from (self._answers(f, call) for call in calls if call.name == inner)
         yield Rule(f"{f.function}() handles a trap once, and nothing else", f.file, f.line, right)
-        g, says = self.read(inner, HANDLE_EXIT), "the handler is that of the exception class"
+        g, says = self.read(inner, HANDLE_EXIT) if apart else f, "the handler is that of the exception class"
         handlers = g.named("*arm_exit_handlers")
         if not handlers:
             yield Rule(says, g.file, g.line, FALSE)
         for call in handlers:
             yield self._answers(g, call)
             right = And(t.boolean(bool(call.targets)), *(_of_class(guard, name) for guard, name in call.targets))
-            yield Rule(says, call.file, call.line, right)
+            yield Rule(says, call.file, call.line, Or(Not(call.guard), right))
 
     def _answers(self, f: Skeleton, call: Call) -> Rule:
         same: Term = FALSE  # or user space is asked
@@ -262,6 +266,21 @@ class Lookup(Reader):
             yield Rule(f"{name}() resets all, and fills none later", f.file, f.line, t.boolean(once), whole=whole)
             return
         size = self.program.resolver.unit(SYS_REGS, self.mode).records["sys_reg_desc"].get_size()
+        f = skeleton(self.program, name, self.mode, {*WATCHED, "*reset"}, SYS_REGS, turn=0)
+        start, after = f.named("= start"), f.named("= next")
+        if len(start) == len(after) == 1 and start[0].result is not None and f.named("*reset"):
+            counts = _equal(start[0].result, t.const(0, 8)), _equal(after[0].result, t.const(1, 16))
+            if And(*counts) is TRUE:
+                yield from self._reset_in_turns(name, number, size)
+                return
+        f = skeleton(self.program, name, self.mode, {*WATCHED, "*reset"}, SYS_REGS, rounds=number + 1)
+        called = f.named("*reset")
+        places = ["sys_reg_descs" + (f"+{n * size}" if n else "") for n in range(number)]
+        each = sorted(c.arguments for c in called) == sorted(("vcpu", place) for place in places)
+        right = And(t.boolean(each), *(_when_it_has_one(c) for c in called))
+        yield Rule(f"{name}() resets each of {number} entries", f.file, f.line, right)
+
+    def _reset_in_turns(self, name: str, number: int, size: int) -> Iterator[Rule]:
         for turn in dict.fromkeys((0, 1, number - 1, number)):
             f = skeleton(self.program, name, self.mode, {*WATCHED, "*reset"}, SYS_REGS, turn=turn)
             start, after, called = f.named("= start"), f.named("= next"), f.named("*reset")
@@ -269,13 +288,10 @@ class Lookup(Reader):
             if called and len(start) == len(after) == 1 and turn < number:
                 place = "sys_reg_descs" + (f"+{turn * size}" if turn else "")
                 here = [c for c in called if c.arguments[:2] == ("vcpu", place)]
-                has = [v for c in here for v in nodes((c.guard,)) if str(v.data).endswith(".reset != NULL")]
-                others = [v for c in here for v in nodes((c.guard,)) if v.op == "var" and v not in has]
-                ids = all(re.match(r"is_\w*id_reg\(\)", str(v.data)) for v in others)
                 right = And(
-                    t.boolean(len(here) == len(called) == 1 and bool(has) and ids and called[0].loops != ()),
+                    t.boolean(len(here) == len(called) == 1 and called[0].loops != ()),
                     _equal(start[0].result, t.const(0, 8)), _equal(after[0].result, t.const(turn + 1, 16)),
-                    Or(Not(has[0]) if has else TRUE, called[0].guard, *others), after[0].guard,
+                    _when_it_has_one(called[0]), after[0].guard,
                 )  # fmt: skip
             yield Rule(f"{name}() resets entry {turn} of {number}", f.file, f.line, right)
 
@@ -286,15 +302,27 @@ class Lookup(Reader):
         return found[0] if found else t.var(f"{name}, which is not read", 64)
 
 
+def _when_it_has_one(call: Call) -> Term:
+    """An entry's reset is called if it has one, unless what decides is that the register is an ID register."""
+    has = [v for v in nodes((call.guard,)) if str(v.data).endswith(".reset != NULL")]
+    others = [v for v in nodes((call.guard,)) if v.op == "var" and v not in has]
+    ids = all(re.match(r"is_\w*id_reg\(\)", str(v.data)) for v in others)
+    return Or(Not(has[0]), call.guard, *others) if len(has) == 1 and ids else FALSE
+
+
 def _ignored(f: Skeleton) -> list[Term]:
     """That a write is ignored for what the entry's visibility says."""
     found = {v for v in nodes((succeeds(f),)) if v.op == "var" and str(v.data).startswith("sysreg_user_write_ignore")}
     return [v if v.sort == t.BOOL else Ne(v, t.const(0, t.width(v))) for v in found]
 
 
-def _only(f: Skeleton, name: str) -> Term | None:
-    """The variable that decides about a call, if it is one of 32 bits."""
-    found = {v for c in f.named(name) for v in nodes((c.guard,)) if v.op == "var"}
+_PRESENT = frozenset(f"arm_exit_handlers[{number}] != NULL" for number in range(64))
+
+
+def _only(calls: Iterable[Call], others: Collection[str] = ()) -> Term | None:
+    """The variable that decides about calls, but for others, if it is one of 32 bits."""
+    found = {v for c in calls for v in nodes((c.guard,)) if v.op == "var"}
+    found = {v for v in found if str(v.data).partition("#")[0] not in others}
     return found.pop() if len(found) == 1 and all(v.sort == 32 for v in found) else None
 
 

@@ -9,15 +9,21 @@ from contextlib import suppress
 from formal.kernel.belongs import ENTERS, EXITS
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.expressions import stands_for_assembly
+from formal.kernel.model.passage import RUN, passage, whole
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Cursor, Kind, children
 from formal.kernel.recognition.rules import WATCHED, Reader, Rule
 from formal.kernel.recognition.skeleton import skeleton
+from formal.kernel.source.tree import KVM, sources
 from formal.logic.terms import FALSE, Not, Or, Term
 
 _MASKS = re.compile(r"\bmsr\s+daifset\s*,\s*#(0x[0-9a-f]+|\d+)", re.I)
 _UNMASKS = re.compile(r"\bmsr\s+(daifclr|daif)\b", re.I)
+_CLEARS = re.compile(r"\bmsr\s+daif(?:clr\s*,\s*#(0x[0-9a-f]+|\d+))?\b", re.I)
 _DEBUG = 8  # PSTATE.D in DAIFSet
+# Before v4.17 a debug exception of the host's own is taken while its state is there, whose copies are outdated then, or
+# ends all in hyp_panic(), by EL2's vectors; from the guest's exit on they are masked (Arm ARM D1.3.1).
+_SAVED = frozenset(("host_ctxt_mdscr_el1", "host_debug_state"))
 
 
 class Masked(Reader):
@@ -33,7 +39,9 @@ class Masked(Reader):
         run, inner = self.outer, "__kvm_vcpu_run_vhe"
         if not self.program.defines(run, self.mode):
             return
-        if self.enters_itself:  # as before v5.8
+        if whole(self.program, self.mode):  # before v4.17
+            inner = RUN
+        if inner == RUN or self.enters_itself:  # as before v5.8
             run = "kvm_arch_vcpu_ioctl_run"
         unit, function = self.program.resolver.find(run, self.mode)
         called = [c for c in clang.preorder(function) if c.kind == Kind.CALL_EXPR and c.referenced is not None]
@@ -47,7 +55,21 @@ class Masked(Reader):
         masked: Term = FALSE
         if masks and entered is not None and not opens:
             masked = Or(Not(entered.guard), before[masks[-1]].guard)
-        yield Rule(f"{f.function}() masks exceptions with PSTATE.DAIF before the guest runs", f.file, f.line, masked)
+        spoils = _SAVED if inner == RUN and self._panics() and not self._unmasked_at_el2() else None
+        yield Rule(f"{f.function}() masks exceptions with PSTATE.DAIF before the guest runs", f.file, f.line, masked,
+                   writes=spoils)  # fmt: skip
+
+    def _panics(self) -> bool:
+        """Whether the hypervisor's vectors are in place before anything of the guest's debug state is."""
+        stored = [event.lvalue for event in passage(self.program, self.mode).enters.events]
+        guests = [n for n, lvalue in enumerate(stored) if lvalue == "hw.mdscr_el1" or lvalue.startswith("hw.dbg")]
+        return "hw.vbar_el1" in stored[: min(guests, default=0)]
+
+    def _unmasked_at_el2(self) -> bool:
+        """Whether code of the hypervisor may unmask debug exceptions, which taking one to EL2 has masked."""
+        tree = self.program.tree
+        texts = (tree.read(tree.relative(str(path))) for path in sources(tree.path / KVM / "hyp", (".c", ".h", ".S")))
+        return any(not bits or int(bits, 0) & _DEBUG for text in texts for bits in _CLEARS.findall(text))
 
     def _masks(self, call: Cursor | None) -> bool:
         """Whether a function that is called masks debug exceptions."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 from formal.epochs import Kernel
+from formal.kernel.around import entries
+from formal.kernel.around.a64 import assembler
 from formal.kernel.around.lookup import TRAPPED
 from formal.kernel.belongs import (
     EMULATES,
@@ -29,11 +31,23 @@ from formal.kernel.errors import Gaps
 from formal.kernel.lift.calls import INJECTED
 from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Lifted, Program
+from formal.kernel.model import passage
 from formal.kernel.model.binding import Flag
 from formal.kernel.parse import clang
 from formal.kernel.parse.clang import Kind
 from formal.kernel.recognition import debugexit, scan
-from formal.kernel.recognition.rules import AARCH64, ARM_C, PSTATE, WATCHED, Rule, belonging, nonzero, succeeds, word
+from formal.kernel.recognition.rules import (
+    AARCH64,
+    ARM_C,
+    PSTATE,
+    WATCHED,
+    Rule,
+    belonging,
+    nonzero,
+    parameters,
+    succeeds,
+    word,
+)
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM, sources
 from formal.kernel.text.forms import without_comments
@@ -44,11 +58,6 @@ from formal.logic.terms import FALSE, And, Eq, Not, Or, Term
 
 _ZERO = 31  # the register that reads as zero
 _ENTRIES, _KVM_HOST = f"{KVM}/hyp/hyp-entry.S", "arch/arm64/include/asm/kvm_host.h"
-# what arrives at EL2 from a guest, by the label at which the code that __guest_enter returns is chosen
-_CODES = {"el1_trap": "ARM_EXCEPTION_TRAP", "el1_irq": "ARM_EXCEPTION_IRQ", "el1_fiq": "ARM_EXCEPTION_IRQ",
-          "el1_error": "ARM_EXCEPTION_EL1_SERROR"}  # fmt: skip
-_CODE = re.compile(r"(?m)^((?:el1_\w+:\s*\n)+)((?:(?!\w+:).*\n)*)")  # labels that stand together, and what follows
-_MOVES = re.compile(r"\bmov\s+x0\s*,\s*#\s*(\w+)")
 _CALLS_EL2 = re.compile(r"(?m)^#define[ \t]+kvm_call_hyp_nvhe\((?:.*\\\n)*.*")
 _ANSWER = re.compile(r"(\w+)\.a(\d)\s*;\s*\}\s*\)\s*$")  # what a statement expression gives
 _CREATES = re.compile(r"\b(k\w*alloc\w*)\s*\(\s*(?:kvm_vcpu_cache\b|[^;()]*sizeof\s*\(\s*struct\s+kvm_vcpu\s*\))[^;]*;")
@@ -80,7 +89,7 @@ def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) ->
 def _general_registers(program: Program, mode: Mode) -> Iterator[Rule]:
     """vcpu_get_reg and vcpu_set_reg are about the guest's X0 to X30; the zero register reads as zero."""
     for name in ("vcpu_get_reg", "vcpu_set_reg"):
-        _, number, *value = [str(p.spelling) for p in program.resolver.find(name, mode)[1].get_arguments()]
+        _, number, *value = parameters(program, name, mode)
         right = True
         for n in range(_ZERO + 1):
             f = program.lift(name, mode, arguments={number: n})
@@ -154,18 +163,8 @@ def _pending(program: Program, mode: Mode, flags: Mapping[str, Flag]) -> Iterato
 
 def _exit_codes(program: Program) -> Iterator[Rule]:
     """What __guest_enter returns says what has arrived at EL2."""
-    if assumed(program):
-        return
-    plain, asked = without_comments(program.tree.read(_ENTRIES)), set[str]()
-    for found in _CODE.finditer(plain):
-        code = _MOVES.search(found[2])
-        line = plain[: found.start(2) + (code.start() if code is not None else 0)].count("\n") + 1
-        for label in found[1].replace(":", " ").split():
-            asked.add(label)
-            if label in _CODES:
-                right = code is not None and code[1] == _CODES[label]
-                yield Rule(f"{label} returns {_CODES[label]}", _ENTRIES, line, t.boolean(right))
-    yield Rule("traps and interrupts of a guest have labels", _ENTRIES, 1, t.boolean({"el1_trap", "el1_irq"} <= asked))
+    if not assumed(program):
+        yield from entries.rules(_ENTRIES, assembler(program).expanded(_ENTRIES, entries.VECTOR))
 
 
 def assumed(program: Program) -> tuple[str, ...]:
@@ -176,20 +175,29 @@ def assumed(program: Program) -> tuple[str, ...]:
 def _syndrome(program: Program, mode: Mode) -> Iterator[Rule]:
     """What KVM is told of a trap is the ESR_EL2 of that trap."""
     lvalue, names = "vcpu->arch.fault.esr_el2", ("__fixup_guest_exit", "fixup_guest_exit")
+    if passage.whole(program, mode):
+        whole = passage.passage(program, mode).returns
+        kept = [e for e in whole.events if e.lvalue == lvalue]
+        guard, value = (kept[0].guard, kept[0].value) if len(kept) == 1 else (FALSE, None)
+        yield _kept(guard, value, whole.file, whole.line)
+        return
     read = [skeleton(program, name, mode, WATCHED, None, re.compile(f"^{re.escape(lvalue)}$"))
             for name in names if name == names[-1] or program.defines(name, mode)]  # fmt: skip
     stores = [store for f in read for store in f.named(f"= {lvalue}")]
-    right: Term = FALSE
-    for store in stores if len(stores) == 1 else ():
-        codes = [v for v in nodes((store.guard,)) if v.op == "var" and v.sort != t.BOOL]
-        register = word(store.result) if store.result is not None else None
-        if len(codes) == 1 and register is not None and _ESR.fullmatch(str(register.data)):
-            value = store.result
-            assert value is not None
-            trapped = substitute(store.guard, {str(codes[0].data): t.const(TRAPPED, t.width(codes[0]))})
-            right = And(trapped, Eq(value, t.extract(register, t.width(value) - 1, 0)))
     place = stores[0] if stores else read[-1]
-    yield Rule("fixup_guest_exit() keeps ESR_EL2 of a trap", place.file, place.line, right)
+    one = len(stores) == 1
+    yield _kept(stores[0].guard if one else FALSE, stores[0].result if one else None, place.file, place.line)
+
+
+def _kept(guard: Term, value: Term | None, file: str, line: int) -> Rule:
+    """What is stored, and when: ESR_EL2, at least for a trap."""
+    codes = [v for v in nodes((guard,)) if v.op == "var" and v.sort != t.BOOL]
+    register = word(value) if value is not None else None
+    right: Term = FALSE
+    if len(codes) == 1 and value is not None and register is not None and _ESR.fullmatch(str(register.data)):
+        trapped = substitute(guard, {str(codes[0].data): t.const(TRAPPED, t.width(codes[0]))})
+        right = And(trapped, Eq(value, t.extract(register, t.width(value) - 1, 0)))
+    return Rule("ESR_EL2 of a trap is kept at an exit", file, line, right)
 
 
 def _reset_by_user(program: Program, mode: Mode) -> Iterator[Rule]:

@@ -36,20 +36,20 @@ WRONG: dict[str, tuple[str, Mode, str, dict[str, str], str]] = {
         "6.1", Mode.VHE, MMIO, {"\t\tcase unpack_vcpu_flag(EXCEPT_AA64_EL1_SYNC):\n": ""},
         "kvm_pending_sync_exception()"),
     "a trap counts as an SError": (
-        "7.3", Mode.VHE, ENTRY, {"#ARM_EXCEPTION_TRAP": "#ARM_EXCEPTION_EL1_SERROR"}, "el1_trap returns"),
+        "7.3", Mode.VHE, ENTRY, {"#ARM_EXCEPTION_TRAP": "#ARM_EXCEPTION_EL1_SERROR"}, "el1_sync returns"),
     "an interrupt counts as a trap": (
         "5.10", Mode.NVHE, ENTRY, {"#ARM_EXCEPTION_IRQ": "#ARM_EXCEPTION_TRAP"}, "el1_irq returns"),
     "a fast interrupt counts as a trap": (
         "7.3", Mode.NVHE, ENTRY, {"#ARM_EXCEPTION_IRQ": "#ARM_EXCEPTION_TRAP"}, "el1_fiq returns"),
     "a trap counts as whatever is in the register": (
-        "6.1", Mode.VHE, ENTRY, {"\tmov\tx0, #ARM_EXCEPTION_TRAP\n": ""}, "el1_trap returns"),
+        "6.1", Mode.VHE, ENTRY, {"\tmov\tx0, #ARM_EXCEPTION_TRAP\n": ""}, "el1_sync returns"),
     "the syndrome is that of the trap before": (
         "6.1", Mode.VHE, SWITCH, {"(*exit_code) != ARM_EXCEPTION_IRQ)": "(*exit_code) == ARM_EXCEPTION_EL1_SERROR)"},
-        "keeps ESR_EL2 of a trap"),
+        "ESR_EL2 of a trap is kept"),
     "half of the syndrome": (
         "6.12", Mode.NVHE, SWITCH, {"vcpu->arch.fault.esr_el2 = read_sysreg_el2(SYS_ESR);":
                                     "vcpu->arch.fault.esr_el2 = (u16)read_sysreg_el2(SYS_ESR);"},
-        "keeps ESR_EL2 of a trap"),
+        "ESR_EL2 of a trap is kept"),
     "a vCPU that has run is not reset": (
         "6.1", Mode.VHE, ARM, {"\tret = kvm_reset_vcpu(vcpu);\n":
                                "\tret = vcpu_has_run_once(vcpu) ? 0 : kvm_reset_vcpu(vcpu);\n"}, "resets the vCPU"),
