@@ -26,13 +26,17 @@ def unaccounted(
         parts: those of them in which nothing is preset.
         whole: functions, and their files, of whose stores rules speak.
     """
-    executed = {body for function in compared for body in function.bodies}
+    compared = list(compared)
+    left = {name for function in compared for name in function.left_out}
+    executed = {body for function in compared for body in function.bodies if body[0] not in left}
     always = {body for function in parts for body in function.bodies}
     read = executed | set(whole) | stores_read(program, mode)
     named = {name for name, _ in always | set(whole)}
 
     def idle(gap: Gap) -> bool:
         """Whether a function is not executed, though all that call it are."""
+        if gap.unless is not None and gap.unless[0] in left:
+            return False
         if gap.callers:
             return gap.callers <= always
         name = gap.unless[0] if gap.unless is not None else ""

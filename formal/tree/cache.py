@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from formal.common import progress
 from formal.common.files import write_file
 from formal.common.places import FORMAL, cache_folder
 from formal.common.processes import Beside
@@ -76,10 +77,12 @@ def _run(job: TreeJob) -> list[TreeReport]:
     if len(job.modes) != 2 or job.processes < 2:
         return verdicts.run(job)
     here, there = job.modes
+    progress.doing("searching for what writes the state")
     prepare([job.tree], fork=True)
     common = source(job.tree, here)  # the other process parses its mode's hypervisor itself
     with Beside(lambda: _plain_report(job, common, there), fork=True) as beside:
         first = verdicts.prove(job, common, here)
+        progress.doing(f"{there.value} is being proved")
         plain, opened = beside.result()
     if plain is None:
         return [first, verdicts.prove(job, common, there)]

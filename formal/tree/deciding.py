@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from formal.common import progress
 from formal.engines.induction import VacuousError
 from formal.engines.verdict import SEARCHED, SHALLOW, Checker, Result, Verdict
 from formal.engines.z3backend import SolverTimeoutError
@@ -97,6 +98,7 @@ class Decider:
 
 def checked(check: Callable[[Claim], Result], claim: Claim) -> Result:
     """The verdict on a claim, which may be about something in the C that the state does not have."""
+    progress.doing(claim.name)
     try:
         return check(claim)
     except NotUnderstoodError as error:

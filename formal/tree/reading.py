@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
+from formal.common import progress
 from formal.common.processes import Beside
 from formal.epochs import Mode
 from formal.kernel.compare import roles
@@ -38,8 +39,10 @@ def source(tree: KernelTree, *modes: Mode) -> Source:
     Raises:
         NotUnderstoodError: if nothing can be read, such as without its headers.
     """
+    progress.doing("searching for what writes the state")
     gaps = Gaps(noted=True)
     gaps.found += _search(tree)[0]
+    progress.doing("reading the C and its headers")
     program = load(tree, files_for(tree, *map(side_of, modes)))
     return Source(program, Binding.of(program, gaps), read(tree, gaps), tuple(gaps.found))
 

@@ -18,6 +18,7 @@ from formal.kernel.belongs import expanded
 from formal.kernel.compare import hypervisor
 from formal.kernel.compare.handlers import HANDLERS
 from formal.kernel.errors import Gap
+from formal.kernel.model.passage import by_name
 from formal.kernel.model.substitution import Step, TreeKernel, parts_of
 from formal.kernel.source.tree import KVM
 from formal.logic import terms as t
@@ -113,7 +114,7 @@ def _unknown(system: System, gap: Gap, effects: Effects) -> Unknown:
             s = system.state()
             after = STEPS[name](s, k).values
             changed = {variable for variable, value in after.items() if value is not s.values[variable]}
-            parts[name] = written | changed | effects.written(_parts((name,), k))
+            parts[name] = written | changed | effects.written(_parts((name,), k, effects))
         elif name not in _NAMED:
             own = written
     if gap.broken:  # the one may do what the other should
@@ -125,8 +126,9 @@ def _handlers(gap: Gap, k: Kernel) -> list[str]:
     return [f for h in HANDLERS if h.operation in gap.of and h.when(k) for f in h.functions]
 
 
-def _parts(names: Collection[str], k: Kernel) -> list[str]:
-    return [f for c in hypervisor.COMPONENTS if c.part in names for f in c.names(k)]
+def _parts(names: Collection[str], k: Kernel, effects: Effects) -> list[str]:
+    components = hypervisor.SIDES if by_name(effects.bodies) else hypervisor.COMPONENTS
+    return [f for c in components if not {c.part, *c.covers}.isdisjoint(names) for f in c.names(k)]
 
 
 def mattering(system: System, claims: Iterable[Claim]) -> frozenset[str]:
@@ -156,7 +158,7 @@ def standing(gaps: Iterable[Gap], effects: Effects, k: Kernel) -> list[Gap]:
     """Gaps that may write something, and that no other has with what it belongs to (``Gap.unless``)."""
     gaps = list(gaps)
     others = [gap for gap in gaps if gap.writes is None and not gap.broken]
-    inside = effects.led_to(f for g in others for f in (*g.of, *_handlers(g, k), *_parts(g.of, k)))
+    inside = effects.led_to(f for g in others for f in (*g.of, *_handlers(g, k), *_parts(g.of, k, effects)))
     every = any(not gap.of for gap in others)
     left = [g for g in gaps if g.unless is None or g.lifted or not (every or g.unless[0] in inside)]
     return [gap for gap in left if gap.writes is None or effects.at(gap)]

@@ -6,16 +6,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from formal.common import progress
 from formal.engines.equality import Questions
 from formal.engines.verdict import FEW, Result, Verdict
 from formal.epochs import Kernel, Mode
 from formal.kernel.around import every
 from formal.kernel.compare import forwarding, handlers, hypervisor, ownership, protected, tables
-from formal.kernel.compare import ownership as owner
 from formal.kernel.compare.behaviours import DEBUG_C, Resolved, resolve
 from formal.kernel.compare.constants import wrong
-from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
+from formal.kernel.errors import DOES_NOT_PARSE, Gap, Gaps, NotUnderstoodError
 from formal.kernel.lift.calls import HYP_CALL
 from formal.kernel.lift.program import Lifted, Program, side_of
 from formal.kernel.model.binding import Binding, allowed, misplaced
@@ -55,6 +56,7 @@ class Compared:
     differs_in: tuple[str, ...] = ()
     stores_besides: tuple[str, ...] = ()
     lifted: Lifted | None = None  # what was compared
+    told: tuple[Any, ...] | None = None  # how it differs, once that was asked (formal/tree/unlike.py)
 
 
 @dataclass
@@ -127,6 +129,7 @@ def prove(job: TreeJob, tree: Source, mode: Mode) -> TreeReport:
     Raises:
         NotUnderstoodError: if no claim can be looked at.
     """
+    progress.doing(f"{mode.value}: comparing the C with its description")
     report = compare(tree.program, tree.binding, tree.signs, mode, Questions(job.timeout), tree.gaps)
     _check_claims(job, report)
     job.tree.opened |= {name for name in tree.program.resolver.opened if name.startswith(f"{job.tree.path}/")}
@@ -159,7 +162,7 @@ def compare(
     with gaps.at():
         functions = program.functions(DEBUG_C)
     for name in functions:
-        if name not in owner.WITH_CALLER:
+        if name not in ownership.WITH_CALLER:
             with gaps.at(name):
                 lifted[name] = program.lift(name, side, file=DEBUG_C)
     signs += (*tables.told(program, signs, gaps), *forwarding.told(program, mode, signs, gaps))
@@ -169,6 +172,7 @@ def compare(
     outside = handlers.counterparts(program, k, binding, gaps)
     notes = [n for f in (*lifted.values(), *(c.lifted for c in outside.values())) for n in f.notes]
     names = [f"{here}() is read as {known}(), for which it stands" for here, known in tree.renamed.items()]
+    names += [f"{here} is read as {known}" for of in tree.names for here, known in of.items()]
     reset = lifecycle.assumed(program, side)
     told = tuple(dict.fromkeys([HYP_CALL, *every.assumed(program), *reset, *names, *tree.notes, *notes]))
     report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
@@ -224,9 +228,8 @@ def _compare_operations(report: TreeReport, system: System, ask: Questions, gaps
 
 def _variables(lifted: Lifted, differs: list[str]) -> list[str]:
     """The state variables in which a function differs; what else it must do has to be proved."""
-    for side in differs:
-        if side not in VARIABLES:
-            raise NotUnderstoodError(lifted.file, lifted.line, f"{lifted.name}: not proved that {side}")
+    if strange := [side for side in differs if side not in VARIABLES]:
+        raise NotUnderstoodError(lifted.file, lifted.line, f"{lifted.name}: not proved that {strange[0]}")
     return differs
 
 
@@ -248,12 +251,12 @@ def _compare_components(
 
 
 def _compare_owner(
-    report: TreeReport, debug: owner.Debug, system: System, ask: Questions, gaps: Gaps
+    report: TreeReport, debug: ownership.Debug, system: System, ask: Questions, gaps: Gaps
 ) -> dict[str, list[str]]:
     """Compares debug.c of v6.14 and later; the parts of operations that differ, with their variables."""
     s, k = system.state(), system.kernel
     differs: dict[str, list[str]] = {}
-    for name in owner.COMPONENTS:
+    for name in ownership.COMPONENTS:
         if name in debug.lifted:
             with gaps.at(name):
                 function = debug.lifted[name]
@@ -357,8 +360,8 @@ def _check_rules(report: TreeReport, program: Program, binding: Binding, k: Kern
 def _check_claims(job: TreeJob, report: TreeReport) -> None:
     system, mode = report.system, report.mode
     assert system is not None
-    wanted = [(n, claim) for n, claim in checks(CLAIMS) if " without " not in n]
-    wanted += [(claim.name, claim) for claim in obligation_claims(report.counterparts.values(), system.state())]
+    of_c = obligation_claims(report.counterparts.values(), system.state())
+    wanted = [one for one in checks(CLAIMS) if " without " not in one[0]] + [(claim.name, claim) for claim in of_c]
     wanted = [(n, claim) for n, claim in wanted if not job.claims or claim.name in job.claims]
     configuration = Configuration(report.resolved.epoch.name, mode.value)
     expecting = expected(job.manifest, report.resolved.epoch, report.resolved.kernel)
@@ -375,13 +378,12 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
     check = checker.check if decides is None else decides.check
     report.rows = [_row(report, checked(check, claim), expecting.get(name)) for name, claim in wanted]
     report.facts = checker.facts() if decides is None else decides.wider.facts()
-    still_open = [number for number, row in enumerate(report.rows) if row.verdict == "UNKNOWN"]
-    checker.depth = DEEP
+    still_open, checker.depth = [n for n, row in enumerate(report.rows) if row.verdict == "UNKNOWN"], DEEP
+    typo = any(DOES_NOT_PARSE in u.gap.reason for u in report.unknowns)  # to be mended first, and soon
     for number in still_open:
-        if len(still_open) > FEW and any(worse(row) and row.verdict == "VIOLATED" for row in report.rows):
+        if len(still_open) > FEW and (typo or any(worse(r) and r.verdict == "VIOLATED" for r in report.rows)):
             break
-        name, claim = wanted[number]
-        report.rows[number] = _row(report, checked(check, claim), expecting.get(name))
+        report.rows[number] = _row(report, checked(check, wanted[number][1]), expecting.get(wanted[number][0]))
     if decides is not None:
         left = {row.check for row in report.rows if row.verdict == "UNKNOWN"}
         reasons = decides.reasons(claim for name, claim in wanted if name in left)
@@ -391,9 +393,8 @@ def _check_claims(job: TreeJob, report: TreeReport) -> None:
 
 
 def _row(report: TreeReport, r: Result, expected: str | None) -> Row:
-    if expected is None and r.verdict is Verdict.NOT_APPLICABLE:
-        expected = "n/a"
-    return Row(
+    expected = "n/a" if expected is None and r.verdict is Verdict.NOT_APPLICABLE else expected
+    return progress.decided(report, Row(
         r.claim.name, r.claim.name, report.resolved.epoch.name, report.mode.value, r.verdict.value,
         expected, r.engine, r.seconds, tuple(p.name for p in r.claim.given), r.reason, r.trace, r.broken_at,
-    )  # fmt: skip
+    ))  # fmt: skip
