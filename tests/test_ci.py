@@ -136,7 +136,7 @@ def test_the_hook(machine: Machine, kernel: Path) -> None:
     finally:
         debug_c.write_text(text, encoding="utf-8")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "profiling (vhe): PROVED -> VIOLATED: WORSE" in done.stdout
+    assert "profiling (vhe, nvhe): PROVED -> VIOLATED: WORSE" in done.stdout
 
 
 # ---- the Dockerfile

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.properties import CLAIMS
 from formal.report import notes
 from formal.scope.configuration import EPOCH_CONFIGURATIONS
 from formal.scope.manifest import Manifest
+from tests.kernel.conftest import tree_path
+from tests.kernel.mutants import linked_copy
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{n}.md" for n in ("kernel-trees", "claims", "reference", "running")))
@@ -82,6 +85,35 @@ def test_the_kernel_command_and_its_last_line() -> None:
     done = _run(f"{sys.executable} -m formal.prove --kernel {trees}/linux-source-6.1")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert done.stdout.splitlines()[-1] in README
+
+
+def test_the_line_of_the_broken_tree(tmp_path: Path) -> None:
+    """What the README tells to break, and the line that it shows."""
+    source = tree_path("6.1")
+    debug_c = linked_copy(source, tmp_path / "new", DEBUG_C)
+    text = debug_c.read_text()
+    before, within, after = text.partition("static void kvm_arm_setup_mdcr_el2(")
+    broken = re.sub(r" \|\s+MDCR_EL2_TDOSA", "", after, count=1)
+    assert broken != after
+    debug_c.write_text(before + within + broken)
+    done = _run(f"{sys.executable} -m formal.prove --kernel {tmp_path}/new --claim os_registers --format gcc -j 1")
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.removeprefix(f"{tmp_path}/new/") in README.splitlines()
+
+
+def test_the_book_command(tmp_path: Path) -> None:
+    command = next(c for c in COMMANDS if "formal.book" in c)
+    done = _run(command.replace("-o book", f"-o {tmp_path}/book"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "book/index.html").is_file() and (tmp_path / "book/book.json").is_file()
+
+
+@pytest.mark.parametrize("option", ["--list", "--spec"])
+def test_what_a_reviewer_asks_first(option: str) -> None:
+    assert f"`python -m formal.prove {option}`" in README or f"`{option}`" in README
+    done = _run(f"{sys.executable} -m formal.prove {option}")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) > 20
 
 
 def test_the_trace_command_and_what_it_prints(tmp_path: Path) -> None:

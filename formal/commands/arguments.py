@@ -28,7 +28,7 @@ BISECT = (
     "With --bisect, UNKNOWN is 125, usage 128, an internal error 129 and what could not be written 131, as "
     "`git bisect run` wants."
 )
-_REPORTS = ("--json", "--junit", "--sarif")
+_REPORTS = ("--json", "--junit", "--sarif", "--ktap")
 RULES = (
     Rule("--list", "lists what there is", only=()),
     Rule("--notes", "says what changed between releases", only=("--proofs",)),
@@ -38,6 +38,9 @@ RULES = (
     Rule("--bug", "names its epoch", without=("--epoch",)),
     Rule("--config", "configures a tree", needs="--kernel"),
     Rule("--base", "compares two trees", needs="--kernel", without=("--spec", "--explain", "--no-cache")),
+    Rule(
+        "--format", "shows what a tree loses", needs="--kernel", without=("--base", "--explain", "--spec", "--verbose")
+    ),
     Rule("--no-cache", "proves a tree anew", needs="--kernel"),
     Rule("--bisect", "tells git about a tree", needs="--kernel"),
     Rule("--refresh", "works on whole configurations", without=("--claim", "--explain", "--spec", *_REPORTS)),
@@ -83,6 +86,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--json", metavar="FILE", type=Path, help="write the results as JSON; - is the standard output")
     p.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML")
     p.add_argument("--sarif", metavar="FILE", type=Path, help="write the results as SARIF 2.1.0")
+    p.add_argument("--ktap", metavar="FILE", type=Path, help="write the results as KTAP, for the kernel's test runners")
+    shown = "gcc: a line for each lost claim and nothing else, for editors"
+    p.add_argument("--format", choices=("text", "gcc"), default="text", help=shown)
     p.add_argument("--no-cache", action="store_true", help="prove a tree anew that has not changed")
     help_timeout = "seconds' work for one solver question (60)"
     p.add_argument("--timeout", metavar="S", type=seconds, default=60.0, help=help_timeout)
@@ -91,11 +97,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     p.add_argument("--list", action="store_true", help="list claims, epochs and bugs")
     p.add_argument("--presets", action="store_true", help="with --kernel: hold the presets of its release against it")
     p.add_argument("--notes", metavar="A..B", help="what changed after release A up to B, in the C and in the verdicts")
-    p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and the trace where it is violated")
+    p.add_argument("--explain", metavar="CLAIM", help="what a claim says, and why it is proved or violated")
     p.add_argument("--vcd", metavar="FILE", type=Path, help="with --explain: the trace for waveform viewers")
     p.add_argument("--pytest", metavar="FILE", type=Path, help="with --explain: the trace as a test that replays it")
     p.add_argument("--harness", metavar="FILE", type=Path, help="with --explain and --kernel: the trace as C to run")
-    p.add_argument("--spec", action="store_true", help="the document sentence by sentence, as Markdown")
+    p.add_argument("--spec", action="store_true", help="the document sentence by sentence; with -v as Markdown")
     p.add_argument("--refresh", action="store_true", help="search traces anew; write proofs/ and its manifest")
     p.add_argument("--accept", action="store_true", help="with --refresh: record verdicts that got worse as well")
     p.add_argument("-v", "--verbose", action="store_true", help="every table, and what is assumed and not modelled")

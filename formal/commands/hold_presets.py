@@ -12,6 +12,7 @@ from formal.epochs import EPOCHS, Mode, of_release
 from formal.kernel.errors import NotUnderstoodError, TreeError
 from formal.kernel.source.tree import KernelTree
 from formal.report.grid import put
+from formal.report.text import plural
 from formal.tree import presets
 
 TABLE = "presets.json"  # under proofs/
@@ -51,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
 def lines(rows: Iterable[presets.Held]) -> Iterator[str]:
     """A line for each tree and mode, and below it what is not equal."""
     for row in rows:
-        yield f"{row.preset:<4} {row.mode:<9} {row.release:<9} {row.result}: {len(row.equal)} functions equal"
+        yield f"{row.preset:<4} {row.mode:<9} {row.release:<9} {row.result}: {plural(len(row.equal), 'function')} equal"
         if row.behaviours:
             yield f"     other behaviours: {', '.join(row.behaviours)}"
         for name, variables in row.differ.items():

@@ -21,6 +21,7 @@ from formal.epochs import Mode
 from formal.kernel.errors import NotUnderstoodError, TreeError
 from formal.kernel.source.tree import KernelTree
 from formal.mutate.sweep import Kind, Outcome, Site, Sweep, sample, sites
+from formal.report.text import plural
 
 CODES = {
     ExitCode.OK: "each edit is told from the original, refused, equivalent, or changes only what is not modelled",
@@ -73,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
                 print(f"{outcome.kind}: {site} ({outcome.reason})", flush=True)
         outputs.write("--json", _as_json([rows[number] for number in sorted(rows)]))
         counts = Counter(outcome.kind for _, outcome in rows.values())
-        print(f"{len(chosen)} edits: " + ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind)))
+        print(f"{plural(len(chosen), 'edit')}: " + ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind)))
     outputs.finish()
     return ExitCode.WRONG if counts["unexplained"] else ExitCode.OK
 

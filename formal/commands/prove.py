@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 from formal.commands import run_files
@@ -17,29 +16,21 @@ from formal.common.options import UsageError
 from formal.common.runner import Failures, run
 from formal.engines.verdict import ContradictionError
 from formal.engines.z3backend import SolverTimeoutError
-from formal.epochs import EPOCHS, HOSTS, Mode
+from formal.epochs import EPOCHS
 from formal.evidence.runs.traces import TraceError
 from formal.matrix import schedule
 from formal.matrix.configuration_run import Job, Report
 from formal.properties import CLAIMS, NON_PROPERTIES
-from formal.report import explanation, jsonfile, notes, spec, text
-from formal.report.grid import put
-from formal.scope.bugs import BUGS, OUT_OF_SCOPE
-from formal.scope.configuration import Configuration
+from formal.report import jsonfile, notes, spec, text
+from formal.report.grid import fold, put, screen_width
+from formal.scope.bugs import BUGS, OUT_OF_SCOPE, TOLD
 from formal.scope.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:  # loaded only where they are needed
-    from formal.kernel.source.tree import KernelTree
     from formal.report.servers.results import Suite
-    from formal.tree.verdicts import TreeJob
 
 
-WRITTEN = ("json", "junit", "sarif", "vcd", "pytest", "harness")  # options that name a file
-_IN_WORDS = {
-    ExitCode.OK: "as expected or better",
-    ExitCode.WRONG: "WORSE than expected",
-    ExitCode.UNKNOWN: "not all decided",
-}
+WRITTEN = ("json", "junit", "sarif", "ktap", "vcd", "pytest", "harness")  # options that name a file
 FAILURES: Failures = {
     ManifestError: (ExitCode.USAGE, ""),
     TraceError: (ExitCode.USAGE, ""),
@@ -73,26 +64,15 @@ def _run(args: argparse.Namespace) -> int:
         check_folder(args.proofs / "traces")
     with outputs.kept_apart(), ExitStack() as stack:
         if args.kernel:
-            from formal.common.lifetime import read_once  # loads what only a tree needs
+            from formal.commands import prove_tree  # loads the C front end
+            from formal.common.lifetime import read_once
 
             args.config = read_once(args.config, stack)
-            code = _tree(args, outputs) if args.base is None else _compare(args, outputs)
+            code = prove_tree.tree(args, outputs) if args.base is None else prove_tree.compare(args, outputs)
         else:
             code = _audit(args, outputs) if args.gate else _gate(args, outputs)
     outputs.finish()
     return code
-
-
-def _write(outputs: Outputs, suites: Callable[[], Sequence[Suite]], code: int) -> None:
-    """The files for CI servers that the options ask for."""
-    if outputs.files["--junit"]:
-        from formal.report.servers import junit
-
-        outputs.write("--junit", junit.text(suites()))
-    if outputs.files["--sarif"]:
-        from formal.report.servers import sarif
-
-        outputs.write("--sarif", sarif.text(suites(), code))
 
 
 def _of_gate(reports: Sequence[Report], problems: Sequence[str], breakpoints: int) -> Sequence[Suite]:
@@ -107,6 +87,10 @@ def _list() -> int:
         ("non-properties, which must fail", [(c.name, c.says.split("\n")[0]) for c in NON_PROPERTIES]),
         ("epochs", [(e.name, f"{e.releases}: {e.says}") for e in EPOCHS.values()]),
         ("bugs", [(b.name, f"{b.title}; fixed by {b.fix}") for b in BUGS.values()]),
+        (
+            "bugs that --kernel tells of a tree by a rule",
+            [(name, f"{b.title}; fixed by {b.fix}; told as: {b.rule}") for name, b in TOLD.items()],
+        ),
         ("known bugs that the model does not cover", [(name, f"{bug}: {why}") for name, bug, why in OUT_OF_SCOPE]),
     ):
         put(text.listing(title, rows), "")
@@ -144,9 +128,9 @@ def _gate(args: argparse.Namespace, outputs: Outputs) -> int:
     code = exit_code(reports, problems)
     if args.json:
         outputs.write("--json", jsonfile.text(reports, code))
-    _write(outputs, lambda: _of_gate(reports, problems, args.breakpoints), code)
+    run_files.reports(outputs, lambda: _of_gate(reports, problems, args.breakpoints), code)
     if args.spec:
-        print(spec.markdown(reports))
+        put(*[spec.markdown(reports)] if args.verbose else spec.screen(reports, *screen_width()))
         return max(code, ExitCode.WRONG if spec.unanswered() else ExitCode.OK)
     _print(args, reports, problems)
     print("".join(f"{line}\n" for line in run_files.write(args, outputs, reports)), end="")
@@ -161,10 +145,11 @@ def _refresh(args: argparse.Namespace) -> int:
     changes = schedule.changes(reports, old)
     put([str(change) for change in changes])
     if (worse := [change for change in changes if change.worse]) and not args.accept:
-        put(f"{len(worse)} of {len(changes)} changes are WORSE: nothing was written; --accept records them")
+        put(f"{len(worse)} of {text.plural(len(changes), 'change')} WORSE: nothing was written; --accept records them")
         return ExitCode.WRONG
     schedule.refresh(reports, old, args.proofs)
-    put(f"written: {file} and {len(reports)} files of traces; {len(changes)} verdicts changed")
+    files, verdicts = text.plural(len(reports), "file"), text.plural(len(changes), "verdict")
+    put(f"written: {file} and {files} of traces; {verdicts} changed")
     unknown = [row for r in reports for row in r.rows if row.verdict == "UNKNOWN"]
     problems = [problem for r in reports for problem in r.problems]
     put([f"PROBLEM: {problem}" for problem in problems])
@@ -189,107 +174,9 @@ def _audit(args: argparse.Namespace, outputs: Outputs) -> int:
     code = exit_code(reports, problems)
     if args.json:
         outputs.write("--json", jsonfile.text(reports, code, evidence=wrong))
-    _write(outputs, lambda: _of_gate(reports, problems, args.breakpoints), code)
+    run_files.reports(outputs, lambda: _of_gate(reports, problems, args.breakpoints), code)
     page = trust.page(reports, found, wrong)
     put(page)
-    return code
-
-
-def _tree_job(args: argparse.Namespace, tree: KernelTree, processes: int = 1) -> TreeJob:
-    from formal.tree.verdicts import TreeJob
-
-    modes = (Mode(args.mode),) if args.mode else HOSTS
-    names = tuple(args.claim) + ((args.explain,) if args.explain else ())
-    manifest = Manifest.read(args.proofs / "manifest.toml")
-    return TreeJob(tree, modes, names, args.proofs, manifest, args.timeout, processes)
-
-
-def _compare(args: argparse.Namespace, outputs: Outputs) -> int:
-    from formal.kernel.errors import TreeError
-    from formal.kernel.source.versions import versions
-    from formal.report import diff as report
-    from formal.report.servers.treeresults import of_steps
-    from formal.report.tree import explanation as explanation_of
-    from formal.tree.patch import Step, side_by_side, steps
-
-    done: list[Step] = []
-    try:
-        with ExitStack() as stack:
-            trees = versions(args.kernel, args.base, args.config, stack)
-            common = trees, partial(_tree_job, args), args.timeout
-            flows = args.sarif or args.junit or args.explain  # C lines, which stay in the process that found them
-            alone = flows or args.mode or ".." in args.base or args.jobs < 2
-            for step in steps(*common) if alone else side_by_side(*common, explanation_of):
-                put(*([""] if done else []), [*report.lines(step)])
-                done.append(step)
-    except TreeError as error:
-        raise UsageError(str(error)) from error
-    undecided = any(row.verdict == "UNKNOWN" for step in done for r in step.reports for row in r.rows)
-    code = ExitCode.UNKNOWN if undecided else ExitCode.OK
-    code = ExitCode.NOT_UNDERSTOOD if any(step.refused for step in done) else code
-    if any(step.diff and step.diff.worse for step in done):
-        code = ExitCode.WRONG
-    if args.json:
-        outputs.write("--json", report.document(done, code))
-    _write(outputs, lambda: of_steps(done), code)
-    return code
-
-
-def _tree(args: argparse.Namespace, outputs: Outputs) -> int:
-    from formal.commands import tree_run_files  # the front end is loaded only where a tree is given
-    from formal.kernel.compare.behaviours import DEBUG_C
-    from formal.kernel.errors import Gaps, NotUnderstoodError, TreeError
-    from formal.kernel.source.tree import KernelTree
-    from formal.kernel.text.signs import read
-    from formal.report import tree as report
-    from formal.report.servers import results
-    from formal.report.servers.treeresults import of_tree
-    from formal.tree import cache, rank
-
-    try:
-        tree = KernelTree(args.kernel, args.config)
-        runs = bool(args.explain or args.spec or args.sarif)  # shown with their C lines, which are not plain data
-        processes = 1 if runs else args.jobs
-        reports = cache.prove(_tree_job(args, tree, processes), use=not (runs or args.no_cache))
-        signs = read(tree, Gaps(noted=True))
-    except TreeError as error:
-        raise UsageError(str(error)) from error
-    except NotUnderstoodError as error:
-        print(f"formal.prove: not understood: {error}", file=sys.stderr)
-        refused = results.of_refusal(error)
-        _write(outputs, lambda: refused, ExitCode.NOT_UNDERSTOOD)
-        return ExitCode.NOT_UNDERSTOOD
-    rows = [row for r in reports for row in r.rows]
-    problems = [p for r in reports for p in r.problems]
-    code = ExitCode.UNKNOWN if any(r.verdict == "UNKNOWN" for r in rows) else ExitCode.OK
-    if problems or any(rank.worse(r) and r.verdict == "VIOLATED" for r in rows):
-        code = ExitCode.WRONG
-    if args.json:
-        outputs.write("--json", jsonfile.tree(tree.release, reports, code))
-    _write(outputs, lambda: of_tree(reports), code)
-    if args.spec:
-        as_reports = [Report(Configuration(f"v{tree.release}", r.mode.value), r.rows) for r in reports]
-        print(spec.markdown(as_reports, spec.originals(tree.read(DEBUG_C))))
-        return max(code, ExitCode.WRONG if spec.unanswered() else ExitCode.OK)
-    whole = bool(args.verbose or args.explain or args.claim)
-    if whole:
-        put(report.headline(tree, reports, signs), "", report.table(reports))
-    else:
-        put([*report.first_screen(tree, reports)])
-    lines = [f"PROBLEM: {p}" for p in problems]
-    for r in reports:
-        for row in r.rows if whole else ():
-            if args.explain or (rank.worse(row) and row.verdict != "UNKNOWN"):
-                lines += ["", *report.explanation(r, row)]
-        lines += [] if args.explain else report.undecided(r)
-    lines += tree_run_files.write(args, outputs, tree, reports)
-    put(lines, "", text.assumptions() if args.verbose else text.assumed())
-    counts = {v: sum(r.verdict == v for r in rows) for v in text.STYLE}
-    verdict = _IN_WORDS[code]
-    put(
-        "",
-        f"{DEBUG_C}: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, {counts['UNKNOWN']} UNKNOWN: {verdict}",
-    )
     return code
 
 
@@ -312,7 +199,7 @@ def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report
         return schedule.run_all(todo, workers, lambda report: None)
     from rich.console import Console  # loaded for a terminal only
 
-    with Console(stderr=True).status(f"proving {len(todo)} configurations") as status:
+    with Console(stderr=True).status(f"proving {text.plural(len(todo), 'configuration')}") as status:
         left = {job.configuration for job in todo}
 
         def done(report: Report) -> None:
@@ -323,12 +210,11 @@ def _with_progress(todo: Sequence[Job], args: argparse.Namespace) -> list[Report
 
 
 def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequence[str]) -> None:
+    from formal.report import explanation  # shows what is found of a claim, which takes more than a verdict
+
     if args.explain:
-        for report in reports:
-            for row in report.rows:
-                if row.check in (args.explain, f"not {args.explain}"):
-                    put(explanation.lines(report.configuration, row, args.breakpoints))
-        put("", text.assumed())
+        names = (args.explain, f"not {args.explain}")
+        put([*explanation.together(reports, names, args.proofs, args.breakpoints)], "", text.assumed())
         return
     whole = not args.verbose and not args.claim
     if whole:
@@ -342,8 +228,8 @@ def _print(args: argparse.Namespace, reports: Sequence[Report], problems: Sequen
                 put(text.matrix(part[start : start + 8]), "")
     lines = [*text.summary(reports), text.sanity(reports), *problems]
     lines += [] if whole else [f"DIFFERS: {line}" for line in text.differences(reports)]
-    put([line for line in lines if line])
+    put([folded for line in lines if line for folded in fold(line)])
     unexpected = [(r, row) for r in reports for row in r.rows if not row.as_expected and row.trace is not None]
     for report, row in unexpected[: 1 if whole else None]:  # one run says enough; -v shows all
         put("", explanation.lines(report.configuration, row, args.breakpoints))
-    put(*text.assumptions() if args.verbose else [text.assumed(), *text.next_steps(reports)])
+    put(*text.assumptions() if args.verbose else [fold(line) for line in (text.assumed(), *text.next_steps(reports))])

@@ -1,10 +1,11 @@
-"""``--explain CLAIM`` with ``--vcd``, ``--pytest`` or ``--harness FILE``: the run that breaks a claim, as a file."""
+"""The files that options of ``formal.prove`` ask for: results for other programs, and the run that breaks a claim."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from formal.common.files import Outputs
 from formal.evidence.runs.replay import Replay
@@ -12,6 +13,9 @@ from formal.matrix.configuration_run import Report, Row
 from formal.report.explanation import claim_of
 from formal.scope.configuration import Configuration
 from formal.system import System
+
+if TYPE_CHECKING:  # loaded only where they are needed
+    from formal.report.servers.results import Suite
 
 
 class RunFileError(Exception):
@@ -25,6 +29,22 @@ class Broken:
     where: str
     row: Row
     replay: Replay
+
+
+def reports(outputs: Outputs, suites: Callable[[], Sequence[Suite]], code: int) -> None:
+    """The files for other programs that the options ask for."""
+    if outputs.files["--junit"]:
+        from formal.report.servers import junit
+
+        outputs.write("--junit", junit.text(suites()))
+    if outputs.files["--ktap"]:
+        from formal.report.servers import ktap
+
+        outputs.write("--ktap", ktap.text(suites()))
+    if outputs.files["--sarif"]:
+        from formal.report.servers import sarif
+
+        outputs.write("--sarif", sarif.text(suites(), code))
 
 
 def write(args: argparse.Namespace, outputs: Outputs, reports: Sequence[Report]) -> list[str]:

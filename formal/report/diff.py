@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from formal.report.jsonfile import SCHEMA_VERSION
+from formal.report.text import plural
 from formal.report.tree import explanation
 from formal.tree.functions import Change, FunctionChange
-from formal.tree.patch import Step
+from formal.tree.patch import ClaimChange, Step
 from formal.tree.rank import worse
+from formal.tree.verdicts import TreeReport
+
+MANY, FEW = 8, 5  # so many claims that changed alike are counted, and so many of them named
+_PLACE = re.compile(r"  \S+:\d+: ")
 
 
-def lines(step: Step) -> Iterator[str]:
-    """One comparison, in full."""
+def lines(step: Step, whole: bool = True) -> Iterator[str]:
+    """One comparison in full; or many claims that are lost counted, with the shortest run for each cause."""
     if step.base:
         yield f"base: {step.base}"
     yield f"tree: {step.tree}"
@@ -30,20 +36,47 @@ def lines(step: Step) -> Iterator[str]:
             yield from _function(f)
     for mode in dict.fromkeys(f.mode for f in step.diff.functions):
         same = [f.function for f in step.diff.functions if f.mode is mode and f.change is Change.EQUIVALENT]
-        yield f"{mode.value}: {len(same)} functions equivalent" + (
-            f": {', '.join(dict.fromkeys(same))}" if same else ""
-        )
-    for c in step.diff.claims:
+        names = f": {', '.join(dict.fromkeys(same))}" if same and whole else ""
+        yield f"{mode.value}: {plural(len(same), 'function')} equivalent{names}"
+    yield from _claims(step.diff.claims, whole)
+    yield from (f"PROBLEM: {p}" for p in step.diff.problems)
+    yield from _runs(step.reports, whole)
+    yield from ("", summary(step))
+
+
+def _claims(claims: Sequence[ClaimChange], whole: bool) -> Iterator[str]:
+    """The claims whose verdict changed, with their modes; of many that changed alike only the names."""
+    modes: dict[tuple[str, str], list[str]] = {}
+    for c in claims:
         if c.before != c.after and (c.worse or c.better):
             mark = "WORSE" if c.worse else "better"
-            yield f"{c.check} ({c.mode}): {c.before or 'not asked'} -> {c.after or 'not asked'}: {mark}"
-    yield from (f"PROBLEM: {p}" for p in step.diff.problems)
-    yield summary(step)
-    for report in step.reports:
+            change = f"{c.before or 'not asked'} -> {c.after or 'not asked'}: {mark}"
+            modes.setdefault((change, c.check), []).append(c.mode)
+    alike: dict[str, list[str]] = {}
+    for (change, check), of in modes.items():
+        alike.setdefault(change, []).append(f"{check} ({', '.join(of)})")
+    for change, told in alike.items():
+        shown = told if whole or len(told) <= MANY else told[:FEW]
+        yield from (f"{check}: {change}" for check in shown)
+        if len(told) > len(shown):
+            yield f"and {plural(len(told) - len(shown), 'more claim')}: {change} (-v lists them)"
+
+
+def _runs(reports: Sequence[TreeReport], whole: bool) -> Iterator[str]:
+    """The runs that break what is worse: all, or the shortest for each place that is at fault, in one of the modes."""
+    found: dict[str, list[tuple[int, Sequence[str]]]] = {}
+    for report in reports:
         for row in report.rows:
             if worse(row):
-                yield ""
-                yield from report.explained.get(row.check) or explanation(report, row)
+                told = report.explained.get(row.check) or [*explanation(report, row)]
+                cause = next((line for line in told if _PLACE.match(line)), row.reason)
+                found.setdefault(f"{row.check} {report.mode}" if whole else cause, []).append(
+                    (row.broken_at or 0, told)
+                )
+    for runs in found.values():
+        yield from ("", *min(runs, key=lambda one: one[0])[1])
+        if len(runs) > 1:
+            yield f"  {plural(len(runs) - 1, 'more verdict')} for the same reason (-v)"
 
 
 def summary(step: Step) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from formal.common.options import program
 from formal.epochs import EPOCHS
 from formal.explain.show import ShownStep
 from formal.matrix.configuration_run import Report, Row
@@ -12,6 +13,11 @@ from formal.report.grid import Cell, Grid
 from formal.scope.assumptions import ASSUMED, NOT_MODELLED, TRUSTED
 
 STYLE = {"PROVED": "green", "VIOLATED": "red", "UNKNOWN": "yellow", "n/a": "dim"}
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def verdict(row: Row) -> Cell:
@@ -44,7 +50,8 @@ def summary(reports: Sequence[Report]) -> list[str]:
     rows = [r for report in reports for r in report.rows]
     counts = {v: sum(r.verdict == v for r in rows) for v in STYLE}
     lines = [
-        f"{len(reports)} configurations, {len(rows)} checks: {counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, "
+        f"{plural(len(reports), 'configuration')}, {plural(len(rows), 'check')}: "
+        f"{counts['PROVED']} PROVED, {counts['VIOLATED']} VIOLATED, "
         f"{counts['UNKNOWN']} UNKNOWN, {counts['n/a']} not applicable; {sum(not r.as_expected for r in rows)} not as "
         "expected"
     ]
@@ -62,10 +69,11 @@ def sanity(reports: Sequence[Report]) -> str:
     epochs = [r for r in reports if r.complete]
     if not epochs:
         return ""
+    traces = plural(sum(r.replayed for r in epochs), "trace")
+    each = "Checked" if len(epochs) == 1 else f"Checked in each of {len(epochs)} epoch configurations"
     return (
-        f"Checked in each of {len(epochs)} epoch configurations: Init can be met, each of {epochs[0].operations} "
-        "operations is taken or proved impossible, none is a dead end, every claim's situation is reached; "
-        f"{sum(r.replayed for r in epochs)} traces replayed without a solver."
+        f"{each}: Init can be met, operations are taken or impossible, no dead ends, all situations reached; "
+        f"{traces} replayed."
     )
 
 
@@ -88,29 +96,42 @@ def assumptions() -> list[str]:
 
 def assumed() -> str:
     """The same in a line, and where the list is."""
-    counts = f"Assumed: {len(ASSUMED)} points. Trusted: {len(TRUSTED)}. Not modelled: {len(NOT_MODELLED)}."
-    return f"{counts} -v lists them; formal/scope/assumptions.py has them."
+    counts = f"Assumed: {len(ASSUMED)} points; trusted: {len(TRUSTED)}; not modelled: {len(NOT_MODELLED)}"
+    return f"{counts}. -v lists them."
+
+
+def _alike(epochs: Mapping[str, Mapping[str, Cell | str]], modes: Sequence[str]) -> list[list[str]]:
+    """Epochs that follow one another with the same counts in every mode."""
+    found: list[list[str]] = []
+    for name, cells in epochs.items():
+        if found and all(str(cells.get(m, "-")) == str(epochs[found[-1][0]].get(m, "-")) for m in modes):
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return found
 
 
 _SHOWN = 5  # differences on the first screen
 
 
 def first_screen(reports: Sequence[Report]) -> list[Grid | list[str]]:
-    """What was proved, a line an epoch, and what is not as expected; at most 30 lines on a terminal."""
+    """What was proved, a line an epoch, and what is not as expected; at most 30 lines on a terminal, 80 wide."""
     modes = list(dict.fromkeys(r.configuration.mode for r in reports))
     grid = Grid(("epoch", "releases", *modes))
     epochs: dict[str, dict[str, Cell | str]] = {}
     for report in reports:
         if not report.configuration.is_bug:
             epochs.setdefault(report.configuration.name, {})[report.configuration.mode] = _counts(report)
-    for name, cells in epochs.items():
-        grid.add(name, EPOCHS[name].releases, *(cells.get(mode, "-") for mode in modes))
+    for alike in _alike(epochs, modes):
+        first, last = (EPOCHS[name].releases.split() for name in (alike[0], alike[-1]))
+        releases = EPOCHS[alike[0]].releases if len(alike) == 1 else f"{first[0]} to {last[-1]}"
+        grid.add(", ".join(alike), releases, *(epochs[alike[0]].get(mode, "-") for mode in modes))
     bugs = [r for r in reports if r.configuration.is_bug]
     lines = ["Each cell: claims PROVED / VIOLATED, as the manifest expects unless it says so."]
     if bugs:
         found = sum(all(row.as_expected for row in r.rows) for r in bugs)
-        names = len({r.configuration.name for r in bugs})
-        lines.append(f"{names} past bugs brought back: {found} of {len(bugs)} configurations break as expected.")
+        names = plural(len({r.configuration.name for r in bugs}), "past bug")
+        lines.append(f"{names} brought back: {found} of {plural(len(bugs), 'configuration')} broken as expected.")
     if len(reports) == 1 and not bugs:
         broken = [r.check for r in reports[0].rows if r.verdict == "VIOLATED" and _promise(r)]
         lines += textwrap.wrap(f"VIOLATED: {', '.join(broken) or 'none'}", 110, subsequent_indent="  ")
@@ -126,9 +147,10 @@ def next_steps(reports: Sequence[Report]) -> list[str]:
     broken = [row for r in reports if not r.configuration.is_bug for row in r.rows if row.verdict == "VIOLATED"]
     if not broken or len(reports) == 1:
         return []
-    row = min(broken, key=lambda r: (r.as_expected, " " in r.check))
+    row = min(reversed(broken), key=lambda r: (r.as_expected, " " in r.check))
     where = f"--epoch {row.epoch} --mode {row.mode}"
-    return [f"Next: formal.prove {where} --explain {row.claim}; formal.check re-checks all; -v shows every table."]
+    explain = f"{program('prove')} {where} --explain {row.claim}"
+    return [f"Next: {explain}; {program('check')}; -v for every table."]
 
 
 def _promise(row: Row) -> bool:

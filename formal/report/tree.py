@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from formal.evidence.runs.replay import Replay, Seen
 from formal.explain.show import final_values, shown
 from formal.kernel.compare.behaviours import DEBUG_C
+from formal.kernel.errors import DOES_NOT_PARSE
 from formal.kernel.model.counterparts import Makes
 from formal.kernel.source.tree import KernelTree
 from formal.kernel.text.signs import Sign
-from formal.logic.evaluation import support
 from formal.matrix.configuration_run import Row
 from formal.properties import CLAIMS
+from formal.report.blame import blame, distances
+from formal.report.claimplaces import PROPERTIES, line_of
+from formal.report.explanation import proved
 from formal.report.grid import Cell, Grid
-from formal.report.text import STYLE
-from formal.system import System
+from formal.report.text import STYLE, plural
+from formal.scope.findings import FINDINGS, Finding
 from formal.transitions import OPERATIONS
 from formal.tree.rank import better, worse
-from formal.tree.verdicts import TreeReport
+from formal.tree.unknowns import Unknown
+from formal.tree.unlike import origin, unlike
+from formal.tree.verdicts import Compared, TreeReport
 from formal.vocabulary import Claim
 
 SHOWN = 8  # names of a list that are shown before the rest is only counted
+_INDEX = re.compile(r"\[\d+\]")
+FEW_CLAIMS = 3  # claims lost at one place that are shown in full
+RUN = 12  # lines of a run
+_BOOKKEEPING = ("phase", "cpu", "in_run")
 
 
 def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Sign]) -> list[str]:
@@ -55,6 +64,7 @@ def headline(tree: KernelTree, reports: Sequence[TreeReport], signs: Sequence[Si
     lines.append(f"hand-written, compared in parts or by their calls: {', '.join(by_hand)}")
     lines.append("behaviours of the hand-written part, by signs in the source:")
     lines += [f"  {s.behaviour} = {s.value} ({s.file}:{s.line})" for s in signs]
+    lines += known(reports)
     notes = dict.fromkeys(note for r in reports for note in r.notes)
     return lines + ([f"assumed in lifting: {'; '.join(notes)}"] if notes else [])
 
@@ -71,60 +81,137 @@ def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[st
             f"{r.mode.value}: as {r.resolved.epoch.releases} ({r.resolved.epoch.name}){differs}; {equal} of "
             f"{len(r.compared)} functions equal to their description, {r.rules} rules on the calls around them"
         )
-        yield from (
-            f"  {c.function} ({c.place}) DIFFERS in {', '.join(c.differs_in)}" for c in r.compared if not c.equal
-        )
-        yield from (f"  {text}: taken as left out" for text in (*r.omitted.values(), *r.lacking))
-        each = {u.gap.unless or u.gap.place: u for u in reversed(r.unknowns)}  # a function that is not compared: once
-        yield from (f"  {'' if u.gap.broken else 'not understood: '}{u}" for u in reversed(each.values()))
+    yield from _differences(reports)
+    if names := dict.fromkeys(finding.name for finding, _ in _bugs(reports)):
+        yield f"{plural(len(names), 'known bug')} that later releases have mended: {', '.join(names)} (-v)"
     if notes := dict.fromkeys(note for r in reports for note in r.notes):
-        yield f"taken for granted of this tree, beside what is assumed of all: {len(notes)} points; -v lists them"
-    lost = [(r, row) for r in reports for row in r.rows if worse(row) and row.verdict == "VIOLATED"]
-    yield from (f"{_blamed(r, row)}: error: {row.check} ({r.mode.value}): {_sentence(row)}" for r, row in lost)
-    shortest = min(lost, key=lambda one: one[1].broken_at or 0, default=None)
-    if shortest is not None:
-        yield from ("", *explanation(*shortest))
-        yield from [f"  --explain CLAIM shows the runs of the other {len(lost) - 1}"] if len(lost) > 1 else []
+        yield f"taken for granted of this tree, beside what is assumed of all: {plural(len(notes), 'point')} (-v)"
+    found = sorted(lost(reports), key=lambda one: one[1].broken_at or 0)
+    yield from _by_cause(errors(found))
+    if found:
+        report, row = found[0]
+        yield from ("", f"The shortest run ({row.check}, {report.mode.value}; whole with --explain {row.claim}):")
+        run = [*_in_short(report, row)]
+        yield from [f"  (the first {len(run) - RUN} lines are left out)"] if len(run) > RUN else []
+        yield from run[-RUN:]
+
+
+def _differences(reports: Sequence[TreeReport]) -> Iterator[str]:
+    """Where the C differs from its description and how, what it does not call, what is not understood: each once."""
+    modes: dict[str, list[str]] = {}
+    for r in reports:
+        told = [line for c in r.compared if not c.equal and not _inside(r, c) for line in _how(r, c)]
+        told += [f"{text}: taken as left out" for text in (*r.omitted.values(), *r.lacking)]
+        each = {u.gap.unless or u.gap.place: u for u in reversed(r.unknowns)}  # a function that is not compared: once
+        told += [_not_understood(u) for u in reversed(each.values())]
+        for line in told:
+            modes.setdefault(line, []).append(r.mode.value)
+    yield from (f"{line} ({', '.join(of)})" if len(reports) > 1 else line for line, of in modes.items())
+
+
+def _inside(report: TreeReport, c: Compared) -> Compared | None:
+    """A function that is run by this one and differs in the same: what differs there differs here."""
+    inner = [i for i in report.compared if not i.equal and i.lifted is not None and i.function != c.function]
+    runs = [i for i in inner if c.lifted is not None and i.function in c.lifted.functions]
+    return next((i for i in runs if set(i.differs_in) & set(c.differs_in)), None)
+
+
+def _how(report: TreeReport, c: Compared) -> Iterator[str]:
+    file = c.lifted.file if c.lifted is not None else c.place.partition(":")[0]
+    told = unlike(report, c)
+    for u in (u for u in told if origin(told, u) is u):
+        yield f"{file}:{u.line}: {c.function}() {u}" if u.line else f"{file}:{_line(c)}: {c.function}() {u}"
+    if rest := [name for name in c.differs_in if name not in {u.variable for u in told}]:
+        yield f"{file}:{_line(c)}: {c.function}() differs from its description in {', '.join(rest)}"
+    callers = [o.function for o in report.compared if not o.equal and _inside(report, o) is c]
+    yield from [f"  and so {', '.join(dict.fromkeys(callers))}"] if callers else []
+
+
+def _line(c: Compared) -> str:
+    return c.place.rpartition(":")[2]
+
+
+def _not_understood(unknown: Unknown) -> str:
+    """A place that is not understood; what a compiler would say, as a compiler says it."""
+    gap = unknown.gap
+    if gap.reason.startswith(DOES_NOT_PARSE):
+        return f"{gap.file}:{gap.line}: error: {gap.reason.removeprefix(DOES_NOT_PARSE)}"
+    return f"{'' if gap.broken else 'not understood: '}{unknown}"
+
+
+def _by_cause(lines: Sequence[str]) -> Iterator[str]:
+    """Claims that are lost at one place: the first few in full, the others by name."""
+    causes: dict[str, list[str]] = {}
+    for line in lines:
+        causes.setdefault(line.partition(": error: ")[0], []).append(line)
+    for place, of in causes.items():
+        yield from of[:FEW_CLAIMS]
+        names = [line.partition(": error: ")[2].partition(" (")[0] for line in of[FEW_CLAIMS:]]
+        yield from [f"{place}: note: {plural(len(names), 'more claim')}: {_listed(names)}"] if names else []
+
+
+def _in_short(report: TreeReport, row: Row) -> Iterator[str]:
+    """The run that breaks a claim: its steps, C's last store to each place, or what changes of what the claim reads."""
+    if row.trace is None or report.system is None:
+        return
+    claim = _claim(row.claim)
+    replay = Replay(report.system)
+    lines = {seen.number: _c_lines(report.shown, replay, seen) for seen in replay.run(row.trace)}
+    near = distances(report.system, claim)
+    for step in shown(replay, row.trace, until=row.broken_at):
+        inputs = f" with {', '.join(step.inputs)}" if step.inputs else ""
+        yield f"  {step.number:3}. {step.operation}{inputs}"
+        last = {_INDEX.sub("[]", line.partition(" = ")[0].rpartition(": ")[2]): line for line in lines[step.number]}
+        yield from (f"         {line}" for line in last.values())
+        read = [c for c in step.changes if near.get(c.variable) == 0 and c.variable not in _BOOKKEEPING]
+        yield from (f"         {c.variable}: {c.before} -> {c.after}" for c in read if not lines[step.number])
+
+
+def known(reports: Sequence[TreeReport]) -> list[str]:
+    """Bugs that a later release has mended, and this tree has: verdicts that are as expected say nothing of them."""
+    return [
+        f"known bug ({', '.join(of)}) {f.name}: {f.says} Mended: {f.fix}. VIOLATED: {_listed(broken)}"
+        for (f, broken), of in _bugs(reports).items()
+    ]
+
+
+def _bugs(reports: Sequence[TreeReport]) -> dict[tuple[Finding, tuple[str, ...]], list[str]]:
+    """Each bug with its claims that are violated, in which modes."""
+    modes: dict[tuple[Finding, tuple[str, ...]], list[str]] = {}
+    for r in reports:
+        violated = {row.claim for row in r.rows if row.verdict == "VIOLATED" and not worse(row)}
+        for f in FINDINGS:
+            if f.mended and f.applies(r.resolved.kernel) and violated.intersection(f.claims):
+                broken = tuple(name for name in f.claims if name in violated)
+                modes.setdefault((f, broken), []).append(r.mode.value)
+    return modes
+
+
+def lost(reports: Sequence[TreeReport]) -> list[tuple[TreeReport, Row]]:
+    """The claims that are worse than expected, each with a run that shows it."""
+    return [(r, row) for r in reports for row in r.rows if worse(row) and row.verdict == "VIOLATED"]
+
+
+def errors(found: Iterable[tuple[TreeReport, Row]], folder: str = "") -> list[str]:
+    """A line for each lost claim, as compilers print; its modes together where the same place is at fault."""
+    modes: dict[tuple[str, str, str], list[str]] = {}
+    for report, row in found:
+        modes.setdefault((_blamed(report, row), row.check, _sentence(row)), []).append(report.mode.value)
+    return [f"{folder}{place}: error: {check} ({', '.join(of)}): {says}" for (place, check, says), of in modes.items()]
+
+
+def warnings(reports: Sequence[TreeReport], folder: str = "") -> Iterator[str]:
+    """A line for each place that is not understood, as compilers print, with the claims that are UNKNOWN there."""
+    for r in reports:
+        open_claims = [row.check for row in r.rows if row.verdict == "UNKNOWN"]
+        for u in r.unknowns if open_claims else ():
+            place = f"{folder}{u.gap.file}:{u.gap.line}" if u.gap.line else f"{folder}{u.gap.file}"
+            yield f"{place}: warning: {u.gap.reason} ({r.mode.value}): {plural(len(open_claims), 'claim')} UNKNOWN"
 
 
 def _blamed(report: TreeReport, row: Row) -> str:
-    """The function that is not as described, or where its call is missing; debug.c if nothing else is known.
-
-    Of several, the one that differs in what is next to what the claim reads; of what is missing, what the run goes by.
-    """
-    differing = [(c, c.lifted) for c in reversed(report.compared) if not c.equal and c.lifted is not None]
-    claim = _claim(row.claim)
-    near = distances(report.system, claim) if len(differing) > 1 and claim and report.system else {}
-    found = min(
-        differing, key=lambda d: min((near.get(n, len(near)) for n in d[0].differs_in), default=0), default=None
-    )
-    if found is not None:  # operations come first, what they are made of later
-        return f"{found[1].file}:{found[1].line}"
-    taken = {step.operation for step in row.trace.steps[: row.broken_at]} if row.trace is not None else set[str]()
-    lacking = sorted(report.lacking, key=lambda text: report.lacking[text] not in taken)
-    for text in (*report.omitted.values(), *lacking):
-        place = re.match(r"(\S+?:\d+)", str(text))
-        if place:
-            return place[1]
-    return DEBUG_C
-
-
-def distances(system: System, claim: Claim) -> dict[str, int]:
-    """How many steps a state variable is from what a claim reads: a step gives one the value of others."""
-    s = system.state()
-    named = {str(value.data): name for name, value in s.values.items()}
-    sources: dict[str, set[str]] = {}
-    for step in system.applied:
-        own = {str(value.data): name for name, value in step.before.values.items()}
-        for name, value in step.after.values.items():
-            if value is not step.before.values[name]:
-                sources.setdefault(name, set()).update(own[v] for v in map(str, support(value)) if v in own)
-    new = {named[v] for v in map(str, support(claim.then(s, s, system.kernel))) if v in named}
-    found: dict[str, int] = {}
-    while new:
-        found |= dict.fromkeys(new, max(found.values(), default=-1) + 1)
-        new = {source for name in new for source in sources.get(name, ())} - found.keys()
-    return found
+    found = blame(report, row)
+    return f"{found.place.file}:{found.place.line}" if found is not None else DEBUG_C
 
 
 def _sentence(row: Row) -> str:
@@ -134,7 +221,7 @@ def _sentence(row: Row) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     """Names, or the first of very many."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    more = f" and {len(names) - SHOWN} more (-v)" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
@@ -161,11 +248,18 @@ def explanation(report: TreeReport, row: Row) -> Iterator[str]:
     claim = _claim(row.claim)
     says = claim.says if claim else "An obligation of the C."
     yield f"{row.check} ({report.mode.value}): {row.verdict}"
-    yield f"  {says}"
+    yield f"  {' '.join(says.split())}"
     if row.reason:
         yield f"  {row.reason}"
+    if row.verdict == "PROVED" and claim is not None and report.system is not None and not report.unknowns:
+        places = {name: f"{c.lifted.file}:{c.lifted.line}" for name, c in report.counterparts.items()}
+        yield f"  here: {PROPERTIES}:{line_of(claim.name)}; source: {claim.cites}"
+        yield from proved(claim, report.system, report.mode.value, places)
     if row.trace is None or row.broken_at is None or report.system is None:
         return
+    if worse(row) and (at_fault := blame(report, row)) is not None:
+        for place in (at_fault.place, *at_fault.related):
+            yield f"  {place.file}:{place.line}: {place.text}"
     replay = Replay(report.system)
     lines = {seen.number: _c_lines(report.shown, replay, seen) for seen in replay.run(row.trace)}
     for step in shown(replay, row.trace, until=row.broken_at):
@@ -179,14 +273,19 @@ def explanation(report: TreeReport, row: Row) -> Iterator[str]:
         yield from (f"         {name} = {value}" for name, value in values.items())
 
 
-def undecided(report: TreeReport) -> Iterator[str]:
-    """The claims that are UNKNOWN, together where they hang on the same."""
-    claims: dict[str, list[str]] = {}
-    for row in report.rows:
-        if row.verdict == "UNKNOWN":
-            claims.setdefault(row.reason, []).append(row.check)
-    for reason, names in claims.items():
-        yield from ("", f"UNKNOWN ({report.mode.value}): {', '.join(names)}", f"  {reason}")
+def undecided(reports: Sequence[TreeReport], whole: bool) -> Iterator[str]:
+    """The claims that are UNKNOWN, together where they hang on the same: all, or the first of many."""
+    claims: dict[str, dict[str, list[str]]] = {}
+    for report in reports:
+        for row in report.rows:
+            if row.verdict == "UNKNOWN":
+                claims.setdefault(row.reason, {}).setdefault(row.check, []).append(report.mode.value)
+    for reason, modes in claims.items():
+        names, of = [*modes], dict.fromkeys(mode for found in modes.values() for mode in found)
+        told = (
+            f"{plural(len(names), 'claim')} UNKNOWN ({', '.join(of)}): {', '.join(names) if whole else _listed(names)}"
+        )
+        yield from ("", told, f"  {reason}")
 
 
 def _c_lines(makers: Mapping[str, Makes], replay: Replay, seen: Seen) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from formal.prove import main
+from tests.report import ktap
 
 KVM = "arch/arm64/kvm"
 # name: (file, pattern, replacement, claims that must be lost)
@@ -89,13 +92,19 @@ def test_broken_c_loses_the_right_claims(
         [] if name == WHOLE else [word for claim in (*lost, "init_debug_has_one_task") for word in ("--claim", claim)]
     )
     tree = str(changed(file, pattern, replacement))
-    code = main(["--kernel", tree, "--mode", "vhe", "--json", str(results), *claims])
+    told = tmp_path / "results.ktap"
+    code = main(["--kernel", tree, "--mode", "vhe", "--json", str(results), "--ktap", str(told), *claims])
     out = capsys.readouterr().out
     assert code == 1, out[-2000:]
     verdicts = {r["claim"]: r["verdict"] for r in json.loads(results.read_text())["results"]}
     assert {c: verdicts[c] for c in lost} == dict.fromkeys(lost, "VIOLATED")
     assert verdicts["init_debug_has_one_task"] == "PROVED"
     assert re.search(r"debug\.c:\d+: ", out), "no C line is named"
+    assert name != WHOLE or len(out.splitlines()) <= 30, out
+    (mode,) = ktap.read(told.read_text())
+    failed = {test.name: test for test in mode.inside if not test.ok}
+    assert not mode.ok and failed.keys() >= set(lost) and "init_debug_has_one_task" not in failed
+    assert all(re.search(r"arch/arm64/kvm/debug\.c:\d+: ", "\n".join(failed[claim].log)) for claim in lost)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -156,3 +165,48 @@ def test_a_run_is_shown_though_the_c_has_variables_that_it_does_not(
     code = main(["--kernel", str(tree), "--mode", "vhe", "--claim", "saved_before_modified_in_32_bits"])
     assert code == 1
     assert "trap_oslar_el1" in capsys.readouterr().out
+
+
+def test_a_claim_that_is_proved_is_explained_by_the_trees_own_functions(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--kernel", str(tree), "--mode", "vhe", "--explain", "os_registers"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "os_registers (vhe): PROVED" in out and "then hw_mdcr_el2.TDOSA" in out
+    assert re.search(r"follows from the lemmas .*; kvm_arm_setup_debug \(arch/arm64/kvm/debug\.c:\d+\);", out), out
+
+
+class Terminal(io.StringIO):
+    """A standard error that somebody looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
+def test_who_waits_is_told(
+    terminal: bool,
+    changed: Callable[[str, str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A terminal shows what is done, and the first claim that is lost when it is found; nothing else does."""
+    file, pattern, replacement, lost = BROKEN["OS registers not trapped"]
+    tree, told = changed(file, pattern, replacement), Terminal() if terminal else io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", told)
+    asked = [word for claim in ("init_debug_has_one_task", *lost, "trace") for word in ("--claim", claim)]
+    assert main(["--kernel", str(tree), "--mode", "vhe", "--format", "gcc", *asked]) == 1
+    out, shown = capsys.readouterr().out, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.getvalue()).replace("\r", "\n")
+    errors = out.splitlines()
+    assert len(errors) == len(lost)
+    for line, claim in zip(errors, lost, strict=True):
+        assert re.match(rf"{tree}/{file}:\d+: error: {claim} \(vhe\): ", line)
+    if not terminal:
+        assert shown == ""
+        return
+    first = re.search(rf"^.*{file}:\d+: error: (\w+) ", shown, re.M)
+    assert first and first[1] == lost[0] and shown.count(": error: ") == 1
+    before, after = shown[: first.start()], shown[first.end() :]
+    assert "0:00 tree: looking for what has changed" in before and "comparing the C with its description" in before
+    assert f"1 lost: {lost[1]}" in after and "2 lost: trace" in after and "lost:" not in before

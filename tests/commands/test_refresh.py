@@ -69,17 +69,17 @@ def test_a_change_is_told_and_one_that_is_worse_needs_more(
     assert ((proofs / "manifest.toml").read_bytes() == before) == worse
     if worse:
         assert code == ExitCode.WRONG
-        assert lines[1] == "1 of 1 changes are WORSE: nothing was written; --accept records them"
+        assert lines[1] == "1 of 1 change WORSE: nothing was written; --accept records them"
         assert not (list((proofs / "traces").iterdir()))
         code, lines = refresh(proofs, found, monkeypatch, capsys, "--accept")
-    assert lines[-1].endswith("1 verdicts changed")
+    assert lines[-1].endswith("1 verdict changed")
     assert code == (ExitCode.UNKNOWN if "UNKNOWN" in found.values() else ExitCode.OK)
     assert Manifest.read(proofs / "manifest.toml").expected(EPOCH) == found
 
 
 def test_nothing_changed(proofs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _, lines = refresh(proofs, dict(OLD), monkeypatch, capsys)
-    assert lines == [f"written: {proofs / 'manifest.toml'} and 1 files of traces; 0 verdicts changed"]
+    assert lines == [f"written: {proofs / 'manifest.toml'} and 1 file of traces; 0 verdicts changed"]
 
 
 def test_of_a_bug_that_it_is_not_found_any_more_is_worse() -> None:

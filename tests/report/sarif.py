@@ -27,7 +27,7 @@ LOCATION = thing(
         artifactLocation=thing(
             "uri",
             uri={"type": "string", "pattern": r"^[\w.-]+(/[\w.-]+)*$", "format": "uri-reference"},
-            uriBaseId={"const": "%SRCROOT%"},
+            uriBaseId={"enum": ["%SRCROOT%", "%PROOFS%"]},
         ),
         region=thing("startLine", startLine={"type": "integer", "minimum": 1}),
     ),
@@ -50,14 +50,19 @@ RESULT: Schema = thing(
     "if": {"properties": {"kind": {"not": {"const": "fail"}}}}, "then": {"properties": {"level": {"const": "none"}}},
 }  # fmt: skip
 NOTIFICATION = thing("message", level=LEVEL, message=TEXT, locations=some(LOCATION))
-RULE = thing("id", id=STRING, shortDescription=TEXT, help=TEXT, defaultConfiguration=thing(level=LEVEL))
+URI: Schema = {"type": "string", "pattern": "^(https|file)://[^ ]+$", "format": "uri"}
+RULE = thing(
+    "id helpUri", id=STRING, shortDescription=TEXT, help=TEXT, helpUri=URI, defaultConfiguration=thing(level=LEVEL)
+)
 RUN = thing(
     "tool results",
-    tool=thing("driver", driver=thing("name", name=STRING, version=STRING, rules=some(RULE) | {"uniqueItems": True})),
+    tool=thing("driver", driver=thing("name informationUri", name=STRING, version=STRING, informationUri=URI,
+                                      rules=some(RULE) | {"uniqueItems": True})),
+    automationDetails=thing("id", id=STRING),
     columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
     originalUriBaseIds={"type": "object", "additionalProperties": thing(description=TEXT)},
     invocations=some(thing("executionSuccessful", executionSuccessful={"type": "boolean"},
                            exitCode={"type": "integer"}, toolExecutionNotifications=some(NOTIFICATION))),
     results=some(RESULT),
 )  # fmt: skip
-SCHEMA = thing("version runs", version={"const": "2.1.0"}, runs=some(RUN, 1))
+SCHEMA = thing("$schema version runs", version={"const": "2.1.0"}, runs=some(RUN, 1), **{"$schema": STRING})

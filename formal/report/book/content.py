@@ -21,6 +21,7 @@ from formal.matrix.configuration_run import Report, Row, book_path
 from formal.properties import CLAIMS
 from formal.report import spec
 from formal.report.book.formula import formulas
+from formal.report.claimplaces import PROPERTIES, line_of
 from formal.scope.configuration import Configuration
 from formal.scope.document import DOCUMENT
 from formal.system import System
@@ -57,6 +58,7 @@ class Page:
     says: str
     cites: str
     stated: str
+    place: str  # where it is written
     when: str
     then: str
     read_for: str  # the kernel whose formula is shown
@@ -108,6 +110,7 @@ class Book:
             " ".join(claim.says.split()),
             claim.cites,
             claim.at.value,
+            f"{PROPERTIES}:{line_of(claim.name)}",
             when,
             then,
             str(example),
@@ -115,9 +118,9 @@ class Book:
             tuple(c.name for c in CLAIMS if c.variant_of == claim.name),
             tuple(self._cells(claim)),
             tuple(self._violations(claim)),
-            self._witness(claim, applying),
-            tuple(self._mutants.get(claim.name, {}).items()),
-            tuple(self._proofs(claim)),
+            self.witness(claim, applying),
+            tuple(self.mutants.get(claim.name, {}).items()),
+            tuple(self.proofs_of(claim)),
             tuple(dict.fromkeys(cause for c in applying for cause in self._causes(claim, c))),
         )
 
@@ -145,7 +148,7 @@ class Book:
         for steps, (of, values) in sorted(runs.items(), key=lambda item: len(item[0])):
             yield Run(tuple(of), steps, values)
 
-    def _witness(self, claim: Claim, applying: Sequence[Configuration]) -> Run | None:
+    def witness(self, claim: Claim, applying: Sequence[Configuration]) -> Run | None:
         """The shortest stored run that reaches what the claim speaks of: it is not vacuous."""
         for c in reversed(applying):
             best: tuple[int, Trace, int] | None = None
@@ -164,14 +167,15 @@ class Book:
         except (ReplayError, TraceError):
             return None
 
-    def _proofs(self, claim: Claim) -> Iterator[tuple[str, str, str, str]]:
+    def proofs_of(self, claim: Claim) -> Iterator[tuple[str, str, str, str]]:
+        """Its certificates: the kernel, how the claim follows, the SHA-256 of the archive, the lemmas in it."""
         for c in self.configurations:
             entry, row = self.index.get(c.stem), self.rows.get((claim.name, c))
             if entry is not None and row is not None and row.verdict == "PROVED" and claim.name in entry.plan.claims:
                 yield str(c), entry.plan.claims[claim.name], entry.archive, ", ".join(entry.plan.lemmas)
 
     @cached_property
-    def _mutants(self) -> dict[str, dict[str, bool]]:
+    def mutants(self) -> dict[str, dict[str, bool]]:
         """The planted faults that break each claim (formal/tree/faults), and whether no other claim is broken."""
         broken: dict[str, set[str]] = {}
         for path in sorted((FORMAL / "tree" / "faults").glob("*.json")):

@@ -39,6 +39,14 @@ class Flow:
     related: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Blame:
+    """The place to look at first, and what belongs to it."""
+
+    place: Place
+    related: tuple[Place, ...] = ()
+
+
 def place_of(text: str, shown_as: str) -> Place:
     """The place that an operation's declaration names: a file below the tree, or below KVM's folder."""
     found = _PLACE.search(text)

@@ -69,14 +69,7 @@ def _case(parent: ET.Element, suite: Suite, checked: Checked) -> None:
     elif checked.outcome is not Outcome.PASSED:
         tag = "failure" if checked.outcome is Outcome.FAILED else "error"
         element = ET.SubElement(case, tag, _clean({"type": checked.row.verdict, "message": checked.message}))
-        element.text = _NO_XML.sub("?", "\n".join(_run(suite, checked)))
-
-
-def _run(suite: Suite, checked: Checked) -> Iterable[str]:
-    found = suite.flow_of(checked.row)
-    for place in found.places if found else ():
-        where = f"{place.file}:{place.line}: " if place.line else ""
-        yield f"{where}{place.text}"
+        element.text = _NO_XML.sub("?", "\n".join(suite.run(checked.row)))
 
 
 def _seconds(parts: Iterable[float]) -> str:

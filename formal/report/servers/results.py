@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -10,7 +10,7 @@ from formal.evidence.runs.replay import Replay
 from formal.kernel.errors import NotUnderstoodError
 from formal.matrix.configuration_run import Report, Row
 from formal.properties import CLAIMS, NON_PROPERTIES
-from formal.report.servers.flow import Flow, Place, flow
+from formal.report.servers.flow import Blame, Flow, Place, flow
 from formal.scope.configuration import checks
 from formal.system import System
 from formal.vocabulary import Claim
@@ -45,13 +45,22 @@ class Checked:
 
 @dataclass(frozen=True)
 class Suite:
-    """One configuration, or one tree in one mode; ``flow_of`` makes a violation's run into places."""
+    """One configuration, or one tree in one mode; ``flow_of`` makes a violation's run into places,
+    ``blame_of`` tells what is at fault."""
 
     name: str
     checked: tuple[Checked, ...]
     problems: tuple[str, ...] = ()
     stopped_at: Place | None = None  # where the source is not understood
     flow_of: Callable[[Row], Flow | None] = field(default=lambda row: None)
+    blame_of: Callable[[Row], Blame | None] = field(default=lambda row: None)
+
+    def run(self, row: Row) -> Iterator[str]:
+        """A violation as lines: what is at fault, and the places of the run."""
+        found, at_fault = self.flow_of(row), self.blame_of(row)
+        places = ((at_fault.place, *at_fault.related) if at_fault else ()) + (found.places if found else ())
+        for place in places:
+            yield f"{f'{place.file}:{place.line}: ' if place.line else ''}{place.text}"
 
 
 def of_gate(reports: Sequence[Report], problems: Sequence[str], breakpoints: int) -> list[Suite]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from formal.evidence.runs.replay import Replay
 from formal.matrix.configuration_run import Row
+from formal.report.blame import blame
 from formal.report.servers.flow import Flow, flow, place_of
 from formal.report.servers.results import BY_CHECK, Suite, judged, outcome
 from formal.tree.patch import Step
@@ -44,5 +46,10 @@ def _tree(report: TreeReport) -> Suite:
 
     checked = [judged(row, outcome(row, not worse(row), True), setup) for row in report.rows]
     return Suite(
-        f"{report.resolved.epoch.name} {report.mode.value}", tuple(checked), tuple(report.problems), None, flow_of
+        f"{report.resolved.epoch.name} {report.mode.value}",
+        tuple(checked),
+        tuple(report.problems),
+        None,
+        flow_of,
+        partial(blame, report),
     )
