@@ -203,7 +203,8 @@ class Walker(_Lifter):
         return super()._unknown(key, kind) if value is None else value
 
     def _reachable(self) -> Iterator[Cell]:
-        return (key for key in self.initial if key[0].place not in ("local", "text") or key[0] in self.escaped)
+        kept = ("local", "text")
+        return (k for k in self.initial if k[0] in self.escaped or (k[0].place not in kept and k[0] not in self.fixed))
 
     def _forget(self, cells: Iterable[Cell]) -> None:
         """These cells may hold anything from now on."""
