@@ -247,7 +247,7 @@ class Body(Expressions):
         blobs = tuple(i for i, s in enumerate(sources) if s and self._unit.may_fill(kinds, i, arguments))
         for given in self._every_given(c, pointer):
             at = c.location.line
-            how = pointer, sources, given, blobs
+            how = pointer, sources, given, blobs, self._unit.handed(kinds)
             self._facts.calls.append(Call(at, callee, *how, self._facts.function.file, self._needs))
 
     # ---- assembly

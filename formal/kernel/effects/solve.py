@@ -49,6 +49,13 @@ class Solver:
             return sorted(self._taken.get(call.callee, ()))
         return self.meant(call.callee, facts.function.side == "nvhe")
 
+    def _handed(self, facts: Facts, call: Call) -> Iterator[Node]:
+        """The parameters of functions to which one that is not defined here may hand what it is given."""
+        if call.handed and not call.pointer and not self.meant(call.callee, facts.function.side == "nvhe"):
+            for kind, numbers in call.handed:
+                for key in sorted(self._taken.get(kind, ())):
+                    yield from (Node("p", key, str(number)) for number in numbers)
+
     def solve(self) -> Solved:
         """All effects."""
         for facts in self._functions.values():
@@ -65,6 +72,9 @@ class Solver:
                     for i, sources in enumerate(call.arguments):
                         for source in sources:
                             self._flow(source, Node("p", callee, str(i)), facts)
+                for node in self._handed(facts, call):
+                    for source in dict.fromkeys(s for sources in call.arguments for s in sources):
+                        self._flow(source, node, facts)
         for facts in self._functions.values():
             for store in facts.stores:
                 for source in store.through:

@@ -107,6 +107,9 @@ class Store(NamedTuple):
     needs: Needs = ()
 
 
+Handed = tuple[tuple[str, tuple[int, ...]], ...]  # types of functions, and which of their parameters can be pointers
+
+
 class Call(NamedTuple):
     """A call: of a function by name, or (``pointer``) of any whose address is taken and that has this type."""
 
@@ -116,6 +119,7 @@ class Call(NamedTuple):
     arguments: tuple[tuple[Source, ...], ...]
     given: tuple[Index | None, ...]
     blobs: tuple[int, ...]  # arguments through which a function that is not defined here may write memory
+    handed: Handed  # to which functions such a one may give its other arguments
     file: str
     needs: Needs = ()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from formal.kernel.effects.places import Places, array, record_of
-from formal.kernel.effects.types import Node, Range
+from formal.kernel.effects.types import Handed, Node, Range
 from formal.kernel.parse.clang import Cursor, Kind, Type, TypeKind, bits, children, is_pointer, is_record
 from formal.kernel.source.tree import KVM
 
@@ -164,8 +164,8 @@ class Unit:
     def may_fill(self, kinds: Sequence[Type], i: int, arguments: Sequence[Cursor]) -> bool:
         """Whether a function that is not defined here may write what its i-th argument points to.
 
-        What it only keeps has no size: bytes are written by functions that are told how many, or by a function that
-        is handed over beside them.
+        What it only keeps, or hands to a function that it gets beside it (``handed``), has no size: bytes are written
+        by functions that are told how many.
         """
         if i >= len(kinds):
             return False
@@ -177,15 +177,14 @@ class Unit:
             return False
         if to.get_canonical().kind not in _CHARACTERS:
             return True
-        return any(_is_function(kind) or _is_size(kind) for kind in kinds[i + 1 :]) or any(map(_is_function, kinds[:i]))
+        return any(map(_is_size, kinds[i + 1 :]))
 
-
-def _is_function(kind: Type) -> bool:
-    canonical = kind.get_canonical()
-    return canonical.kind == TypeKind.POINTER and canonical.get_pointee().get_canonical().kind in (
-        TypeKind.FUNCTIONPROTO,
-        TypeKind.FUNCTIONNOPROTO,
-    )
+    def handed(self, kinds: Sequence[Type]) -> Handed:
+        """The functions among a call's arguments, by their types, and which of their parameters can be pointers."""
+        pointees = (kind.get_canonical().get_pointee().get_canonical() for kind in kinds if is_pointer(kind))
+        functions = [f for f in pointees if f.kind == TypeKind.FUNCTIONPROTO]
+        every = [(f, [i for i, kind in enumerate(f.argument_types()) if self.holds_pointer(kind)]) for f in functions]
+        return tuple((str(f.spelling), tuple(numbers)) for f, numbers in every if numbers)
 
 
 def _is_size(kind: Type) -> bool:

@@ -87,6 +87,7 @@ STORES: dict[str, set[str]] = {
     'asm("nop\\n\\tmsr S3_4_C1_C1_1, xzr");': {"hw.mdcr_el2"},
     'asm volatile("str %0, [%1]" : : "r" (x), "r" (&v->arch.mdcr_el2) : "memory");': {f"{V}mdcr_el2"},
     "through(v, poke);": {f"{V}mdcr_el2"},
+    "sort(&v->arch.ctxt, 1, sizeof(v->arch.ctxt), NULL, NULL);": {PSTATE},
 }  # fmt: skip
 READS = [
     "x = v->arch.mdcr_el2;",
@@ -110,6 +111,8 @@ READS = [
     "struct kvm_cpu_context own; own.regs.pstate = x;",
     "u64 own = v->arch.mdcr_el2; poke(&own);",
     "look(&v->arch.mdcr_el2);",
+    "request_irq(1, looks, 0, NULL, v);",
+    "request_threaded_irq(1, looks, looks, 0, NULL, v);",
     "memset(&v->arch.ctxt.fp_regs, 0, sizeof(v->arch.ctxt.fp_regs));",
     "memcpy(&x, &v->arch.mdcr_el2, 8);",
     "mutex_lock(&v->mutex);",
@@ -122,6 +125,7 @@ LEVEL = [
     " *vcpu_cpsr(v) &= ~(u64)PSR_MODE_MASK; *vcpu_cpsr(v) |= mode;",
     "*vcpu_cpsr(v) = (*vcpu_cpsr(v) & ~(u64)PSR_MODE_MASK) | PSR_MODE_EL1h;",
 ]  # which change PSTATE.EL
+INCLUDES = "".join(f"#include <linux/{name}.h>\n" for name in ("interrupt", "slab", "smp", "sort"))
 HELPERS = """
 union other_name { u64 all; u32 low; };
 static u64 *keep;
@@ -137,6 +141,11 @@ static noinline int any(u64 x) { return x ? ESR_EL1 : (int)x; }
 struct unrelated { u64 all[4000]; };
 static noinline void *given(void *at) { return at; }
 static noinline void whole(void *at) { memset(at, 0, 8000); }
+static irqreturn_t stores(int irq, void *at) { *(u64 *)at = 0; return IRQ_HANDLED; }
+static irqreturn_t looks(int irq, void *at) { return *(u64 *)at ? IRQ_HANDLED : IRQ_NONE; }
+static void told(void *at) { *(u64 *)at = 0; }
+static void told_number(unsigned long at) { *(u64 *)at = 0; }
+extern void later(void (*function)(unsigned long), unsigned long data);
 static noinline void through(struct kvm_vcpu *v, void (*f)(u64 *)) { f(&v->arch.mdcr_el2); }
 """
 
@@ -157,16 +166,16 @@ def primitives(release: str) -> dict[str, Facts]:
     return reader(release).read(f"{KVM}/sys_regs.c").functions
 
 
-def effects(statement: str, release: str = "6.1") -> Iterator[Effect]:
-    """What a function with one statement may write, with the functions that it calls."""
+def effects(statement: str, release: str = "6.1", by: str = "added") -> Iterator[Effect]:
+    """What a function with one statement, or another beside it, may write, with the functions that it calls."""
     read, shared = reader(release), primitives(release)
     text = (tree_path(release) / FILE).read_text()
     function = "void added(struct kvm_vcpu *v, u64 x, struct kvm_cpu_context *other, struct user_pt_regs old)"
     read.seen.clear()
-    summary = read.read(FILE, f"{text}\n#include <linux/slab.h>\n{HELPERS}\n{function}\n{{\n{statement}\n}}\n")
+    summary = read.read(FILE, f"{text}\n{INCLUDES}{HELPERS}\n{function}\n{{\n{statement}\n}}\n")
     assert summary.errors == ()
     solved = Solver({**shared, **summary.functions}, summary.ranges).solve()
-    keys, seen = [k for k in summary.functions if k.startswith("added@")], set[str]()
+    keys, seen = [k for k in summary.functions if k.startswith(f"{by}@")], set[str]()
     while keys:
         key = keys.pop()
         if key not in seen:
@@ -178,6 +187,19 @@ def effects(statement: str, release: str = "6.1") -> Iterator[Effect]:
 @pytest.mark.parametrize("statement", STORES)
 def test_a_write_is_found(statement: str) -> None:
     assert {e.target for e in effects(statement)} >= STORES[statement]
+
+
+@pytest.mark.parametrize(
+    ("by", "statement"),
+    [
+        ("stores", "request_irq(1, stores, 0, NULL, &v->arch.mdcr_el2);"),
+        ("stores", "request_threaded_irq(1, looks, stores, 0, NULL, &v->arch.mdcr_el2);"),
+        ("told", "smp_call_function_single(0, told, &v->arch.mdcr_el2, 1);"),
+        ("told_number", "later(told_number, (unsigned long)&v->arch.mdcr_el2);"),
+    ],
+)
+def test_what_is_handed_over_beside_a_function_is_given_to_it(by: str, statement: str) -> None:
+    assert {e.target for e in effects(statement, by=by)} == {f"{V}mdcr_el2"}
 
 
 @pytest.mark.parametrize("statement", READS)
