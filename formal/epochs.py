@@ -142,9 +142,10 @@ def without(behaviour: str) -> Any:
 
 # An epoch's name for good, by its first release or its stable series.
 _NAMES = {
-    "v4.3": "E0", "v4.6": "E1", "v4.10": "E2", "v4.16": "E2b", "v4.17": "E3a", "v4.20": "E3b", "v5.3": "E3c",
-    "v5.6": "E4", "v5.10.y": "E4s", "v5.13": "E5", "v5.15": "E6", "v5.18": "E7", "v6.1": "E8", "v6.1.y": "E8s",
-    "v6.4": "E8b", "v6.14": "E9", "v6.17": "E10", "v6.18": "E11", "v7.0": "E11b", "v7.1": "E12", "v7.3": "E13",
+    "v4.3": "E0", "v4.6": "E1", "v4.10": "E2", "v4.16": "E2b", "v4.17": "E3a", "v4.20": "E3a2", "v5.0": "E3b",
+    "v5.3": "E3c", "v5.6": "E4", "v5.10.y": "E4s", "v5.13": "E5", "v5.15": "E6", "v5.18": "E7", "v6.1": "E8",
+    "v6.1.y": "E8s", "v6.4": "E8b", "v6.14": "E9", "v6.17": "E10", "v6.18": "E11", "v7.0": "E11b", "v7.1": "E12",
+    "v7.3": "E13",
 }  # fmt: skip
 # Releases without a preset: the PC is adjusted at the next entry, but not before KVM_RUN returns (26778aaa134a, v5.13).
 _LEFT_OUT = (release("v5.11"), release("v5.12"))

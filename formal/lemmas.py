@@ -403,7 +403,7 @@ def undebugged_ss_is_the_guests(s: State, k: Kernel) -> Term:
 
 @lemma(lambda k: _by_dirty(k) and not k.skip_advances_step, given=(NEVER_DEBUGGED, NO_EMULATED_STEP))
 def unemulated_ss_is_the_guests(s: State, k: Kernel) -> Term:
-    """As above, before v4.20, if the guest steps itself over no emulated instruction."""
+    """As above, before v5.0, if the guest steps itself over no emulated instruction."""
     return _ss_is_the_guests(s, FALSE, FALSE)
 
 

@@ -88,7 +88,7 @@ CHANGES: tuple[Change, ...] = (
         "v4.16",
         "696673d192d8",
         "a step is reported after any exit that KVM has handled",
-        until="v4.20",
+        until="v5.0",
     ),
     Change("vhe_traps_at_load", "v4.17", "", "VHE activates the traps at vcpu_load, not at every entry"),
     Change(
@@ -101,7 +101,7 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change(
         "skip_advances_step",
-        "v4.20",
+        "v5.0",
         "bd7d95cafb49",
         "skipping an instruction clears PSTATE.SS",
         bug="B7",

@@ -227,7 +227,7 @@ FINDINGS: tuple[Finding, ...] = (
         ("guest_pstate_ss_preserved_undebugged", "guest_step_not_repeated", "guest_step_not_repeated_unstepped"),
         lambda k: not k.skip_advances_step,
         "Skipping an emulated instruction leaves PSTATE.SS as it was: where the guest steps itself, one more runs.",
-        "bd7d95cafb49 (v4.20)",
+        "bd7d95cafb49 (v5.0)",
     ),
     Finding(
         "B6",

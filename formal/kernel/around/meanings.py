@@ -62,7 +62,7 @@ _CALLS_EL2 = re.compile(r"(?m)^#define[ \t]+kvm_call_hyp_nvhe\((?:.*\\\n)*.*")
 _ANSWER = re.compile(r"(\w+)\.a(\d)\s*;\s*\}\s*\)\s*$")  # what a statement expression gives
 _CREATES = re.compile(r"\b(k\w*alloc\w*)\s*\(\s*(?:kvm_vcpu_cache\b|[^;()]*sizeof\s*\(\s*struct\s+kvm_vcpu\s*\))[^;]*;")
 _ESR, _NOTHING = re.compile(r"hw\.esr_el[12]"), re.compile(r"(?!)")
-_TOLD, _TELLERS = "KVM_EXIT_DEBUG", (debugexit.FUNCTION, "kvm_arm_handle_step_debug")  # the latter from v4.16 to v4.19
+_TOLD, _TELLERS = "KVM_EXIT_DEBUG", (debugexit.FUNCTION, "kvm_arm_handle_step_debug")  # the latter from v4.16 to v4.20
 
 
 def rules(program: Program, k: Kernel, flags: Mapping[str, Flag], gaps: Gaps) -> Iterator[Rule]:

@@ -145,7 +145,7 @@ def _skips(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[st
 
 
 def _passes(f: Lifted, s: State, values: Mapping[str, Term]) -> Iterator[tuple[str, Term]]:
-    """Before v4.20 skipping an instruction moves the PC, and leaves PSTATE alone in AArch64 state."""
+    """Before v5.0 skipping an instruction moves the PC, and leaves PSTATE alone in AArch64 state."""
     after = values.get("vcpu->arch.ctxt.regs.pstate", s.pstate.raw)
     aarch32 = Ne(s.pstate.raw & t.const(_M4, 64), t.const(0, 64))
     yield "PSTATE stays", Or(aarch32, Eq(after, s.pstate.raw))

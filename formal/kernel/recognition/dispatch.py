@@ -153,7 +153,7 @@ class Dispatch(Reader):
         return Rule(says, f.file, f.line, right, whole=f.bodies)
 
     def _skip_without_step(self, f: Lifted, spsr: list[str]) -> Iterator[Rule]:
-        """Before v4.20 PSTATE stays in AArch64 state, and from v4.16 on the host gets a step if user space steps."""
+        """Before v5.0 PSTATE stays in AArch64 state, and from v4.16 on the host gets a step if user space steps."""
         now = f.reads.get(PSTATE)
         aarch32 = FALSE if now is None else nonzero(now & t.const(_M4, 64))
         same = And(*(Eq(f.writes[name], f.reads[name]) for name in spsr if name in f.reads))

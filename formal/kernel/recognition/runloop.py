@@ -239,7 +239,7 @@ class RunLoop(Reader):
         """fixup_guest_exit saves PSTATE first, on every exit."""
         f = self.read("fixup_guest_exit", more=("__kvm_skip_instr",))
         if not f.named("synchronize_vcpu_pstate"):  # before v5.17
-            # before v4.20 EL2 skips here, and what it makes of PSTATE before that is saved is lost
+            # before v5.0 EL2 skips here, and what it makes of PSTATE before that is saved is lost
             old = () if self.k.skip_advances_step else ("__kvm_skip_instr", f"= {PSTATE}")
             if (old or not f.named(f"= {PSTATE}")) and (late := self._saved_late()) is not None:  # before v5.15
                 yield from self.exactly(f, [], (*SKIPS, *old))

@@ -212,7 +212,7 @@ def test_core_registers_by_offset(old: Edited, name: str) -> None:
     assert (old.after("_core", GUEST, whole, text.replace("\\", r"\\")) == []) is right
 
 
-# how EL2 skips an instruction: as v5.10 does, and as was done before v4.20 (our own spelling)
+# how EL2 skips an instruction: as v5.10 does, and as was done before v5.0 (our own spelling)
 SKIPS: dict[str, tuple[str, bool]] = {
     "as it is": ("", True),
     "the guest stays where it is": ("w:write_sysreg_el2(*vcpu_pc(vcpu) - 4, SYS_ELR);", False),
