@@ -19,6 +19,7 @@ from formal.report.claimplaces import PROPERTIES, line_of
 from formal.report.explanation import proved
 from formal.report.grid import Cell, Grid
 from formal.report.text import STYLE, plural
+from formal.scope.bugs import TOLD
 from formal.scope.findings import FINDINGS, Finding
 from formal.transitions import OPERATIONS
 from formal.tree.rank import better, worse
@@ -82,7 +83,7 @@ def first_screen(tree: KernelTree, reports: Sequence[TreeReport]) -> Iterator[st
             f"{len(r.compared)} functions equal to their description, {r.rules} rules on the calls around them"
         )
     yield from _differences(reports)
-    if names := dict.fromkeys(finding.name for finding, _ in _bugs(reports)):
+    if names := dict.fromkeys([*(finding.name for finding, _ in _bugs(reports)), *_told(reports)]):
         yield f"{plural(len(names), 'known bug')} that later releases have mended: {', '.join(names)} (-v)"
     if notes := dict.fromkeys(note for r in reports for note in r.notes):
         yield f"taken for granted of this tree, beside what is assumed of all: {plural(len(notes), 'point')} (-v)"
@@ -172,7 +173,20 @@ def known(reports: Sequence[TreeReport]) -> list[str]:
     return [
         f"known bug ({', '.join(of)}) {f.name}: {f.says} Mended: {f.fix}. VIOLATED: {_listed(broken)}"
         for (f, broken), of in _bugs(reports).items()
+    ] + [
+        f"known bug ({', '.join(of)}) {name}: {TOLD[name].title}. Mended: {TOLD[name].fix}. Not so: {TOLD[name].rule}"
+        for name, of in _told(reports).items()
     ]
+
+
+def _told(reports: Sequence[TreeReport]) -> dict[str, list[str]]:
+    """Known bugs that a rule about the C tells, and in which modes."""
+    modes: dict[str, list[str]] = {}
+    for r in reports:
+        said = [*map(str, r.gaps), *r.omitted.values(), *r.lacking, *r.problems]
+        for name in (name for name, bug in TOLD.items() if any(bug.rule in text for text in said)):
+            modes.setdefault(name, []).append(r.mode.value)
+    return modes
 
 
 def _bugs(reports: Sequence[TreeReport]) -> dict[tuple[Finding, tuple[str, ...]], list[str]]:

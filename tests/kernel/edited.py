@@ -82,9 +82,11 @@ class Copy:
             changed = changed.replace(old, new, 1)
             last = first + new[same : len(new) - len(old) + end].count("\n")
             touched |= {w.function for w in tokens(changed) if first <= w.line <= last}
-        if not touched or not all(map(str.isidentifier, touched)):  # also outside functions: any of the file may see it
+        bodies = bool(touched) and all(map(str.isidentifier, touched))  # else any of the file may see it
+        if not bodies:
             touched = {file, *(word.function for both in (text, changed) for word in tokens(both))}
-        inside = touched if file.endswith(".c") else None  # else all that is made of the tree
+        code = file.endswith(".c") or (bodies and file.endswith(".h"))
+        inside = touched if code else None  # else all that is made of the tree
         resolver, written = self.program.resolver, path.stat()
         tables = [(of, name, dict(getattr(of, name))) for of, name in
                   ((self.program, "_kept"), (resolver, "_units"), (resolver, "_preambles"))]  # fmt: skip

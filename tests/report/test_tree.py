@@ -51,3 +51,10 @@ def test_modes_that_share_a_bug_share_the_line() -> None:
     both = [report("E11", mode, "hpmn_never_reserved") for mode in (Mode.VHE, Mode.NVHE)]
     [line] = known(both)
     assert line.startswith("known bug (vhe, nvhe) pmuver: ")
+
+
+def test_a_bug_that_a_rule_tells_is_named() -> None:
+    both = [report("E8", mode) for mode in (Mode.VHE, Mode.NVHE)]
+    both[0].lacking["arm.c:698: not so: kvm_arch_vcpu_ioctl_run() commits a pending adjustment of the PC"] = "skip"
+    [line] = known(both)
+    assert line.startswith("known bug (vhe) T3: ") and "Mended: 26778aaa134a (v5.13)" in line

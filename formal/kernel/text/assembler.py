@@ -1,6 +1,7 @@
 """Assembler files: their functions as lines of instructions, macros expanded.
 
-A macro that the assembler chooses the text of (``.if``) is not expanded: its line stays, with the text behind it.
+What the assembler chooses by comparing text (``.ifeqs``) is chosen here. A macro whose text it chooses otherwise
+(``.if``) is not expanded: its line stays, with the text behind it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _END = re.compile(r"(?:SYM_\w*END\w*|ENDPROC|ENDPIPROC|END)\(\s*\w+\s*\)")
 _LABEL = re.compile(r"([\w.$]+):(?!:)\s*(.*)")
 _INCLUDE = re.compile(r'(?m)^\s*#\s*include\s+[<"](asm/[\w/-]+\.h)[>"]')
 _CHOICE = re.compile(r"\s*\.(?:if\w*|rept|irpc?|altmacro)\b")
+_TEXTS = re.compile(r"\.if(n?)(b|c|eqs|es)\b\s*(.*)")  # .ifb, .ifc, .ifeqs, and with n what is not: .ifnes
 _WORDS = re.compile(r"(?<=[\w)])\s+(?=[\w(.\\#])")  # blanks between arguments of macros, which may do without commas
 _DEPTH = 20  # of macros that use macros
 
@@ -138,10 +140,11 @@ class Assembler:
         self._uses += 1
         given = [word for one in operands(words[2] or "") for word in _WORDS.split(one)]
         body = [Line(self._filled(macro, given, inner.text), inner.file, inner.number) for inner in macro.body]
-        if depth > _DEPTH or any(_CHOICE.match(inner.text) for inner in body):
+        chosen = _decided(body)
+        if depth > _DEPTH or chosen is None:
             yield Line(line.text, line.file, line.number, "\n".join(inner.text for inner in body))
             return
-        for inner in body:
+        for inner in chosen:
             yield from self._expanded(inner, depth + 1)
 
     def _filled(self, macro: _Macro, given: list[str], text: str) -> str:
@@ -158,6 +161,35 @@ class Assembler:
         text = text.replace("\\@", str(self._uses))
         text = re.sub(r"\\(\w+)", lambda m: values.get(m[1], m[0]), text)
         return text.replace("\\()", "")
+
+
+def _decided(body: list[Line]) -> list[Line] | None:
+    """The lines of a macro that are kept, where that is chosen by comparing text; None if it is chosen otherwise."""
+    kept: list[Line] = []
+    open_: list[bool] = []
+    for line in body:
+        word = line.text.partition(" ")[0]
+        if word.startswith(".if") and not all(open_):
+            open_.append(False)
+        elif (found := _TEXTS.match(line.text)) is not None:
+            open_.append(_same(found[2], found[3]) != bool(found[1]))
+        elif word == ".endif" and open_:
+            open_.pop()
+        elif word == ".else" and open_:
+            open_[-1] = all(open_[:-1]) and not open_[-1]
+        elif all(open_[:-1]) and (word.startswith((".else", ".endif")) or (all(open_) and _CHOICE.match(line.text))):
+            return None
+        elif all(open_):
+            kept.append(line)
+    return None if open_ else kept
+
+
+def _same(how: str, text: str) -> bool:
+    """Whether two texts are the same, or one is blank, as GNU as compares them (manual, 7.44)."""
+    if how == "b":
+        return not text.strip()
+    one, _, other = text.partition(",")
+    return one.strip() == other.strip()
 
 
 def _condition(row: str) -> str:

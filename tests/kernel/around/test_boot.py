@@ -173,6 +173,29 @@ def test_macros() -> None:
     assert end.system("tpidr_el2") is not t.var("asm.x4", 64)
 
 
+@pytest.mark.parametrize(
+    ("use", "number"),
+    [
+        ("pick nvhe", 1), ("pick vhe", 2), ("pick vhe, x1", 3), ("pick nvhe, x1", 1),
+        ("other a", 2), ("other b", 1), ("inner nvhe", 1), ("inner vhe", 4),
+    ],
+)  # fmt: skip
+def test_what_the_assembler_chooses_by_text(use: str, number: int) -> None:
+    """Texts that are the same or blank, with and without a branch for others, also one inside another."""
+    macros = (
+        '.macro pick mode tmp\n.ifeqs "\\mode", "nvhe"\nmov x1, #1\n.else\n.ifb \\tmp\nmov x1, #2\n.else\nmov x1, #3\n'
+        ".endif\n.endif\n.endm\n"
+        ".macro other op\n.ifnc \\op, a\nmov x1, #1\n.endif\n.ifc \\op,a\nmov x1, #2\n.endif\n.endm\n"
+        '.macro inner mode\n.ifnes "\\mode", "nvhe"\n.if 1\nmov x1, #5\n.endif\nmov x1, #4\n.else\n'
+        "pick \\mode\n.endif\n.endm\n"
+    )
+    body = f"{use}\nmsr mdcr_el2, x1\nret"
+    (end,) = executed(f"{macros}SYM_FUNC_START(f)\n{body}\nSYM_FUNC_END(f)\n").ends
+    known = end.system("mdcr_el2") is t.const(number, 64)
+    assert known or use == "inner vhe"  # which has what is not chosen by text: anything
+    assert not (known and use == "inner vhe")
+
+
 def test_loops() -> None:
     """A branch backwards is not understood."""
     with pytest.raises(NotUnderstoodError, match="backwards"):
