@@ -28,7 +28,8 @@ _FEATURES = t.var("hw.id_aa64dfr0_el1", 64)  # PMUVer is in bits 11 to 8, PMSVer
 _PMCR = t.var("hw.pmcr_el0", 64)  # N is in bits 15 to 11
 _VHE = t.var("hw.id_aa64mmfr1_el1", 64)  # VH is in bits 11 to 8
 _MOST = 7  # the greatest PMUVer that is not negative where it is read as a signed field
-_MAY = MDCR_EL2.mask("HPMN", "E2PB", "E2TB")
+_OWNERS = "E2PB", "E2TB"  # of the profiling buffer and of the trace buffer
+_MAY = MDCR_EL2.mask("HPMN", *_OWNERS)
 
 
 def assumed(program: Program) -> tuple[str, ...]:
@@ -112,18 +113,20 @@ def _starts(program: Program) -> Iterator[Rule]:
 def _upgrades(program: Program, k: Kernel) -> Iterator[Rule]:
     """On the way from EL1 to EL2 the buffers become EL2's, and nothing else of MDCR_EL2 changes."""
     writes = _writes(program, _STUB)
-    owners = MDCR_EL2.mask("E2PB", "E2TB")
-    kept = t.const(~owners & (1 << 64) - 1, 64)
+    kept = t.const(~MDCR_EL2.mask(*_OWNERS) & (1 << 64) - 1, 64)
     says = "the way to EL2 gives the buffers to EL2, and keeps the rest of MDCR_EL2"
     for write in writes:
-        bits = owners if any(_gives(w, "E2TB") for w in _writes(program, _HEAD)) else 0
-        bits |= MDCR_EL2.mask("E2PB")
-        gone = Eq(write.value & t.const(bits, 64), t.const(0, 64))
-        same = Eq(write.value & kept, write.before & kept)
-        yield _rule(says, write.line, And(gone, same))
-    given = k.traps_profiling and any(_gives(w, "E2PB") for w in _writes(program, _HEAD))
-    if k.vhe and not writes and not _asks_for_vhe(program) and given:
-        yield _rule(says, Line("", _STUB, 1), FALSE)
+        gone = [Implies(_given(program, name), Eq(_field(write.value, name), t.const(0, 2))) for name in _OWNERS]
+        yield _rule(says, write.line, And(*gone, Eq(write.value & kept, write.before & kept)))
+    if k.vhe and k.traps_profiling and not writes and not _asks_for_vhe(program):
+        yield _rule(says, Line("", _STUB, 1), Not(_given(program, "E2PB")))
+
+
+def _given(program: Program, name: str) -> Term:
+    """Whether a CPU that comes up at EL2 gives a buffer to EL1."""
+    ends = [end for run in _runs(program, _HEAD) for end in run.ends]
+    at_el2 = Eq(t.var(_LEVEL, 64), t.const(_EL2, 64))
+    return Or(*(And(end.guard, at_el2, Not(Eq(_field(end.system(_REGISTER), name), t.const(0, 2)))) for end in ends))
 
 
 def _asks_for_vhe(program: Program) -> bool:
@@ -134,10 +137,13 @@ def _asks_for_vhe(program: Program) -> bool:
     if _writes(program, _STUB):
         return False
     buffer = {str(_FEATURES.data): 1 << 32, _LEVEL: _EL2}
-    given = [
-        _example(write.value, {**buffer, str(_VHE.data): vh << 8}) for write in _writes(program, _HEAD) for vh in (0, 1)
-    ]
-    return any(one != other for one, other in zip(given[::2], given[1::2], strict=True))
+    ends = [end for run in _runs(program, _HEAD) for end in run.ends]
+
+    def left(vh: int) -> list[Value]:
+        given = {**buffer, str(_VHE.data): vh << 8}
+        return [_example(end.system(_REGISTER), given) for end in ends if _example(end.guard, given)]
+
+    return left(0) != left(1)
 
 
 def _example(term: Term, given: Mapping[str, int]) -> Value:
@@ -148,10 +154,6 @@ def _example(term: Term, given: Mapping[str, int]) -> Value:
 
 def _writes(program: Program, file: str) -> list[Write]:
     return [write for run in _runs(program, file) for write in run.writes if write.name == _REGISTER]
-
-
-def _gives(write: Write, name: str) -> bool:
-    return _field(write.value, name) is not t.const(0, 2)
 
 
 def _runs(program: Program, file: str) -> list[Execution]:
