@@ -68,8 +68,8 @@ class Kernel:
     # emulation of trapped accesses
     indexes_trapped_banks: bool = True
     restores_debug_ptr: bool = True
-    completes_mmio_once: bool = True  # told of a tree only: not before v5.3 (2113c5f62b74), and not in the presets
-    skips_mmio_when_decoded: bool = False  # the same: before v5.0 (0d640732dbeb), and not in the presets
+    completes_mmio_once: bool = True
+    skips_mmio_when_decoded: bool = False
     # protected mode, whose hypervisor has a copy of the vCPU (before v6.14 the copy leaves nothing of debug state out)
     hands_over_debug_owner: bool = True
     hands_over_external_mdscr: bool = True
@@ -118,7 +118,7 @@ class Kernel:
 
 # ---- behaviours by release
 
-ALWAYS = ("keeps_hpmn", "traps_debug_for_use_hw", "restores_debug_ptr", "completes_mmio_once")  # in each preset
+ALWAYS = ("keeps_hpmn", "traps_debug_for_use_hw", "restores_debug_ptr")  # in each preset
 _SIZES = {"mdcr_el2_bits": (32, 64)}  # of behaviours that are a number: without the change, and with it
 _DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Kernel) if f.name != "mode"}
 

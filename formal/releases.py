@@ -70,6 +70,13 @@ class Change:
 
 CHANGES: tuple[Change, ...] = (
     Change(
+        "skips_mmio_when_decoded",
+        str(FIRST),
+        "",
+        "an access that user space completes is skipped when it is decoded",
+        until="v5.0",  # 0d640732dbeb
+    ),
+    Change(
         "sets_pmuserenr",
         "v4.6",
         "d692b8ad6ec4",
@@ -113,6 +120,12 @@ CHANGES: tuple[Change, ...] = (
         "",
         "trapped accesses of breakpoint registers go to their number",
         until="v5.3",  # 03fdfb269009
+    ),
+    Change(
+        "completes_mmio_once",
+        "v5.3",
+        "2113c5f62b74",
+        "an access that user space completes is done once",
     ),
     Change(
         "vhe_writes_changed_mdcr",

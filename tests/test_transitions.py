@@ -23,7 +23,7 @@ from formal.transitions import OPERATIONS, setup_mdcr_el2
 BY_NAME = {op.name: op for op in OPERATIONS}
 KERNELS = [c.kernel() for c in EPOCH_CONFIGURATIONS]
 KERNELS.append(EPOCHS["E8"].kernel(Mode.VHE).but(guards_pmuserenr=True))
-DECODED = EPOCHS["E3a"].kernel(Mode.NVHE).but(completes_mmio_once=False, skips_mmio_when_decoded=True)
+DECODED = EPOCHS["E3a"].kernel(Mode.NVHE)
 KERNELS.append(DECODED)
 BY_DIRTY = {name: e for name, e in EPOCHS.items() if not e.kernel(Mode.VHE).tracks_debug_owner}  # v6.13 and before
 each_operation = pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)

@@ -13,7 +13,7 @@ from formal.kernel.recognition.runloop import RunLoop
 from formal.kernel.recognition.skeleton import skeleton
 from formal.logic.terms import Not
 
-KERNEL = EPOCHS["E3a"].kernel(Mode.NVHE).but(completes_mmio_once=False, skips_mmio_when_decoded=True)
+KERNEL = EPOCHS["E3a"].kernel(Mode.NVHE)
 SKIPS = "if (!valid(vcpu)) return 1; kvm_skip_instr(vcpu); return 0;"
 ABORT = (
     "int ret = decode_hsr(vcpu); if (ret) return ret; if (bus(vcpu)) return 0; kvm_handle_mmio_return(vcpu); return 1;"
