@@ -21,6 +21,7 @@ from formal.kernel.source.makefiles import Build
 from formal.kernel.source.names import Names, other_names
 
 KVM = "arch/arm64/kvm"
+_WITHOUT_C = f"{KVM}/hyp.S"
 _NEEDED = ("arch/arm64/include/asm/kvm_host.h", "arch/arm64/include/asm/sysreg.h", "include/linux/kvm_host.h",
            f"{KVM}/debug.c", f"{KVM}/sys_regs.c")  # fmt: skip
 _CONFIGS = "arch/arm64/configs"
@@ -87,6 +88,8 @@ class KernelTree:
                 raise NotUnderstoodError(needed, 0, f"missing from the tree{self._why_missing()}")
             if self.plain(needed).startswith(_LFS):
                 raise NotUnderstoodError(needed, 0, "is a pointer to a file that git-lfs keeps; run: git lfs pull")
+        if (self.path / _WITHOUT_C).is_file() and not (self.path / KVM / "hyp").is_dir():
+            raise NotUnderstoodError(_WITHOUT_C, 0, "the world switch is assembler (up to v4.5), which is not read")
         return int(stated["VERSION"]), int(stated["PATCHLEVEL"]), int(stated.get("SUBLEVEL") or 0)
 
     def _why_missing(self) -> str:

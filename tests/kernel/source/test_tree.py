@@ -123,6 +123,15 @@ def test_a_tree_without_debug_c(tmp_path: Path) -> None:
         KernelTree(tmp_path)
 
 
+def test_a_world_switch_in_assembler(tmp_path: Path) -> None:
+    """As up to v4.5."""
+    linked_copy(tree_path("6.1"), tmp_path, f"{KVM}/debug.c")
+    (tmp_path / KVM / "hyp").unlink()
+    (tmp_path / KVM / "hyp.S").write_text("")
+    with pytest.raises(NotUnderstoodError, match=r"^arch/arm64/kvm/hyp.S: the world switch is assembler"):
+        KernelTree(tmp_path)
+
+
 def test_what_is_prepared_is_not_done_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a process beside this one or here; and what is not understood is kept for where it is asked for."""
     good, bad = KernelTree(tree_path("6.1")), linked_copy(tree_path("6.1"), tmp_path, f"{KVM}/psci.c")
