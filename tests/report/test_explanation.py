@@ -17,7 +17,7 @@ from formal.scope.configuration import EPOCH_CONFIGURATIONS, Configuration
 from formal.scope.manifest import Manifest
 from tests.conftest import PROOFS
 
-KERNELS = [Configuration(*c.split()) for c in ("E3a vhe", "E3b vhe", "E8 vhe", "E8 nvhe", "E8b vhe")]
+KERNELS = [Configuration(*c.split()) for c in ("E3a vhe", "E3a2 vhe", "E3b vhe", "E8 vhe", "E8 nvhe", "E8b vhe")]
 
 
 def explained(name: str) -> list[str]:
