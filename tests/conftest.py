@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -23,6 +25,8 @@ from tests.installed import installed as installed  # a fixture
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=False)
 hypothesis.settings.load_profile("repeatable")
 
+gc.set_threshold(100_000, 50, 100)  # as the commands do
+
 ROOT = Path(__file__).parents[1]
 PROOFS = ROOT / "proofs"
 
@@ -40,8 +44,16 @@ def copies_are_removed() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees verdicts that another one, or the user, has kept."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    """No test sees verdicts that another one, or the user, has kept.
+
+    All of a run share what was read of the C files of trees, which is found by their contents.
+    """
+    base, folder = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("cache")
+    read = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "effects-of-files"
+    read.mkdir(exist_ok=True)
+    (folder / "kvm-debug-trap-proofs").mkdir()
+    (folder / "kvm-debug-trap-proofs" / "effects").symlink_to(read)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 @cache

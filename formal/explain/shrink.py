@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from formal.evidence.runs.traces import Step, Trace
 from formal.logic.terms import ArrayValue, Value
@@ -14,14 +15,16 @@ Shows = Callable[[Trace], bool]
 def shrink(trace: Trace, shows: Shows) -> Trace:
     """The trace without what it can do without; ``shows`` must hold for it and holds for the result."""
     trace = renumber(trace)
-    smaller = True
-    while smaller:
-        smaller = False
-        for candidate in _candidates(trace):
-            if shows(candidate):
-                trace, smaller = candidate, True
-                break
-    return trace
+    while True:
+        before = trace
+        trace = _shortened(trace, shows)
+        for name in before.initial:
+            trace = _lessened(trace, partial(_initial, name), shows)
+        for at, step in enumerate(trace.steps):
+            for name in step.inputs:
+                trace = _lessened(trace, partial(_inputs, at, name), shows)
+        if trace == before:
+            return trace
 
 
 def renumber(trace: Trace) -> Trace:
@@ -38,19 +41,33 @@ def renumber(trace: Trace) -> Trace:
     return Trace(initial, steps)
 
 
-def _candidates(trace: Trace) -> Iterator[Trace]:
+def _shortened(trace: Trace, shows: Shows) -> Trace:
+    """The trace without steps, several at a time, the last ones first."""
     for size in (4, 3, 2, 1):
         for at in range(len(trace.steps) - size, -1, -1):
-            yield Trace(trace.initial, trace.steps[:at] + trace.steps[at + size :])
-    for name, value in trace.initial.items():
-        for smaller in _smaller(value):
-            yield Trace({**trace.initial, name: smaller}, trace.steps)
-    for number, step in enumerate(trace.steps):
-        for name, value in step.inputs.items():
-            for smaller in _smaller(value):
-                inputs = {**step.inputs, name: smaller}
-                steps = trace.steps[:number] + (Step(step.operation, step.vcpu, step.cpu, inputs),)
-                yield Trace(trace.initial, steps + trace.steps[number + 1 :])
+            candidate = Trace(trace.initial, trace.steps[:at] + trace.steps[at + size :])
+            if len(candidate.steps) < len(trace.steps) and shows(candidate):
+                trace = candidate
+    return trace
+
+
+def _lessened(trace: Trace, candidates: Callable[[Trace], Iterator[Trace]], shows: Shows) -> Trace:
+    """The trace with the first smaller value that shows the same, and so on."""
+    while (smaller := next(filter(shows, candidates(trace)), None)) is not None:
+        trace = smaller
+    return trace
+
+
+def _initial(name: str, trace: Trace) -> Iterator[Trace]:
+    for smaller in _smaller(trace.initial[name]):
+        yield Trace({**trace.initial, name: smaller}, trace.steps)
+
+
+def _inputs(at: int, name: str, trace: Trace) -> Iterator[Trace]:
+    step = trace.steps[at]
+    for smaller in _smaller(step.inputs[name]):
+        less = Step(step.operation, step.vcpu, step.cpu, {**step.inputs, name: smaller})
+        yield Trace(trace.initial, (*trace.steps[:at], less, *trace.steps[at + 1 :]))
 
 
 def _smaller(value: Value) -> Iterator[Value]:

@@ -90,7 +90,7 @@ def evaluate(term: Term, env: Mapping[str, Value], done: dict[Term, Value] | Non
     ``done`` carries results between calls with the same ``env``.
 
     Raises:
-        KeyError: if a variable has no value.
+        KeyError: if a variable that matters has no value.
     """
     memo: dict[Term, Value] = {} if done is None else done
     stack = [term]
@@ -99,12 +99,16 @@ def evaluate(term: Term, env: Mapping[str, Value], done: dict[Term, Value] | Non
         if node in memo:
             stack.pop()
             continue
-        pending = [a for a in node.args if a not in memo]
-        if pending:
-            stack.extend(pending)
-            continue
-        memo[node] = env[str(node.data)] if node.op == "var" else _apply(node, [memo[a] for a in node.args])
-        stack.pop()
+        if node.op == "ite":  # of the branches one matters
+            pending = [node.args[0]] if node.args[0] not in memo else [node.args[1 if memo[node.args[0]] else 2]]
+            if pending[0] in memo:
+                memo[node] = memo[pending[0]]
+                pending = []
+        elif node.op == "var":
+            memo[node], pending = env[str(node.data)], []
+        elif not (pending := [a for a in node.args if a not in memo]):
+            memo[node] = _apply(node, [memo[a] for a in node.args])
+        stack.extend(pending)
     return memo[term]
 
 
@@ -123,8 +127,6 @@ def _apply(term: Term, a: list[Any]) -> Value:
     match term.op:
         case "const":
             result = t.value_of(term) if term.sort else bool(term.data)
-        case "ite":
-            result = a[1] if a[0] else a[2]
         case "not":
             result = not a[0]
         case "and":

@@ -67,15 +67,16 @@ def _search(tree: KernelTree) -> tuple[tuple[Gap, ...], Mapping[str, str], froze
     Also the functions known by other names, and those that are read where they are called.
     """
     if tree.searched is None:
-        tree.searched, strange = _unknown(tree), roles.strange(tree)
+        kept: scan.Found = {}
+        tree.searched, strange = _unknown(tree, kept), roles.strange(tree)
         if _certain(tree.searched) or strange:
-            mentions = _mentions(tree)
+            mentions = _mentions(tree, kept)
             tree.helpers, tree.searched = Helpers(tree, mentions).through(tree.searched)
             before = _certain(tree.searched)
             unknown = {name for gap in before for name in gap.of}
             tree.renamed = roles.renamed(tree, mentions, unknown, cache(lambda: _writers(tree, before)))
             if tree.renamed:
-                helpers, found = Helpers(tree, _mentions(tree)).through(_unknown(tree))
+                helpers, found = Helpers(tree, _mentions(tree, kept)).through(_unknown(tree, kept))
                 left = len(_certain(found))
                 if left < len(before) or (left == len(before) and strange):
                     tree.helpers, tree.searched = helpers, found
@@ -92,15 +93,19 @@ def _writers(tree: KernelTree, gaps: Iterable[Gap]) -> frozenset[str]:
     return frozenset(name for gap in gaps for name in gap.of)
 
 
-def _mentions(tree: KernelTree) -> Mentions:
+def _mentions(tree: KernelTree, kept: scan.Found) -> Mentions:
     """Which functions mention which, under the names that they have now."""
     mentions = Mentions((DEBUG_C,), gaps=Gaps(noted=True))
-    scan.scan(tree, mentions)
+    scan.scan(tree, mentions, kept)
     return mentions
 
 
-def _unknown(tree: KernelTree) -> tuple[Gap, ...]:
-    """A function that is read under another name is known for what it does, never for that name."""
+def _unknown(tree: KernelTree, kept: scan.Found) -> tuple[Gap, ...]:
+    """A function that is read under another name is known for what it does, never for that name.
+
+    Args:
+        kept: what an earlier search found in the same files.
+    """
     gaps, names = Gaps(noted=True), frozenset(tree.renamed.values())
 
     def knows(file: str, function: str, lvalue: str) -> bool:
@@ -110,7 +115,7 @@ def _unknown(tree: KernelTree) -> tuple[Gap, ...]:
     def hinges(file: str, function: str, lvalue: str) -> bool:
         return function in names or writers.hinges(file, function, lvalue)
 
-    scan.check(tree, knows, (DEBUG_C,), gaps=gaps, hinges=hinges)
+    scan.check(tree, knows, (DEBUG_C,), kept, gaps, hinges)
     own = {f" in {known}()": f" in {here}()" for here, known in tree.renamed.items()}
     return tuple(replace(gap, reason=_with(gap.reason, own)) for gap in gaps.found)
 

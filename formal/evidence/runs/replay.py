@@ -104,6 +104,7 @@ class Replay:
         self._by_name = {op.name: op for op in system.operations}
         self._applied: dict[tuple[str, Pair], Applied] = {}
         self._inits: dict[Pair, Term] = {}
+        self._sorts: dict[Pair, dict[str, Sort]] = {}  # of the variables of a pair
         self._situations: dict[tuple[Predicate, Pair], Term] = {}
         self._formulas: dict[tuple[object, ...], Term] = {}
         self._runs: OrderedDict[int, tuple[Trace, _Recorded]] = OrderedDict()
@@ -188,13 +189,13 @@ class Replay:
         return self._inits[pair]
 
     def _initial(self, trace: Trace) -> Env:
-        env: Env = {}
+        sorts: dict[str, Sort] = {}
         for pair in self.pairs(trace):
-            for term in self.system.state(pair).values.values():
-                env[str(term.data)] = zero(term.sort)
-        sorts = {
-            str(term.data): term.sort for pair in self.pairs(trace) for term in self.system.state(pair).values.values()
-        }
+            if pair not in self._sorts:
+                variables = self.system.state(pair).values.values()
+                self._sorts[pair] = {str(term.data): term.sort for term in variables}
+            sorts |= self._sorts[pair]
+        env = {name: zero(sort) for name, sort in sorts.items()}
         for name, value in trace.initial.items():
             if name not in sorts or not _fits(value, sorts[name]):
                 raise TraceError(f"initial state: {name} = {value!r} does not fit the system")

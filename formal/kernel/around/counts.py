@@ -28,11 +28,14 @@ def rules(functions: Iterable[tuple[Lifted, tuple[str, ...]]]) -> Iterator[Rule]
 def _same(f: Lifted) -> Term:
     numbers = t.var("BRPs", 4), t.var("WRPs", 4)
     fewer, all16 = _with(f, numbers), _with(f, (t.const(0xF, 4), t.const(0xF, 4)))
-    equal = [Eq(substitute(f.returns, fewer), substitute(f.returns, all16))]
-    if f.result is not None:
-        equal.append(Eq(substitute(f.result, fewer), substitute(f.result, all16)))
+    done = dict[Term, Term](), dict[Term, Term]()
+
+    def both(value: Term) -> Term:
+        return Eq(substitute(value, fewer, done[0]), substitute(value, all16, done[1]))
+
+    equal = [both(value) for value in (f.returns, f.result) if value is not None]
     for lvalue, value in f.writes.items():
-        same = Eq(substitute(value, fewer), substitute(value, all16))
+        same = both(value)
         if element := element_of(lvalue):
             kind, number = element[1] >> 4, element[1] & 0xF
             same = t.Or(t.ult(numbers[kind // 2], t.const(number, 4)), same)

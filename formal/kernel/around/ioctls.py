@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from formal.epochs import Kernel
@@ -27,7 +27,7 @@ from formal.kernel.recognition.rules import ARM_C, PSTATE, Rule, belonging, para
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM
 from formal.kernel.text import signs
-from formal.kernel.text.tokens import Token, arguments_of, tokens
+from formal.kernel.text.tokens import Token, arguments_of, kept
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.known import known_bits
@@ -177,7 +177,7 @@ def _whole_register(program: Program, mode: Mode) -> Iterator[Rule]:
 def _comes_up(program: Program, mode: Mode) -> Iterator[Rule]:
     """A CPU on which KVM has not been initialised is, when it comes up while KVM is in use."""
     arm = program.resolver.find(_INITIALISES, mode, ARM_C)[0].file
-    words = {file: tokens(text) for file in (arm, _MAIN) if (text := signs.source(program.tree, file)) is not None}
+    words = {file: kept(text) for file in (arm, _MAIN) if (text := signs.source(program.tree, file)) is not None}
     chain: dict[str, str] = {}
     found = [_INITIALISES]
     for called in found:
@@ -208,7 +208,7 @@ def _comes_up(program: Program, mode: Mode) -> Iterator[Rule]:
     yield from _first_used(program, mode, words.get(_MAIN, []), frozenset(chain))
 
 
-def _first_used(program: Program, mode: Mode, words: list[Token], chain: frozenset[str]) -> Iterator[Rule]:
+def _first_used(program: Program, mode: Mode, words: Sequence[Token], chain: frozenset[str]) -> Iterator[Rule]:
     """The first VM has all CPUs initialised: by a call to each, or by what a CPU that comes up runs."""
     everywhere = {_COMES_UP, f"__{_COMES_UP}"}
     named = {w.function for i, w in enumerate(words) if w.function and w.text in {_ON_EACH, *everywhere}
@@ -228,7 +228,7 @@ def _first_used(program: Program, mode: Mode, words: list[Token], chain: frozens
     )
 
 
-def _hotplug(words: list[Token]) -> tuple[str, ...]:
+def _hotplug(words: Sequence[Token]) -> tuple[str, ...]:
     """The functions that KVM has run on a CPU that comes up."""
     uses = [arguments_of(words, i + 1) for i, w in enumerate(words) if w.function and w.text.startswith(_COMES_UP)]
     return tuple(given[2][0].text for given in uses if len(given) == 4 and len(given[2]) == 1)
@@ -244,7 +244,7 @@ def _given(variable: Term, initialised: bool) -> Term:
     return TRUE
 
 
-def _callers(words: Mapping[str, list[Token]], called: str) -> Iterator[tuple[str, str]]:
+def _callers(words: Mapping[str, Sequence[Token]], called: str) -> Iterator[tuple[str, str]]:
     for file, text in words.items():
         for one, other in pairwise(text):
             if one.text == called and other.text == "(" and one.function and one.function != called:

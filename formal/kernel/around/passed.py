@@ -18,7 +18,7 @@ from formal.kernel.recognition.rules import ARM_C, ENTRIES, OUTER, Reader, Rule,
 from formal.kernel.recognition.skeleton import skeleton
 from formal.kernel.source.tree import KVM, sources
 from formal.kernel.text.forms import without_comments
-from formal.kernel.text.tokens import tokens
+from formal.kernel.text.tokens import kept
 from formal.logic import terms as t
 from formal.logic.evaluation import nodes, substitute
 from formal.logic.terms import FALSE, And, Eq, Implies, Not, Or, Term
@@ -91,7 +91,7 @@ class Passed(Reader):
     def _callers(self) -> Iterator[tuple[str, str]]:
         """The functions that ask for a request and reset a vCPU."""
         for file, text in self._files((".c",)):
-            words = tokens(text) if _ASKS in text and _RESETS in text else []
+            words = kept(text) if _ASKS in text and _RESETS in text else ()
             of = [{w.function for w in words if w.text == name and w.function} for name in (_ASKS, _RESETS)]
             yield from ((name, file) for name in of[0] & of[1] if name not in (_ASKS, _RESETS))
 

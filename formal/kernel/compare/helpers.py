@@ -174,8 +174,9 @@ class Helpers:
         """By function: those that name it."""
         found: dict[str, set[str]] = {}
         for caller, names in self._bodies.items():
-            for name in names.keys() & self._bodies.keys() - {caller}:
-                found.setdefault(name, set()).add(caller)
+            for name in names.keys() & self._bodies.keys():
+                if name != caller:
+                    found.setdefault(name, set()).add(caller)
         return found
 
 

@@ -317,7 +317,8 @@ def conditions(
     mapping = binding.before(function, s) | dict(given)
     if function.returns is not t.TRUE:
         yield f"{function.name}() returns", substitute(function.returns, mapping)
-    values = {lvalue: substitute(value, mapping) for lvalue, value in function.writes.items()}
+    done: dict[Term, Term] = {}
+    values = {lvalue: substitute(value, mapping, done) for lvalue, value in function.writes.items()}
     yield from component.demands(function, s, values)
 
 

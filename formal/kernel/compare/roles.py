@@ -137,15 +137,17 @@ def _by_calls(
     missing = _KNOWN - set(taken) - bodies.keys()
     callers: dict[str, set[str]] = {}
     for name, names in bodies.items():
-        for called in names & bodies.keys() - {name}:
-            callers.setdefault(called, set()).add(name)
+        for called in names & bodies.keys():
+            if called != name:
+                callers.setdefault(called, set()).add(name)
     fits: list[tuple[int, float, str, str]] = []
     for here in bodies.keys() - _KNOWN:
-        calls = bodies[here] & CALLERS.keys()
-        if named(here) or (here not in unknown and all(here in CALLERS[name] for name in calls)):
-            continue
-        outer = callers.get(here, set())
+        calls, outer = bodies[here] & CALLERS.keys(), callers.get(here, set())
         around = outer & _KNOWN
+        if (not calls and not around) or named(here):
+            continue
+        if here not in unknown and all(here in CALLERS[name] for name in calls):
+            continue
         for known in (name for name in missing if name not in _CALLED or outer & _CALLED[name]):
             if _fits(known, calls, around) and (calls or here in write()):
                 alike = SequenceMatcher(None, here, known).ratio()
@@ -167,10 +169,11 @@ def _of_other_ages(tree: KernelTree) -> frozenset[str]:
 
 def _fits(known: str, calls: set[str], around: set[str]) -> bool:
     """Whether a name may call all that a function calls, and is called by all that call it."""
+    if not all(known in CALLERS[name] for name in calls):
+        return False
     own = CALLERS.get(known, frozenset())
-    outer = {name for name, read in READ.items() if known in read}
-    called = bool(around) and around <= (own | outer) and own != {TABLE}
-    return all(known in CALLERS[name] for name in calls) and (called or (known not in CALLERS and bool(calls)))
+    outer = {name for name, read in READ.items() if known in read} if around else set[str]()
+    return (bool(around) and around <= (own | outer) and own != {TABLE}) or (known not in CALLERS and bool(calls))
 
 
 def _free(tree: KernelTree, found: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ of the guest may pass without its step being counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from formal.kernel.text.tokens import Token, chain_start, closing, ends_operand
 from formal.kernel.text.uses import stored_by, use
@@ -24,7 +24,7 @@ TELLING = _ELR | _SPSR | _POINTERS | _SETTERS | _WHOLE | {"##", "vcpu_pc", "pc",
 
 
 def at(
-    words: list[Token], i: int, named: Collection[str], upper: Collection[str], stores: Mapping[str, frozenset[int]]
+    words: Sequence[Token], i: int, named: Collection[str], upper: Collection[str], stores: Mapping[str, frozenset[int]]
 ) -> Iterator[tuple[str, str]]:
     """What a token may write: a place, and how.
 
@@ -67,7 +67,7 @@ def at(
         yield "hw.pmuserenr_el0", "register"
 
 
-def renamed(words: list[Token], i: int) -> bool:
+def renamed(words: Sequence[Token], i: int) -> bool:
     """Whether a token stands in a macro for itself: neither a member of something, nor what a call is given."""
     word, before = words[i], words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
@@ -87,7 +87,7 @@ def _may_be_part(piece: str, names: Collection[str]) -> bool:
     return any(name != piece and (name.startswith(piece) or name.endswith(piece)) for name in names)
 
 
-def _is_written(words: list[Token], i: int, by: str = "write_sysreg") -> bool:
+def _is_written(words: Sequence[Token], i: int, by: str = "write_sysreg") -> bool:
     """Whether the statement before a register's name writes a register, by such a call."""
     for j in range(i - 1, -1, -1):
         if words[j].text in (";", "{", "}"):

@@ -8,7 +8,7 @@ system registers chosen at run time. ``unknown`` are the places outside the func
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from formal.kernel.errors import Gap, Gaps, NotUnderstoodError
@@ -143,7 +143,7 @@ def scan_text(file: str, text: str) -> list[Store]:
     return scan_tokens(file, tokens(text), storing((text,)), covered(text, FLAGS))
 
 
-def scan_tokens(file: str, words: list[Token], stores: Stores, flags: Flags) -> list[Store]:
+def scan_tokens(file: str, words: Sequence[Token], stores: Stores, flags: Flags) -> list[Store]:
     """The places in one C file."""
     found: dict[Store, None] = {}
     for i, word in enumerate(words):
@@ -158,7 +158,7 @@ def scan_tokens(file: str, words: list[Token], stores: Stores, flags: Flags) -> 
     return list(found)
 
 
-def _at(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tuple[str, str]]:
+def _at(words: Sequence[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tuple[str, str]]:
     text = words[i].text
     before = words[i - 1].text if i else ""
     following = words[i + 1].text if i + 1 < len(words) else ""
@@ -200,7 +200,7 @@ def _at(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tu
         yield from _flags(words, i, stores, flags)
 
 
-def _flags(words: list[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tuple[str, str]]:
+def _flags(words: Sequence[Token], i: int, stores: Stores, flags: Flags) -> Iterator[tuple[str, str]]:
     """A word of flags written; ``|=`` and ``&=`` only if they name a modelled flag, or none by name."""
     following = words[i + 1].text if i + 1 < len(words) else ""
     end = next((j for j in range(i, len(words)) if words[j].text == ";"), i)
@@ -217,7 +217,7 @@ def _flag(name: str, flags: Flags) -> frozenset[str]:
     return flags.get(name, frozenset((name,)) & FLAGS or frozenset(("arch.iflags",)))
 
 
-def _member(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
+def _member(words: Sequence[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     name = words[i].text
     end, start = chain_end(words, i), chain_start(words, i)
     if words[start].text == "__entry":
@@ -230,7 +230,7 @@ def _member(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, s
         yield name, "address"
 
 
-def _container(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
+def _container(words: Sequence[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     """A structure with modelled members assigned as a whole; an element of the guest's System registers."""
     end, start = chain_end(words, i), chain_start(words, i)
     following = words[end + 1].text if end + 1 < len(words) else ""
@@ -246,7 +246,7 @@ def _container(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str
         yield from [] if pointer else [(words[i].text, "store")]
 
 
-def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
+def _filled(target: Sequence[Token]) -> Iterator[tuple[str, str]]:
     """The destination of a copy: a structure with modelled members, or a pointer that is named like one."""
     last = target[-1].text
     if any(word.text == "kvm_host_data" for word in target):
@@ -255,7 +255,7 @@ def _filled(target: list[Token]) -> Iterator[tuple[str, str]]:
         yield last, "store"
 
 
-def _placed(words: list[Token], i: int, member: list[Token], stores: Stores) -> Iterator[tuple[str, str]]:
+def _placed(words: Sequence[Token], i: int, member: Sequence[Token], stores: Stores) -> Iterator[tuple[str, str]]:
     """The place of a modelled member: its offset, or a pointer to it that is written through or kept."""
     named = [word.text for word in member if word.text in MEMBERS | BANKS]
     dereferenced = i > 0 and words[i - 1].text == "*" and words[i].text != "offsetof"
@@ -264,7 +264,7 @@ def _placed(words: list[Token], i: int, member: list[Token], stores: Stores) -> 
         yield named[-1], how
 
 
-def _spelled(argument: list[Token]) -> str:
+def _spelled(argument: Sequence[Token]) -> str:
     return "".join(word.text for word in argument)
 
 
@@ -277,7 +277,7 @@ def _register(spelled: str) -> str:
     return f"sys_regs[{spelled if spelled in GUEST_REGISTERS else '*'}]"
 
 
-def _element(words: list[Token], i: int, index: list[Token], stores: Stores) -> Iterator[tuple[str, str]]:
+def _element(words: Sequence[Token], i: int, index: Sequence[Token], stores: Stores) -> Iterator[tuple[str, str]]:
     register = _spelled(index)
     if register not in GUEST_REGISTERS and _plain(register):
         return
@@ -285,7 +285,7 @@ def _element(words: list[Token], i: int, index: list[Token], stores: Stores) -> 
         yield _register(register), how
 
 
-def _accessor(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
+def _accessor(words: Sequence[Token], i: int, stores: Stores) -> Iterator[tuple[str, str]]:
     """``*vcpu_cpsr(v)`` written, or the pointer kept; ``vcpu_gp_regs(v)`` passed on as a whole."""
     end = closing(words, i + 1)
     following = words[end + 1].text if end + 1 < len(words) else ""
@@ -299,7 +299,7 @@ def _accessor(words: list[Token], i: int, stores: Stores) -> Iterator[tuple[str,
         yield "pstate", "address"
 
 
-def _in_macro(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
+def _in_macro(words: Sequence[Token], i: int) -> Iterator[tuple[str, str]]:
     """A literal that is put into assembly where the macro is used; a register under another name."""
     word, alone = (
         words[i],
@@ -314,7 +314,7 @@ def _in_macro(words: list[Token], i: int) -> Iterator[tuple[str, str]]:
         yield f"hw.{word.text}", "renamed"
 
 
-def _assembly(words: list[Token], i: int) -> Iterator[str]:
+def _assembly(words: Sequence[Token], i: int) -> Iterator[str]:
     start = next((j for j in range(i, min(i + 4, len(words))) if words[j].text == "("), i)
     yield from written(" ".join(word.text for word in words[start : closing(words, start) + 1]))
 
@@ -341,7 +341,7 @@ def helpers(text: str) -> frozenset[str]:
     return frozenset(name for name, at in named.items() if all(_called_or_static(words, i) for i in at))
 
 
-def _called_or_static(words: list[Token], i: int) -> bool:
+def _called_or_static(words: Sequence[Token], i: int) -> bool:
     """A call inside a function; or, outside, part of a static declaration or definition."""
     if words[i + 1 : i + 2] and words[i + 1].text != "(":
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')", re.S)
 TOKEN = re.compile(
@@ -11,6 +12,7 @@ TOKEN = re.compile(
 )
 
 
+@lru_cache(maxsize=512)  # several rules read the same files
 def without_comments(text: str) -> str:
     """C text with each comment replaced by as many line ends as it had, or a blank; literals are left alone."""
     return _COMMENT.sub(lambda m: m.group(1) or "\n" * m.group(0).count("\n") or " ", text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from formal.kernel.belongs import (
     EMULATES,
@@ -32,6 +33,8 @@ KVM_HOST = "arch/arm64/include/asm/kvm_host.h"
 _SWITCH = f"{KVM}/hyp/include/hyp/switch.h"
 _CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 _MACRO = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+(\w+)\((?:.*\\\n)*.*")
+_BEFORE = re.compile(r"[\w \t*]*")  # what precedes the name of a function that is declared
+_BRACE = re.compile("[{}]")
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 
 
@@ -49,21 +52,27 @@ def source(tree: Sources, name: str) -> str | None:
     """The text of a file, comments blanked; None if the tree has none."""
     if not (tree.path / name).is_file():
         return None
-    return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), tree.read(name))
+    return _blanked(tree.read(name))
+
+
+@lru_cache(maxsize=512)  # many signs are looked for in the same files
+def _blanked(text: str) -> str:
+    return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
 
 
 def body(text: str, function: str) -> tuple[str, int] | None:
     """The definition of a function in text without comments, and its line."""
-    for found in re.finditer(rf"(?m)^[\w \t*]*\b{function}\s*\(", text):
+    for found in re.finditer(rf"\b{function}\s*\(", text):
+        if _BEFORE.fullmatch(text, text.rfind("\n", 0, found.start()) + 1, found.start()) is None:
+            continue  # a call
         brace, semicolon = text.find("{", found.end()), text.find(";", found.end())
         if brace < 0 or 0 <= semicolon < brace:
             continue  # a declaration
-        depth, at = 0, brace
-        while at < len(text):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
+        depth = 0
+        for one in _BRACE.finditer(text, brace):
+            depth += 1 if one[0] == "{" else -1
             if depth == 0:
-                return text[brace : at + 1], text[: found.start()].count("\n") + 1
-            at += 1
+                return text[brace : one.end()], text[: found.start()].count("\n") + 1
     return None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from formal.kernel.text.forms import TOKEN, without_comments
@@ -74,7 +75,13 @@ def tokens(text: str) -> list[Token]:
     return found
 
 
-def closing(words: list[Token], start: int) -> int:
+@lru_cache(maxsize=32)
+def kept(text: str) -> tuple[Token, ...]:
+    """The tokens of a C file that several searches read."""
+    return tuple(tokens(text))
+
+
+def closing(words: Sequence[Token], start: int) -> int:
     """The position of the bracket that closes the one at ``start``; the end of the list if there is none."""
     depth = 0
     for i in range(start, len(words)):
@@ -87,7 +94,7 @@ def closing(words: list[Token], start: int) -> int:
     return len(words) - 1
 
 
-def opening(words: list[Token], end: int) -> int:
+def opening(words: Sequence[Token], end: int) -> int:
     """The position of the bracket that opens the one closed at ``end``; 0 if there is none."""
     depth = 0
     for i in range(end, -1, -1):
@@ -100,7 +107,7 @@ def opening(words: list[Token], end: int) -> int:
     return 0
 
 
-def chain_end(words: list[Token], i: int) -> int:
+def chain_end(words: Sequence[Token], i: int) -> int:
     """The last token of the postfix expression that goes on from a member."""
     while i + 1 < len(words):
         following = words[i + 1].text
@@ -113,7 +120,7 @@ def chain_end(words: list[Token], i: int) -> int:
     return i
 
 
-def chain_start(words: list[Token], i: int) -> int:
+def chain_start(words: Sequence[Token], i: int) -> int:
     """The first token of the postfix expression that a member ends."""
     while i > 0 and words[i - 1].text in (".", "->"):
         i -= 2
@@ -124,7 +131,7 @@ def chain_start(words: list[Token], i: int) -> int:
     return max(i, 0)
 
 
-def ends_operand(words: list[Token], i: int) -> bool:
+def ends_operand(words: Sequence[Token], i: int) -> bool:
     """Whether the token ends an operand, so that an ``&`` after it is a binary operator; a cast does not."""
     if i > 0 and words[i].text == ")":
         start = next((j for j in range(i - 1, max(i - 5, -1), -1) if words[j].text not in NUMBERS), -1)
@@ -137,7 +144,7 @@ def ends_operand(words: list[Token], i: int) -> bool:
     )
 
 
-def arguments_of(words: list[Token], start: int) -> list[list[Token]]:
+def arguments_of(words: Sequence[Token], start: int) -> list[list[Token]]:
     """The arguments of the call whose parenthesis is at ``start``."""
     end, depth = closing(words, start), 0
     arguments: list[list[Token]] = [[]]

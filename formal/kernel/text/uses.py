@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from formal.kernel.text.tokens import Token, arguments_of, chain_end, closing, ends_operand, tokens
 
@@ -27,7 +28,7 @@ _MACRO = re.compile(r"(?m)^[ \t]*#[ \t]*define[ \t]+\w+\((?:.*\\\n)*.*")  # one 
 _GROUPING = frozenset(("return", "case", "else", "do"))  # a parenthesis after these is of no call
 
 
-def use(words: list[Token], start: int, end: int, stores: Mapping[str, frozenset[int]] = STORES) -> str:
+def use(words: Sequence[Token], start: int, end: int, stores: Mapping[str, frozenset[int]] = STORES) -> str:
     """How the expression of the tokens from ``start`` to ``end`` is used: ``store``, ``address``, or ``""`` (neither).
 
     Parentheses around it and dereferences before it count as nothing: ``(*x) = 1`` and ``&(x)`` are seen. Also a store
@@ -58,7 +59,7 @@ def use(words: list[Token], start: int, end: int, stores: Mapping[str, frozenset
     return "store" if position in stores.get(called, ()) else ""
 
 
-def stored_by(words: list[Token], i: int, positions: Iterable[int]) -> list[Token]:
+def stored_by(words: Sequence[Token], i: int, positions: Iterable[int]) -> list[Token]:
     """The tokens of some arguments of the call at ``i``."""
     arguments = arguments_of(words, i + 1)
     return [word for position in positions for word in (arguments[position] if position < len(arguments) else ())]
@@ -70,7 +71,7 @@ def storing(texts: Iterable[str]) -> dict[str, frozenset[int]]:
     One that hands an argument on to another such macro writes it, too.
     """
     found = dict(STORES)
-    macros = [tokens(macro[0])[2:] for text in texts for macro in _MACRO.finditer(text)]
+    macros = [macro for text in texts for macro in _macros(text)]
     while True:
         before = dict(found)
         for macro in macros:
@@ -80,7 +81,13 @@ def storing(texts: Iterable[str]) -> dict[str, frozenset[int]]:
             return found
 
 
-def _written(macro: list[Token], stores: Mapping[str, frozenset[int]]) -> frozenset[int]:
+@lru_cache(maxsize=1024)
+def _macros(text: str) -> tuple[list[Token], ...]:
+    """The macros with parameters of a text: each its name, its parameters, its body."""
+    return tuple(tokens(macro[0])[2:] for macro in _MACRO.finditer(text))
+
+
+def _written(macro: Sequence[Token], stores: Mapping[str, frozenset[int]]) -> frozenset[int]:
     """Which parameters a macro writes: its name, its parameters, its body."""
     names = [argument[0].text if len(argument) == 1 else "" for argument in arguments_of(macro, 1)]
     found = set()
@@ -93,7 +100,7 @@ def _written(macro: list[Token], stores: Mapping[str, frozenset[int]]) -> frozen
     return frozenset(found)
 
 
-def _argument(words: list[Token], start: int, end: int) -> tuple[str, int]:
+def _argument(words: Sequence[Token], start: int, end: int) -> tuple[str, int]:
     """What is called with the expression as a whole argument, and which argument that is; ``("", 0)`` if nothing is."""
     if _text(words, start - 1) not in ("(", ",") or _text(words, end + 1) not in (",", ")"):
         return "", 0
@@ -109,11 +116,11 @@ def _argument(words: list[Token], start: int, end: int) -> tuple[str, int]:
     return "", 0
 
 
-def _groups(words: list[Token], i: int) -> bool:
+def _groups(words: Sequence[Token], i: int) -> bool:
     """Whether the parenthesis at ``i`` only groups: it holds no arguments, and nothing that a keyword asks about."""
     before = _text(words, i - 1)
     return before in _GROUPING or not (before.isidentifier() or before[:1] == '"')
 
 
-def _text(words: list[Token], i: int) -> str:
+def _text(words: Sequence[Token], i: int) -> str:
     return words[i].text if 0 <= i < len(words) else ""

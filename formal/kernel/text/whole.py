@@ -6,7 +6,7 @@ becomes a pointer to numbers, after which nothing tells the member. A member of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from formal.kernel.text.tokens import NUMBERS, Token, arguments_of, chain_end, closing
 
@@ -15,7 +15,7 @@ _HELD = frozenset(("arch", "ctxt"))  # members that are such structures
 
 
 def stores(
-    words: list[Token], members: Collection[str], fillers: Collection[str], assign: Collection[str]
+    words: Sequence[Token], members: Collection[str], fillers: Collection[str], assign: Collection[str]
 ) -> Iterator[tuple[Token, str, str]]:
     """The tokens at which such a write is, the place that it may write, and how.
 
@@ -44,7 +44,7 @@ def stores(
                 yield word, target[0].text, "store"
 
 
-def _pointers(words: list[Token]) -> frozenset[str]:
+def _pointers(words: Sequence[Token]) -> frozenset[str]:
     """The variables and parameters of a file that are declared as pointers to one of the structures."""
     found = set()
     for i, word in enumerate(words[:-2]):
@@ -54,7 +54,7 @@ def _pointers(words: list[Token]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _through(words: list[Token], i: int, assign: Collection[str]) -> Iterator[tuple[Token, str, str]]:
+def _through(words: Sequence[Token], i: int, assign: Collection[str]) -> Iterator[tuple[Token, str, str]]:
     """``*pointer = value``, ``pointer[i] = value``."""
     end = closing(words, i + 1) if words[i + 1].text == "[" else i
     starts = words[i - 1].text == "*" and words[i - 2].text in (";", "{", "}", ")")
@@ -62,7 +62,7 @@ def _through(words: list[Token], i: int, assign: Collection[str]) -> Iterator[tu
         yield words[i], words[i].text, "store"
 
 
-def _cast(words: list[Token], i: int) -> int:
+def _cast(words: Sequence[Token], i: int) -> int:
     """The end of a cast to a pointer to numbers, or to nothing; 0 if that is none."""
     end = next((j for j in range(i + 1, min(i + 6, len(words))) if words[j].text == ")"), 0)
     inner = [word.text for word in words[i + 1 : end] if word.text not in ("const", "volatile", "__force")]
@@ -70,7 +70,7 @@ def _cast(words: list[Token], i: int) -> int:
 
 
 def _made_numbers(
-    words: list[Token], start: int, end: int, pointers: Collection[str]
+    words: Sequence[Token], start: int, end: int, pointers: Collection[str]
 ) -> Iterator[tuple[Token, str, str]]:
     """A cast of such a pointer, or of the address of such a member; of ``void *``, what is counted on or kept."""
     operand = end + 2 if words[end + 1].text == "(" else end + 1
