@@ -29,9 +29,12 @@ NOT_MODELLED: tuple[str, ...] = (
     "Of nested virtualization: a guest hypervisor's fine-grained traps, and its other EL2 registers, except that "
     "HCR_EL2 decides whether itself or its guest runs; the RES0 and RES1 bits of its registers. What FEAT_NV2 "
     "keeps in a page of its own is taken to be where ___ctxt_sys_reg says.",
-    "MDCCINT_EL1, which is switched with the breakpoint registers; draining of SPE and TRBE buffers under nVHE, and "
-    "TRFCR_EL1, which stops the trace meanwhile; branch records (BRBE); PMSELR_EL0, which is 0 in the guest so that "
-    "PMXEVCNTR_EL0 traps.",
+    "MDCCINT_EL1, which is switched with the breakpoint registers, and what controls SPE, the trace and branch records "
+    "under nVHE (PMSCR_EL1, PMBLIMITR_EL1, TRFCR_EL1, TRBLIMITR_EL1, BRBCR_EL1). No claim is about them; of a tree "
+    "from v4.17 on it is checked that its world switch gives both sides their own back, and that nothing of the host's "
+    "that is put aside is in the register while the guest runs. Not looked at: that buffers are drained, in which "
+    "order, and whether a CPU has what its flags say.",
+    "PMSELR_EL0, which is 0 in the guest so that PMXEVCNTR_EL0 traps.",
     "What the host finds in PMUSERENR_EL0 after a guest has run: no claim says that it gets its own value back (up to "
     "v6.3, except in v6.1.y, it gets 0).",
     "Cortex-A510 erratum 2077057 (its workaround rewrites SPSR_EL2 while stepping).",

@@ -174,7 +174,7 @@ def compare(
     names = [f"{here}() is read as {known}(), for which it stands" for here, known in tree.renamed.items()]
     names += [f"{here} is read as {known}" for of in tree.names for here, known in of.items()]
     reset = lifecycle.assumed(program, side)
-    told = tuple(dict.fromkeys([HYP_CALL, *every.assumed(program), *reset, *names, *tree.notes, *notes]))
+    told = tuple(dict.fromkeys([HYP_CALL, *every.assumed(program, side), *reset, *names, *tree.notes, *notes]))
     report = TreeReport(mode, resolved, notes=told, gaps=gaps.found)
     report.binding, report.program = binding, program
     debug = ownership.Debug(tree, lifted, binding) if k.tracks_debug_owner else None

@@ -57,7 +57,7 @@ def test_no_edit_of_a_sample_goes_unseen(sweep: Sweep) -> None:
         ("statement deleted in kvm_arm_setup_debug: vcpu_set_flag(vcpu, DEBUG_DIRTY); -> ;", "differs", "debug_dirty"),
         ("statement deleted in kvm_arch_vcpu_ioctl_run: local_irq_enable(); -> ;", "unmodelled", "the rules about"),
         ("statement deleted in __debug_save_state: ctxt_sys_reg(ctxt, MDCCINT_EL1) = read_sysreg(mdccint_el1); -> ;",
-         "unmodelled", "MDCCINT_EL1"),
+         "differs", "the host finds MDCCINT_EL1"),
         ("name in kvm_vcpu_load_sysregs_vhe: vcpu_set_flag -> vcpu_clear_flag", "unmodelled", "other bits of"),
         ("statement deleted in kvm_handle_guest_debug: run->debug.arch.hsr = lower_32_bits(esr); -> ;", "differs",
          "tells user space the syndrome"),

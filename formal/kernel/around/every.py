@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from formal.epochs import Kernel
-from formal.kernel.around import answers, boot, counts, el2, ioctls, lookup, meanings, passed, triage
+from formal.kernel.around import answers, boot, counts, el2, ioctls, lookup, meanings, passed, putaside, triage
 from formal.kernel.around.masked import Masked
 from formal.kernel.belongs import GUEST_DEBUG
 from formal.kernel.compare import hypervisor, protected
 from formal.kernel.errors import Gaps
+from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Lifted, Program, side_of
 from formal.kernel.model.binding import UNMODELLED, Binding, flags_of
 from formal.kernel.recognition import debugexit, runloop
 from formal.kernel.recognition.rules import Rule, belonging
 
 
-def assumed(program: Program) -> tuple[str, ...]:
-    """What of this is taken for granted of a tree."""
-    return lookup.assumed(program), *meanings.assumed(program), *boot.assumed(program)
+def assumed(program: Program, mode: Mode) -> tuple[str, ...]:
+    """What of this is taken for granted of a tree, or not looked at."""
+    return lookup.assumed(program), *meanings.assumed(program), *boot.assumed(program), *putaside.assumed(program, mode)
 
 
 def rules(
@@ -47,3 +48,4 @@ def rules(
     with gaps.at(GUEST_DEBUG):
         yield from debugexit.rules(program, side_of(k.mode))
     yield from answers.rules(program, k, binding, gaps)
+    yield from putaside.rules(program, k)
