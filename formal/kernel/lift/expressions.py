@@ -102,11 +102,15 @@ class Expressions(Machine):
         if known is not None:
             return known
         if declaration.kind == Kind.VAR_DECL and declaration.semantic_parent.kind == Kind.TRANSLATION_UNIT:
-            place = Object(declaration.spelling, "global", declaration.type)
-            if _is_constant(declaration.type) and clang.initialiser(declaration) is not None:
-                self.fixed[place] = declaration
-            return place
+            return self.lasting(declaration.spelling, declaration)
         raise self.refusal(cursor, f"{declaration.spelling} is not known here")
+
+    def lasting(self, name: str, declaration: Cursor) -> Object:
+        """A variable that outlives its function; nothing writes one that is constant."""
+        place = Object(name, "global", declaration.type)
+        if _is_constant(declaration.type) and clang.initialiser(declaration) is not None:
+            self.fixed[place] = declaration
+        return place
 
     def _element(self, cursor: Cursor, array: Cursor, subscript: Cursor) -> Pointer:
         base, index = self.pointer(array), folded(self.integer(subscript))

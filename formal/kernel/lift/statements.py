@@ -205,7 +205,7 @@ class Statements(Operators):
             return
         if declaration.storage_class.name == "STATIC":
             name = f"{self.scopes[-1].frame.function}.{declaration.spelling}"
-            self.scopes[-1].variables[declaration.hash] = Object(name, "global", declaration.type)
+            self.scopes[-1].variables[declaration.hash] = self.lasting(name, declaration)
             return
         attributes = [c for c in children(declaration) if c.kind.is_attribute()]
         if any(c.kind not in _HARMLESS or _cleans_up(c) for c in attributes) and _cleanup(declaration) is None:

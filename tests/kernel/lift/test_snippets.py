@@ -485,6 +485,15 @@ def test_what_may_be_written_has_no_constant_value() -> None:
     assert support(lift("vcpu->x = bank.cr[2];", before=_TABLE).writes["vcpu->x"]), "a form that is not known"
 
 
+def test_constants_of_a_function_are_what_they_are_initialised_with() -> None:
+    """One that is static and constant; what it may write itself is not."""
+    bits = (
+        "static %s u64 bits[] = { 1, 4, 16 }; u64 all = 0; for (int i = 0; i < 3; i++) all |= bits[i]; vcpu->x = all;"
+    )
+    assert run(lift(bits % "const"), "vcpu->x") == 21
+    assert len(support(lift(bits % "").writes["vcpu->x"])) == 3
+
+
 def test_a_table_in_place_of_conditions() -> None:
     lifted = lift("vcpu->x = table[vcpu->w & 7];", before=_TABLE)
     assert [run(lifted, "vcpu->x", w=n) for n in range(8)] == [1, 9, 0, 4, 5, 0, 0, 0]
