@@ -82,8 +82,9 @@ class _Sides:
 def unlike(report: TreeReport, c: Compared, timeout: float | None = WORK) -> tuple[Unlike, ...]:
     """Each variable in which a function differs, as far as its description is at hand and the solver finds a state."""
     if c.told is None:
-        sides, lifted = _sides(report, c), c.lifted
-        found = [_one(sides, lifted, name, timeout) for name in c.differs_in] if sides and lifted else []
+        sides, lifted, found = _sides(report, c), c.lifted, list[Unlike | None]()
+        if sides is not None and lifted is not None:  # some differ in a sentence, which is no variable
+            found = [_one(sides, lifted, name, timeout) for name in c.differs_in if name in sides.wanted]
         c.told = tuple(u for u in found if u is not None)
     return c.told
 

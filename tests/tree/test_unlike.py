@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from formal.epochs import Mode
@@ -61,6 +63,17 @@ def test_without_a_solver_s_answer_the_function_is_named() -> None:
     for c in report.compared:
         assert c.equal or unlike(report, c, timeout=1e-6) == ()
     assert any(f"{function}() differs from its description in mdcr_el2" in line for line in _differences([report]))
+
+
+def test_a_sentence_that_does_not_hold_is_no_variable() -> None:
+    """A part of the world switch may differ in what is demanded of it, such as where the PC is left."""
+    old, new, function, *_ = EDITS["a bit never set"]
+    copy = copy_of("6.1")
+    with copy.edited(DEBUG_C, {old: new}):
+        report = copy.read(Mode.VHE)
+    (compared,) = [c for c in report.compared if c.function == function]
+    both = replace(compared, differs_in=("a sentence", *compared.differs_in), told=None)
+    assert [str(u) for u in unlike(report, both)] == [str(u) for u in unlike(report, compared)] != []
 
 
 def test_a_function_as_described_is_not_asked_about() -> None:
