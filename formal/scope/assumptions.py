@@ -32,8 +32,9 @@ NOT_MODELLED: tuple[str, ...] = (
     "MDCCINT_EL1, which is switched with the breakpoint registers, and what controls SPE, the trace and branch records "
     "under nVHE (PMSCR_EL1, PMBLIMITR_EL1, TRFCR_EL1, TRBLIMITR_EL1, BRBCR_EL1). No claim is about them; of a tree "
     "from v4.17 on it is checked that its world switch gives both sides their own back, and that nothing of the host's "
-    "that is put aside is in the register while the guest runs. Not looked at: that buffers are drained, in which "
-    "order, and whether a CPU has what its flags say.",
+    "that is put aside is in the register while the guest runs; that what a CPU has of SPE, BRBE and (up to v6.13) "
+    "TRBE is stopped, and left alone on others. Not looked at: that buffers are drained, in which order, and (from "
+    "v6.14 on) what a driver says of the trace.",
     "PMSELR_EL0, which is 0 in the guest so that PMXEVCNTR_EL0 traps.",
     "What the host finds in PMUSERENR_EL0 after a guest has run: no claim says that it gets its own value back (up to "
     "v6.3, except in v6.1.y, it gets 0).",

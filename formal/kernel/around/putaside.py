@@ -7,9 +7,11 @@ other, as the world switch calls them, for every state of the CPU. Which registe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import takewhile
 
 from formal.epochs import Kernel
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.errors import NotUnderstoodError
 from formal.kernel.lift.pointers import Mode
 from formal.kernel.lift.program import Lifted, Program
@@ -31,6 +33,35 @@ _OF_GUEST, _REGISTER = "vcpu->arch.ctxt.", "hw."
 _ALL, _NONE, _SOME = (t.const(value, 64) for value in ((1 << 64) - 1, 0, 0x5555_5555_5555_5555))
 
 Values = Mapping[str, Term]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What samples or traces: the register that starts it, the one that enables its buffer, and how a CPU tells of it.
+
+    ``field`` is the lowest bit of its field in ID_AA64DFR0_EL1; bit 4 of ``owned`` says that a higher exception level
+    keeps the buffer for itself (Arm ARM, PMBIDR_EL1.P and TRBIDR_EL1.P).
+    """
+
+    name: str
+    starts: str
+    field: int
+    enables: str | None = None
+    owned: str | None = None
+
+    def there(self, values: Values) -> Term:
+        """Whether the CPU has it, for KVM to use."""
+        value = values.get(_ID, t.var(_ID, 64))
+        there = t.Not(Eq(t.extract(value, self.field + 3, self.field), t.const(0, 4)))
+        if self.owned is None:
+            return there
+        return And(there, Eq(t.extract(values.get(self.owned, t.var(self.owned, 64)), 4, 4), t.const(0, 1)))
+
+
+_ID, _OWNER, _AT_INIT = "hw.id_aa64dfr0_el1", "kvm_enable_trbe", "kvm_debug_init_vhe"
+_SPE = _Unit("SPE", "hw.pmscr_el1", 32, "hw.pmblimitr_el1", "hw.pmbidr_el1")
+_TRBE = _Unit("TRBE", "hw.trfcr_el1", 44, "hw.trblimitr_el1", "hw.trbidr_el1")
+_BRBE = _Unit("BRBE", "hw.brbcr_el1", 52)
 
 
 def rules(program: Program, k: Kernel) -> Iterator[Rule]:
@@ -69,14 +100,54 @@ def _rules(program: Program, mode: Mode) -> Iterator[Rule]:
         return
     enters, leaves = ([program.lift(c.name, mode) for c in calls] for calls in (there, back))
     yield from _kept(enters, leaves)
+    yield from _stopped(program, mode, enters)
+
+
+def _stopped(program: Program, mode: Mode, enters: list[Lifted]) -> Iterator[Rule]:
+    """What the host has running is stopped where the CPU has it, and its registers are left alone where it has not."""
+    told = [f for name in program.functions(DEBUG_C) if _ID in (f := program.lift(name, mode, DEBUG_C)).reads]
+    first = _first([*told, *enters])
+    flags = {lvalue: t.const(0, t.width(first[lvalue])) for f in told for lvalue in f.writes if "flags" in lvalue}
+    begun = _after(told, first | flags)
+    trace = () if program.defines(_OWNER, mode) else (_TRBE,)  # from v6.14 on a driver says whether it uses that
+    values = _after(enters, begun)
+    for unit in (_SPE, _BRBE, *trace):
+        if unit.starts in begun and enters:
+            file, line, own = enters[0].file, enters[0].line, [r for r in (unit.starts, unit.enables) if r in begun]
+            runs = And(unit.there(begun), *(_bit(begun[r]) for r in own if r == unit.enables))
+            stopped = Eq(_with(values[unit.starts], begun[unit.starts], _ALL), _NONE)
+            yield Rule(f"{unit.name} is stopped where the CPU has it", file, line, t.Implies(runs, stopped), of=None)
+            others = [v for x, v in values.items() if x not in own and v.sort != t.BOOL]
+            same = [_same(v, begun[r]) for r in own for v in others if str(begun[r].data) in support(v)]
+            alone = And(*(Eq(values[r], begun[r]) for r in own), *same)
+            yield Rule(f"{unit.name} is left alone where the CPU does not have it", file, line,
+                       t.Or(unit.there(begun), alone), of=None)  # fmt: skip
+    if mode == "vhe" and program.defines(_AT_INIT, mode):
+        f = program.lift(_AT_INIT, mode, DEBUG_C)
+        after = _after([f], first | begun | {x: v for x, v in f.reads.items() if x not in begun})
+        found = [r for r in f.reads if r.startswith(_SPE.starts)]  # by its name at EL2
+        left = [Eq(after[r], If(_SPE.there(begun), _NONE, f.reads[r])) for r in found] or [t.FALSE]
+        yield Rule(f"{_AT_INIT}() clears PMSCR_EL1 where the CPU has SPE, and only there", f.file, f.line,
+                   And(*left), of=None)  # fmt: skip
+
+
+def _bit(value: Term) -> Term:
+    """Whether bit 0 is set: E of PMBLIMITR_EL1 and TRBLIMITR_EL1."""
+    return Eq(t.extract(value, 0, 0), t.const(1, 1))
+
+
+def _first(functions: list[Lifted]) -> dict[str, Term]:
+    """What is there before some functions: of all that they read or write."""
+    found: dict[str, Term] = {}
+    for f in functions:
+        found = {**f.reads, **found}
+    for lvalue, value in (item for f in functions for item in f.writes.items()):
+        found.setdefault(lvalue, t.var(lvalue, value.sort))
+    return found
 
 
 def _kept(enters: list[Lifted], leaves: list[Lifted]) -> Iterator[Rule]:
-    first: dict[str, Term] = {}
-    for one in (*enters, *leaves):
-        first = {**one.reads, **first}
-    for lvalue, value in (item for one in (*enters, *leaves) for item in one.writes.items()):
-        first.setdefault(lvalue, t.var(lvalue, value.sort))
+    first = _first([*enters, *leaves])
     meanwhile = _after(enters, first)
     registers = [r for r in sorted(first) if r.startswith(_REGISTER) and not MODELLED.search(r)]
     mine = {r: [x for x in _guests(r, enters, leaves) if x in first] for r in registers}

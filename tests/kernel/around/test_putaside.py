@@ -10,6 +10,7 @@ import pytest
 from formal.engines.equality import Questions
 from formal.epochs import Kernel
 from formal.kernel.around import putaside
+from formal.kernel.compare.behaviours import DEBUG_C
 from formal.kernel.source.tree import KVM
 from tests.kernel.edited import copy_of
 
@@ -46,7 +47,28 @@ EDITS: dict[str, tuple[str, bool, str, dict[str, str], str]] = {
         "void __debug_switch_to_guest(struct kvm_vcpu *vcpu)\n{\n":
         "void __debug_switch_to_guest(struct kvm_vcpu *vcpu)\n{\n\twrite_sysreg(0, amuserenr_el0);\n"},
         _FOUND.format("AMUSERENR_EL0")),
+    "SPE only where another level has it": ("7.3", False, DEBUG_C, {
+        "!(read_sysreg_s(SYS_PMBIDR_EL1) & PMBIDR_EL1_P)": "(read_sysreg_s(SYS_PMBIDR_EL1) & PMBIDR_EL1_P)"},
+        "SPE is stopped where the CPU has it"),
+    "SPE wherever it is": ("7.3", False, DEBUG_C, {
+        " &&\n\t       !(read_sysreg_s(SYS_PMBIDR_EL1) & PMBIDR_EL1_P)": ""},
+        "SPE is left alone where the CPU does not have it"),
+    "branch records by another field": ("7.3", False, DEBUG_C, {
+        "dfr0, ID_AA64DFR0_EL1_BRBE_SHIFT": "dfr0, ID_AA64DFR0_EL1_TraceFilt_SHIFT"}, "BRBE is stopped"),
+    "the trace is not asked for": ("6.1", False, DEBUG_C, {"\t\tvcpu_set_flag(vcpu, DEBUG_STATE_SAVE_TRBE);": "\t\t;"},
+                                   "TRBE is stopped where the CPU has it"),
+    "SPE is left as it was at reset": ("7.3", True, DEBUG_C, {
+        "\t\twrite_sysreg_el1(0, SYS_PMSCR);": "\t\t;"}, "clears PMSCR_EL1 where the CPU has SPE"),
+    "SPE is reset wherever": ("7.3", True, DEBUG_C, {
+        "\tif (host_data_test_flag(HAS_SPE))\n\t\twrite_sysreg_el1(0, SYS_PMSCR);":
+        "\twrite_sysreg_el1(0, SYS_PMSCR);"},
+        "clears PMSCR_EL1 where the CPU has SPE"),
     # harmless
+    "SPE asked for the other way round": ("7.3", False, DEBUG_C, {
+        "\treturn cpuid_feature_extract_unsigned_field(dfr0, ID_AA64DFR0_EL1_PMSVer_SHIFT) &&\n"
+        "\t       !(read_sysreg_s(SYS_PMBIDR_EL1) & PMBIDR_EL1_P);":
+        "\tif (!SYS_FIELD_GET(ID_AA64DFR0_EL1, PMSVer, dfr0))\n\t\treturn 0;\n"
+        "\treturn !FIELD_GET(PMBIDR_EL1_P, read_sysreg_s(SYS_PMBIDR_EL1));"}, ""),
     "in a local": ("7.3", False, BUFFERS, {
         "\t*saved_trfcr = read_sysreg_el1(SYS_TRFCR);\n":
         "\tu64 before = read_sysreg_el1(SYS_TRFCR);\n\n\t*saved_trfcr = before;\n"}, ""),
