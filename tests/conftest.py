@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,13 +26,27 @@ from tests.installed import installed as installed  # a fixture
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=False)
 hypothesis.settings.load_profile("repeatable")
 
-gc.set_threshold(100_000, 50, 100)  # as the commands do
-
 ROOT = Path(__file__).parents[1]
 PROOFS = ROOT / "proofs"
 
 
 COPIES: list[Path] = []  # folders that are shared by the tests of a process
+MEMORY = [5 << 30]  # bytes that a process may have before it lets go of what it keeps of trees
+
+
+@pytest.fixture(autouse=True)
+def memory_is_given_back() -> Iterator[None]:
+    """What is kept of trees grows with what is made of their edits; it is made again when it is needed."""
+    yield
+    if resident() > MEMORY[0] and (edited := sys.modules.get("tests.kernel.edited")) is not None:
+        edited.copy_of.cache_clear()
+        gc.collect()
+        MEMORY[0] = max(MEMORY[0], resident() + (2 << 30))
+
+
+def resident() -> int:
+    """The memory of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="session", autouse=True)
